@@ -1,0 +1,31 @@
+//! Compiles the `.proto` files with protox, so that no `protoc` is needed.
+
+use std::error::Error;
+
+/// Enumerations are numbers on the wire and names in `-o json`.
+const ENUM_FIELDS: [(&str, &str); 6] = [
+    ("pontoon.v1.Cluster.underlay", "AddressFamily"),
+    ("pontoon.v1.Node.state", "NodeState"),
+    ("pontoon.v1.SetNodeState.state", "NodeState"),
+    ("pontoon.v1.Endpoint.state", "EndpointState"),
+    ("pontoon.v1.Lease.state", "LeaseState"),
+    ("pontoon.v1.TaskStatus.state", "TaskState"),
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let files =
+        ["pontoon/v1/admin.proto", "pontoon/v1/objects.proto", "pontoon/v1/peer.proto", "pontoon/v1/store.proto"];
+    println!("cargo:rerun-if-changed=pontoon");
+    let descriptors = protox::compile(files, ["."])?;
+    let mut config = tonic_prost_build::configure()
+        // Maps keep their keys in order, so that encoding is deterministic.
+        .btree_map(".")
+        .type_attribute(".", "#[derive(serde::Serialize)]")
+        .type_attribute(".", "#[serde(rename_all = \"snake_case\")]");
+    for (field, name) in ENUM_FIELDS {
+        let attribute = format!("#[serde(serialize_with = \"crate::json::enumeration::<_, crate::v1::{name}>\")]");
+        config = config.field_attribute(field, attribute);
+    }
+    config.compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! Pontoon's gRPC API and the messages of its log, generated from `pontoon/v1/*.proto`.
+
+mod json;
+
+pub use json::ShortName;
+
+/// Package `pontoon.v1`.
+#[allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "generated code")]
+#[allow(clippy::all, clippy::pedantic, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("pontoon.v1");
+}
+
+/// Metadata keys that every call between members carries.
+pub mod metadata {
+    /// Id of the cluster that the caller is in.
+    pub const CLUSTER: &str = "pontoon-cluster";
+    /// Raft id of the caller.
+    pub const FROM: &str = "pontoon-from";
+    /// Raft id that the caller believes it speaks to.
+    pub const TO: &str = "pontoon-to";
+}
+
+/// Largest message that a daemon accepts, in bytes. Entries and batches are bounded well below.
+pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
+
+/// TCP port that members reach each other at, unless configured.
+pub const DEFAULT_PEER_PORT: u16 = 7300;
+
+/// UDP port of VXLAN (RFC 7348, section 5), unless configured.
+pub const DEFAULT_VXLAN_PORT: u16 = 4789;

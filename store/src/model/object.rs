@@ -1,0 +1,266 @@
+//! The objects that the cluster keeps. `proto/pontoon/v1/objects.proto` describes the fields
+//! for users; here they have types that cannot be wrong.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::id::{ClusterId, EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
+
+/// Free labels of a node or a network.
+pub type Labels = BTreeMap<String, String>;
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// Settings that hold for the whole cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The cluster's id.
+    pub id: ClusterId,
+    /// When it was founded, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// Where subnets are taken from.
+    pub pools: Vec<Pool>,
+    /// The /48 that IPv6 subnets (/64 each) are taken from.
+    pub pool6: Ipv6Net,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// Highest feature level that every member knows.
+    pub feature_level: u32,
+    /// Address family of every VTEP.
+    pub underlay: Family,
+}
+
+/// A range that IPv4 subnets are cut from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// The range.
+    pub cidr: Ipv4Net,
+    /// Prefix length of each subnet: at least the range's own, at most 30.
+    pub prefix: u8,
+}
+
+/// What the cluster thinks of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeState {
+    /// Admitted, has not reported itself yet.
+    Joining,
+    /// The leader hears from it.
+    Ready,
+    /// The leader does not hear from it. Its endpoints and leases stay.
+    Down,
+}
+
+/// A member of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Log index of its admission.
+    pub id: NodeId,
+    /// Its id in the Raft membership.
+    pub raft_id: RaftId,
+    /// Unique name.
+    pub name: String,
+    /// Where other members reach its daemon.
+    pub advertise: SocketAddr,
+    /// Its VTEP.
+    pub data_addr: IpAddr,
+    /// Ed25519 public key.
+    pub public_key: [u8; 32],
+    /// Free labels.
+    pub labels: Labels,
+    /// Version of its daemon.
+    pub version: String,
+    /// Highest feature level that its daemon knows.
+    pub feature_level: u32,
+    /// What the leader thinks of it.
+    pub state: NodeState,
+    /// When it was admitted.
+    pub joined_ms: u64,
+    /// Routes of its host, without the default route.
+    pub routes: Vec<Route>,
+    /// MTU of the interface that carries its VTEP; 0 before its first report.
+    pub underlay_mtu: u32,
+    /// Subnets of its gateway bridge, at most one per family.
+    pub egress_subnets: Vec<IpNet>,
+}
+
+/// A route of a host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Destination.
+    pub destination: IpNet,
+    /// Interface it leaves by.
+    pub device: String,
+}
+
+/// A subnet of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// The prefix, without host bits.
+    pub cidr: IpNet,
+    /// The gateway: reserved, and answered by nobody.
+    pub gateway: IpAddr,
+    /// Part of the prefix that addresses are handed out from.
+    pub ip_range: Option<IpNet>,
+}
+
+/// A layer-2 network that spans the nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Log index of its creation.
+    pub id: NetworkId,
+    /// Unique name.
+    pub name: String,
+    /// Unique VNI.
+    pub vni: Vni,
+    /// One IPv4 subnet, and one IPv6 subnet at most; they overlap no other network's.
+    pub subnets: Vec<Subnet>,
+    /// MTU of the containers' interfaces.
+    pub mtu: u32,
+    /// No way out.
+    pub internal: bool,
+    /// Free labels.
+    pub labels: Labels,
+    /// When it was made.
+    pub created_ms: u64,
+}
+
+/// State of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointState {
+    /// Has its leases; its node has not finished its interfaces.
+    Pending,
+    /// In use.
+    Active,
+}
+
+/// A container's place in a network. It owns its leases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Log index of its creation.
+    pub id: EndpointId,
+    /// Network it is on.
+    pub network: NetworkId,
+    /// Node it is on.
+    pub node: NodeId,
+    /// Name of the container, unique on this network and node.
+    pub name: String,
+    /// The engine's id of the container, or empty.
+    pub container_id: String,
+    /// Other names of the container.
+    pub aliases: Vec<String>,
+    /// Its MAC, unique on the network.
+    pub mac: Mac,
+    /// Its addresses, one of each of the network's subnets.
+    pub addresses: Vec<IpAddr>,
+    /// State.
+    pub state: EndpointState,
+    /// Network namespace it is in.
+    pub sandbox: Sandbox,
+    /// Name of its interface there.
+    pub ifname: String,
+    /// The sandbox's way out, kept by exactly one of its endpoints on networks that are not internal.
+    pub egress: Option<EgressInterface>,
+    /// When it was made.
+    pub created_ms: u64,
+    /// A command about the endpoint carries it, so that an old one cannot end a newer use.
+    pub epoch: u64,
+}
+
+/// A network namespace on a node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sandbox {
+    /// File that names it.
+    pub netns: String,
+    /// Boot id of the host and the kernel's namespace cookie: a path can come back with another namespace.
+    pub key: String,
+}
+
+/// A sandbox's interface on its node's gateway bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EgressInterface {
+    /// Name in the sandbox.
+    pub ifname: String,
+    /// Number of the host within each egress subnet of the node, from 2; unique on the node.
+    pub host: u32,
+}
+
+/// State of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LeaseState {
+    /// Kept for a name.
+    Reserved,
+    /// Held by an endpoint that is being made.
+    Pending,
+    /// Held by an endpoint in use.
+    Active,
+    /// Released; nobody else gets it before this time (milliseconds since the Unix epoch).
+    /// Afterwards the record only tells of the past.
+    Cooling {
+        /// Until when.
+        until_ms: u64,
+    },
+}
+
+/// One address of one network: who has it and who had it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Network.
+    pub network: NetworkId,
+    /// Address.
+    pub address: IpAddr,
+    /// Grows each time the address changes hands.
+    pub epoch: u64,
+    /// State.
+    pub state: LeaseState,
+    /// Endpoint that holds it, when pending or active.
+    pub endpoint: Option<EndpointId>,
+    /// Node that holds it or held it last; none when reserved.
+    pub node: Option<NodeId>,
+    /// Name that it is reserved for, or of the container that holds it or held it last.
+    pub name: String,
+    /// Since when it is in this state.
+    pub since_ms: u64,
+    /// Name it was reserved for when the network was made: to be reserved again once released.
+    pub reserved_for: Option<String>,
+    /// Who had it before, latest first; [`Lease::MAX_PREVIOUS`] at most.
+    pub previous: Vec<PastHolder>,
+}
+
+impl Lease {
+    /// How many past holders are kept.
+    pub const MAX_PREVIOUS: usize = 4;
+    /// How long a released address is given to nobody else, in milliseconds: longer than the
+    /// 30 s to 60 s that hosts keep an ARP entry without asking again.
+    pub const COOLING_MS: u64 = 60_000;
+    /// Name under which gateways are reserved.
+    pub const GATEWAY: &str = "gateway";
+}
+
+/// Who had an address before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastHolder {
+    /// Name of the container.
+    pub name: String,
+    /// Node it was on.
+    pub node: NodeId,
+    /// From when.
+    pub from_ms: u64,
+    /// Until when.
+    pub to_ms: u64,
+}

@@ -1,0 +1,139 @@
+//! Why a command was refused.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::id::ParseError;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident $text:literal),* $(,)?) => {
+        /// Why, for programs. The text form is part of the API: docs/api.md lists them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $name),*
+        }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// Its text, such as `SUBNET_OVERLAP`.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// There is a cluster already.
+    AlreadyFounded "ALREADY_FOUNDED",
+    /// There is no cluster yet.
+    NotFounded "NOT_FOUNDED",
+    /// A name that is empty, too long or has characters that names do not have.
+    InvalidName "INVALID_NAME",
+    /// A label without key, too long, or too many of them.
+    InvalidLabel "INVALID_LABEL",
+    /// A setting of the cluster that cannot be.
+    InvalidCluster "INVALID_CLUSTER",
+    /// Another node has this name.
+    NodeNameTaken "NODE_NAME_TAKEN",
+    /// Another node has this advertise or data address.
+    NodeAddressTaken "NODE_ADDRESS_TAKEN",
+    /// A data address of another family than the cluster's underlay, or one no packet can go to.
+    InvalidNodeAddress "INVALID_NODE_ADDRESS",
+    /// The cluster has as many nodes as it can have.
+    TooManyNodes "TOO_MANY_NODES",
+    /// No such node.
+    NodeNotFound "NODE_NOT_FOUND",
+    /// The node has endpoints.
+    NodeInUse "NODE_IN_USE",
+    /// Another network has this name.
+    NetworkNameTaken "NETWORK_NAME_TAKEN",
+    /// No such network.
+    NetworkNotFound "NETWORK_NOT_FOUND",
+    /// The network has endpoints.
+    NetworkInUse "NETWORK_IN_USE",
+    /// A subnet that cannot be used: host bits, too small, two of one family, not unicast, IPv6 without asking.
+    InvalidSubnet "INVALID_SUBNET",
+    /// The subnet overlaps another network's.
+    SubnetOverlap "SUBNET_OVERLAP",
+    /// The subnet overlaps a route of a ready node.
+    RouteOverlap "ROUTE_OVERLAP",
+    /// No free subnet in the pools.
+    PoolExhausted "POOL_EXHAUSTED",
+    /// A gateway that is not a host address of its subnet.
+    InvalidGateway "INVALID_GATEWAY",
+    /// A range that is not part of its subnet.
+    InvalidRange "INVALID_RANGE",
+    /// An MTU that is too small or too large.
+    InvalidMtu "INVALID_MTU",
+    /// Another network has this VNI.
+    VniTaken "VNI_TAKEN",
+    /// No free VNI.
+    VniExhausted "VNI_EXHAUSTED",
+    /// An address that is not a host address of the network, or two of one family.
+    InvalidAddress "INVALID_ADDRESS",
+    /// Another endpoint has the address, or had it a moment ago.
+    AddressTaken "ADDRESS_TAKEN",
+    /// The address is kept for another name.
+    AddressReserved "ADDRESS_RESERVED",
+    /// No free address in the network.
+    NetworkFull "NETWORK_FULL",
+    /// Another endpoint of the network has this MAC.
+    MacTaken "MAC_TAKEN",
+    /// An interface name that Linux does not allow.
+    InvalidIfname "INVALID_IFNAME",
+    /// Another interface of the sandbox has this name.
+    IfnameTaken "IFNAME_TAKEN",
+    /// A container of this name is on this network and node already.
+    EndpointNameTaken "ENDPOINT_NAME_TAKEN",
+    /// The sandbox is on this network already.
+    AlreadyAttached "ALREADY_ATTACHED",
+    /// No such endpoint.
+    EndpointNotFound "ENDPOINT_NOT_FOUND",
+    /// The endpoint has been ended and made again since.
+    EpochMismatch "EPOCH_MISMATCH",
+    /// The node's gateway bridge has no free address.
+    EgressFull "EGRESS_FULL",
+    /// The answer to this request is not kept any more, so it cannot be told whether it was applied.
+    RequestTooOld "REQUEST_TOO_OLD",
+    /// The object is too large to be kept.
+    TooLarge "TOO_LARGE",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Reason {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let known = Self::ALL.iter().find(|reason| reason.as_str() == text);
+        known.copied().ok_or_else(|| ParseError::new(text, "reason", "one that docs/api.md lists"))
+    }
+}
+
+/// A command was refused, and the state is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct Rejection {
+    /// Why, for programs.
+    pub reason: Reason,
+    /// What was refused and why: names the thing and what is in its way.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl Rejection {
+    /// A refusal.
+    pub fn new(reason: Reason, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), hint: hint.into() }
+    }
+}
