@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use pontoon_proto::v1;
 use pontoon_store::model::command::{Command, CreateEndpoint, Outcome};
 use pontoon_store::model::id::{EndpointId, Mac, NetworkId};
@@ -19,6 +20,7 @@ use crate::api::error::ApiError;
 use crate::api::{endpoint_view, find_network};
 use crate::kernel;
 use crate::member::Member;
+use crate::plan::desired::host_of;
 
 /// How long an endpoint that cannot be ended now is tried again before the collector takes over.
 const UNDO_DEADLINE: Duration = Duration::from_secs(4);
@@ -160,7 +162,7 @@ fn select(member: &Member, selection: &Selection) -> Result<Vec<Endpoint>, ApiEr
         Some((_, Some(sandbox))) => endpoint.sandbox.key == sandbox.key,
         Some((path, None)) => endpoint.sandbox.netns == *path,
     };
-    let endpoints = state.endpoints_on_node(member.node());
+    let endpoints = state.endpoints_of_node(member.node());
     let endpoints = endpoints.filter(|endpoint| network.is_none_or(|id| endpoint.network == id));
     let endpoints = endpoints.filter(|endpoint| selection.name.as_deref().is_none_or(|name| endpoint.name == name));
     let selected: Vec<Endpoint> = endpoints.filter(|endpoint| in_sandbox(endpoint)).cloned().collect();
@@ -191,7 +193,7 @@ pub(crate) async fn collect(member: &Member, vanished: &BTreeSet<EndpointId>) ->
     let garbage: Vec<Endpoint> = {
         let state = member.store().state();
         let abandoned = |e: &Endpoint| e.state == EndpointState::Pending && !member.attachments.holds(e);
-        let endpoints = state.endpoints_on_node(member.node());
+        let endpoints = state.endpoints_of_node(member.node());
         endpoints.filter(|e| abandoned(e) || (vanished.contains(&e.id) && !member.attachments.holds(e))).cloned().collect()
     };
     for endpoint in &garbage {
@@ -210,9 +212,9 @@ fn expect_endpoint(outcome: Outcome) -> Result<Endpoint, ApiError> {
 }
 
 fn response(state: &State, endpoint: &Endpoint) -> v1::AttachResponse {
-    let node = state.nodes.get(&endpoint.node);
+    let subnets = state.nodes.get(&endpoint.node).map_or(&[][..], |node| &node.egress_subnets);
     let egress = endpoint.egress.iter().flat_map(|egress| {
-        node.into_iter().flat_map(|node| crate::plan::egress::addresses(&node.egress_subnets, egress.host))
+        subnets.iter().filter_map(|subnet| IpNet::new(host_of(*subnet, egress.host)?, subnet.prefix_len()).ok())
     });
     v1::AttachResponse {
         endpoint: Some(endpoint_view(state, endpoint)),

@@ -44,7 +44,7 @@ impl NetworkService for Networks {
         let state = member.store().state();
         let networks = state.networks.values().map(|network| v1::NetworkView {
             network: Some(network.into()),
-            endpoints: state.endpoints_on_network(network.id).count() as u64,
+            endpoints: state.endpoints_of_network(network.id).count() as u64,
         });
         Ok(Response::new(v1::ListNetworksResponse { networks: networks.collect(), freshness: Some(freshness.of(&state)) }))
     }
@@ -58,8 +58,8 @@ impl NetworkService for Networks {
         let freshness = member.read(request.read).await?;
         let state = member.store().state();
         let network = view::find_network(&state, &request.network)?;
-        let endpoints = state.endpoints_on_network(network.id).map(|endpoint| view::endpoint(&state, endpoint));
-        let leases = state.leases_of(network.id);
+        let endpoints = state.endpoints_of_network(network.id).map(|endpoint| view::endpoint(&state, endpoint));
+        let leases = state.leases_of_network(network.id);
         let reserved = leases.filter(|lease| lease.state == LeaseState::Reserved);
         Ok(Response::new(v1::InspectNetworkResponse {
             network: Some(network.into()),

@@ -38,7 +38,7 @@ impl NodeService for Nodes {
         let status = member.store().status();
         let state = member.store().state();
         let node = view::find_node(&state, &request.node)?;
-        let endpoints = state.endpoints_on_node(node.id).map(|endpoint| view::endpoint(&state, endpoint));
+        let endpoints = state.endpoints_of_node(node.id).map(|endpoint| view::endpoint(&state, endpoint));
         Ok(Response::new(v1::InspectNodeResponse {
             node: Some(super::member(node, &status)),
             endpoints: endpoints.collect(),

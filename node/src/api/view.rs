@@ -2,7 +2,6 @@
 
 use pontoon_proto::v1;
 use pontoon_store::codec::lease_view;
-use pontoon_store::model::id::{NetworkId, NodeId};
 use pontoon_store::model::object::{Endpoint, Lease, Network, Node};
 use pontoon_store::model::rejection::Reason;
 use pontoon_store::model::state::State;
@@ -12,8 +11,7 @@ use super::error::ApiError;
 
 /// The node that a user names by name or by id.
 pub(crate) fn find_node<'a>(state: &'a State, wanted: &str) -> Result<&'a Node, ApiError> {
-    let by_id = || wanted.parse().ok().and_then(|id| state.nodes.get(&NodeId(id)));
-    state.node_named(wanted).or_else(by_id).ok_or_else(|| {
+    state.find_node(wanted).ok_or_else(|| {
         let message = format!("there is no node {wanted:?}");
         ApiError::new(Code::NotFound, Reason::NodeNotFound.as_str(), message, "pontoon node ls lists the nodes")
     })
@@ -21,8 +19,7 @@ pub(crate) fn find_node<'a>(state: &'a State, wanted: &str) -> Result<&'a Node, 
 
 /// The network that a user names by name or by id.
 pub(crate) fn find_network<'a>(state: &'a State, wanted: &str) -> Result<&'a Network, ApiError> {
-    let by_id = || wanted.parse().ok().and_then(|id| state.networks.get(&NetworkId(id)));
-    state.network_named(wanted).or_else(by_id).ok_or_else(|| {
+    state.find_network(wanted).ok_or_else(|| {
         let message = format!("there is no network {wanted:?}");
         let hint = "pontoon network ls lists the networks";
         ApiError::new(Code::NotFound, Reason::NetworkNotFound.as_str(), message, hint)
