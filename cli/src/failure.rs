@@ -108,7 +108,12 @@ impl Failure {
 
     /// One line for programs.
     pub(crate) fn json(&self) -> String {
-        format!("{}\n", serde_json::json!({ "error": self }))
+        #[derive(Serialize)]
+        struct Line<'a> {
+            error: &'a Failure,
+        }
+        let line = serde_json::to_string(&Line { error: self });
+        format!("{}\n", line.expect("a struct of texts has a JSON form"))
     }
 }
 
@@ -159,3 +164,6 @@ fn code_name(code: Code) -> &'static str {
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
+
+#[cfg(test)]
+mod tests;

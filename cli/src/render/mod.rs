@@ -78,9 +78,9 @@ fn ago(ms: u64, now: Timestamp) -> String {
     }
     let Some(then) = timestamp(ms) else { return format!("{ms} ms") };
     let seconds = now.duration_since(then).as_secs();
-    let span = largest_unit(seconds.abs());
     let printer = SpanPrinter::new().designator(Designator::Verbose).spacing(Spacing::BetweenUnitsAndDesignators);
-    if seconds < 0 { format!("in {}", printer.span_to_string(&span)) } else { printer.span_to_string(&-span) }
+    let text = printer.span_to_string(&largest_unit(seconds.abs()));
+    if seconds < 0 { format!("in {text}") } else { format!("{text} ago") }
 }
 
 /// Both forms.
