@@ -1,5 +1,7 @@
 //! Runs the real `pontoon` against a real gRPC server on a unix socket, whose answers are canned.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot start its parts fails")]
+
 mod fake;
 
 use std::path::Path;

@@ -147,3 +147,36 @@ fn durations() {
         assert!(duration(text).is_err(), "{text}");
     }
 }
+
+/// What docs/cli.md shows.
+const DOCS: &str = include_str!("../../../docs/cli.md");
+
+#[test]
+fn every_documented_line_is_understood() {
+    let lines: Vec<_> = DOCS.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    assert!(lines.len() > 20, "{lines:?}");
+    for line in lines {
+        let line = line.split(['|', '>']).next().unwrap_or_default().trim_end();
+        match parse(line) {
+            Err(error) if error.exit_code() != 0 => panic!("{line}: {error}"),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn every_command_and_option_is_documented() {
+    let (mut commands, mut missing) = (vec![(String::new(), Cli::command())], Vec::new());
+    while let Some((parents, command)) = commands.pop() {
+        let path = format!("{parents}{}", command.get_name());
+        if !DOCS.contains(&path) {
+            missing.push(path.clone());
+        }
+        let options = command.get_arguments().filter_map(clap::Arg::get_long);
+        missing.extend(
+            options.filter(|option| !DOCS.contains(&format!("--{option}"))).map(|option| format!("{path} --{option}")),
+        );
+        commands.extend(command.get_subcommands().map(|sub| (format!("{path} "), sub.clone())));
+    }
+    assert!(missing.is_empty(), "not in docs/cli.md: {missing:?}");
+}

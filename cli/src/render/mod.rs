@@ -98,11 +98,14 @@ fn largest_unit(seconds: i64) -> Span {
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;
     let span = Span::new();
-    match seconds {
-        ..MINUTE => span.seconds(seconds),
-        ..HOUR => span.minutes(seconds / MINUTE),
-        ..172_800 => span.hours(seconds / HOUR),
-        _ => span.days(seconds / DAY),
+    if seconds < MINUTE {
+        span.seconds(seconds)
+    } else if seconds < HOUR {
+        span.minutes(seconds / MINUTE)
+    } else if seconds < 2 * DAY {
+        span.hours(seconds / HOUR)
+    } else {
+        span.days(seconds / DAY)
     }
 }
 
