@@ -159,8 +159,8 @@ fn parse_create(request: v1::CreateNetworkRequest) -> Result<CreateNetwork, ApiE
             ApiError::new(Code::InvalidArgument, "INVALID_VNI", message, format!("give 1 to {}", Vni::MAX))
         })
     });
-    let reservations = request.reservations.iter().map(|(name, address)| {
-        parse("address", Reason::InvalidAddress, address).map(|address| (name.clone(), address))
+    let reservations = request.reservations.iter().map(|kept| {
+        parse("address", Reason::InvalidAddress, &kept.address).map(|address| (kept.name.clone(), address))
     });
     Ok(CreateNetwork {
         subnets: parse_subnets(&request)?,
