@@ -1,1 +1,4 @@
-//! node
+//! Pontoon's daemon.
+
+pub mod kernel;
+pub mod plan;
