@@ -10,12 +10,15 @@ mod facts;
 mod firewall;
 mod link;
 mod linux;
+#[cfg(test)]
+pub(crate) mod memory;
 mod neighbour;
 mod netns;
 mod observe;
 mod privileges;
 mod socket;
 mod sysctl;
+pub mod watch;
 
 use std::net::IpAddr;
 

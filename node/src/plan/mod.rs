@@ -15,3 +15,5 @@ pub mod drift;
 pub mod egress;
 pub mod object;
 pub mod observed;
+#[cfg(test)]
+mod tests;
