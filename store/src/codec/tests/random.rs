@@ -56,8 +56,8 @@ fn network(dice: &Dice) -> CreateNetwork {
     let Dice { a, b, c, .. } = *dice;
     let cidr = |n: u8| CIDRS[usize::from(n) % CIDRS.len()];
     let subnet = |n: u8| WantedSubnet {
-        gateway: (n % 5 == 0).then(|| ip("10.0.0.6")),
-        ip_range: (n % 7 == 0).then(|| "10.0.0.4/30".parse().expect("a prefix")),
+        gateway: n.is_multiple_of(5).then(|| ip("10.0.0.6")),
+        ip_range: n.is_multiple_of(7).then(|| "10.0.0.4/30".parse().expect("a prefix")),
         ..on(cidr(n))
     };
     let chosen = [(b % 3 > 0).then(|| subnet(b / 3)), (c % 4 == 0).then(|| subnet(c / 4))];

@@ -103,7 +103,8 @@ fn gateway_range_and_reservations_must_be_in_the_subnet() {
         let reservations = pairs.iter().map(|(name, address)| ((*name).to_owned(), ip(address))).collect();
         create(CreateNetwork { reservations, ..with_subnets("web", &["10.1.0.0/24"]) })
     };
-    let cases: [(&[(&str, &str)], Reason, &str); 7] = [
+    type Case = (&'static [(&'static str, &'static str)], Reason, &'static str);
+    let cases: [Case; 7] = [
         (&[("a", "10.2.0.9")], Reason::InvalidAddress, "10.2.0.9"),
         (&[("a", "10.1.0.0")], Reason::InvalidAddress, "10.1.0.0"),
         (&[("a", "10.1.0.255")], Reason::InvalidAddress, "10.1.0.255"),
