@@ -1,0 +1,4 @@
+//! What is on disk: the write-ahead log, which is the authority, snapshots, and the
+//! materialised state, which can be built again from the two. The only module that names sled.
+
+pub(crate) mod wal;
