@@ -3,3 +3,4 @@
 
 mod disk;
 pub mod model;
+mod raft;

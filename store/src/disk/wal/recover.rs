@@ -35,9 +35,7 @@ pub(super) fn open(options: WalOptions, counters: Arc<Counters>) -> Result<(Writ
     }
     replay.check_entries(dir)?;
     let (segment, end) = match numbers.last() {
-        Some(&number) => {
-            (Segment::reopen(dir, number, options.segment_bytes, replay.end, damaged)?, replay.end)
-        }
+        Some(&number) => (Segment::reopen(dir, number, options.segment_bytes, replay.end, damaged)?, replay.end),
         None => {
             replay.kept.push(Kept { number: 1, last_index: None });
             let checkpoint = Checkpoint::default();

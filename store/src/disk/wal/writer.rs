@@ -125,8 +125,7 @@ impl Writer {
         // One group may be larger than a segment.
         let size = self.options.segment_bytes.max(bytes + (64 << 10));
         let dir = &self.options.dir;
-        let created =
-            Segment::create(dir, self.options.identity, number, size, self.batch, &self.checkpoint)?;
+        let created = Segment::create(dir, self.options.identity, number, size, self.batch, &self.checkpoint)?;
         (self.segment, self.end) = created;
         self.batch += 1;
         self.batch_start = self.end;

@@ -1,0 +1,5 @@
+//! Raft: openraft's traits over the disk and over gRPC, and what members ask of each other.
+
+pub(crate) mod convert;
+pub(crate) mod log_store;
+pub(crate) mod types;
