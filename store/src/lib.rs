@@ -1,6 +1,7 @@
 //! Pontoon's replicated store: what the cluster agrees on, kept by Raft on every member's
 //! disk. It knows nothing of Linux networking.
 
+pub mod codec;
 mod disk;
 pub mod model;
 mod raft;
