@@ -2,4 +2,5 @@
 //! materialised state, which can be built again from the two. The only module that names sled.
 
 pub(crate) mod snapshot;
+pub(crate) mod state;
 pub(crate) mod wal;

@@ -116,9 +116,11 @@ impl SnapshotDir {
         let term = id.and_then(|id| id.leader.as_ref()).map_or(0, |leader| leader.term);
         let name = format!("{:020}-{term:020}.snap", id.map_or(0, |id| id.index));
         let path = self.dir.join(name);
-        fs::rename(&file.path, &path).map_err(|source| io_error("rename to", &path, source))?;
-        self.sync()?;
-        for old in self.files("snap")?.into_iter().filter(|old| *old != path) {
+        if file.path != path {
+            fs::rename(&file.path, &path).map_err(|source| io_error("rename to", &path, source))?;
+            self.sync()?;
+        }
+        for old in self.files("snap")?.into_iter().filter(|old| *old < path) {
             fs::remove_file(&old).map_err(|source| io_error("remove", &old, source))?;
         }
         Ok(SnapshotFile { path, ..file })

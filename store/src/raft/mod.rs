@@ -4,4 +4,5 @@ pub(crate) mod channel;
 pub(crate) mod convert;
 pub(crate) mod log_store;
 pub(crate) mod network;
+pub(crate) mod state_machine;
 pub(crate) mod types;
