@@ -126,6 +126,13 @@ impl SnapshotDir {
         Ok(SnapshotFile { path, ..file })
     }
 
+    /// Moves a file out of the way that cannot be used.
+    pub(crate) fn set_aside(&self, path: &Path) -> Result<(), SnapshotError> {
+        let aside = path.with_extension("bad");
+        fs::rename(path, &aside).map_err(|source| io_error("rename to", &aside, source))?;
+        self.sync()
+    }
+
     fn sync(&self) -> Result<(), SnapshotError> {
         let sync = File::open(&self.dir).and_then(|folder| folder.sync_all());
         sync.map_err(|source| io_error("sync the folder", &self.dir, source))

@@ -60,9 +60,12 @@ impl LogStore {
         self.read().purged
     }
 
-    /// The first and the last entry that are not purged.
-    pub(crate) fn last(&self) -> Option<LogId> {
-        self.read().last()
+    /// Waits until everything that was queued is on disk.
+    pub(crate) async fn drain(&self) {
+        let (sender, receiver) = oneshot::channel();
+        // Nobody waits any more, or the log is closed already: either way there is nothing to do.
+        self.wal.submit(Vec::new(), Some(Box::new(move |_| sender.send(()).unwrap_or(()))));
+        let _ = receiver.await;
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Memory> {

@@ -4,5 +4,8 @@ pub(crate) mod channel;
 pub(crate) mod convert;
 pub(crate) mod log_store;
 pub(crate) mod network;
+pub(crate) mod service;
 pub(crate) mod state_machine;
+#[cfg(test)]
+mod suite;
 pub(crate) mod types;

@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     state: RwLock<State>,
     applied: watch::Sender<u64>,
     view: Mutex<View>,
+    snapshots: SnapshotDir,
 }
 
 /// What the state machine tells about itself.
@@ -48,6 +49,10 @@ impl Shared {
 
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    pub(crate) fn snapshots(&self) -> &SnapshotDir {
+        &self.snapshots
     }
 
     pub(crate) fn view(&self) -> MutexGuard<'_, View> {
@@ -84,7 +89,8 @@ impl StateMachine {
         };
         let (sender, _) = watch::channel(state.applied_index);
         let view = View { hash: meta.hash, snapshot: current, stopped: None };
-        let shared = Shared { state: RwLock::new(state), applied: sender, view: Mutex::new(view) };
+        let shared =
+            Shared { state: RwLock::new(state), applied: sender, view: Mutex::new(view), snapshots: snapshots.clone() };
         Ok(Self {
             shared: Arc::new(shared),
             db,

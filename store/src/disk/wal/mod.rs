@@ -189,6 +189,12 @@ pub(crate) enum WalError {
         /// Whose it is.
         theirs: Identity,
     },
+    /// Another process has it open.
+    #[error("the log in {} is in use: another pontoond runs with this data folder; stop it first", path.display())]
+    InUse {
+        /// Folder.
+        path: PathBuf,
+    },
     /// Written by a later version.
     #[error("{} has format {found}, and this version knows formats up to {known}: install a version that knows it", path.display())]
     Newer {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::format::{self, Checkpoint, Contents, HEADER_BYTES, HeaderError};
 use super::segment::{self, Segment};
-use super::writer::{Kept, Writer};
+use super::writer::{Kept, Opened, Writer};
 use super::{Counters, Recovered, WalError, WalOptions, Write};
 
 /// What reading the segments gathers.
@@ -23,6 +23,7 @@ struct Replay {
 pub(super) fn open(options: WalOptions, counters: Arc<Counters>) -> Result<(Writer, Recovered), WalError> {
     let dir = &options.dir;
     fs::create_dir_all(dir).map_err(|source| WalError::io("create", dir, source))?;
+    let lock = segment::lock(dir)?;
     let numbers = segment::list(dir)?;
     let mut replay = Replay::default();
     let mut damaged = false;
@@ -49,7 +50,8 @@ pub(super) fn open(options: WalOptions, counters: Arc<Counters>) -> Result<(Writ
         committed: replay.recovered.committed.clone(),
         purged: replay.recovered.purged.clone(),
     };
-    let writer = Writer::new(options, segment, end, replay.batch + 1, checkpoint, replay.kept, counters);
+    let place = Opened { segment, end, batch: replay.batch + 1, kept: replay.kept, lock };
+    let writer = Writer::new(options, place, checkpoint, counters);
     Ok((writer, replay.recovered))
 }
 

@@ -63,7 +63,8 @@ fn model(writes: &[Write]) -> Recovered {
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|extension| extension == "wal")).collect();
     paths.sort();
     paths
 }
@@ -260,6 +261,15 @@ fn a_foreign_log_is_refused_and_both_are_named() {
     other.identity.cluster = ClusterId(8);
     let error = Wal::open(other, no_fatal()).unwrap_err().to_string();
     assert!(error.contains(&CLUSTER.to_string()) && error.contains(&ClusterId(8).to_string()), "{error}");
+}
+
+#[test]
+fn only_one_process_has_it_open() {
+    let dir = TempDir::new().unwrap();
+    let first = open(dir.path());
+    assert!(matches!(Wal::open(options(dir.path(), 4096), no_fatal()), Err(WalError::InUse { .. })));
+    drop(first);
+    open(dir.path());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The thread that writes the log.
 
 use std::collections::VecDeque;
-use std::error::Error;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +28,19 @@ pub(super) struct Kept {
     pub(super) last_index: Option<u64>,
 }
 
+/// Where an opened log goes on.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) segment: Segment,
+    /// Where the next record goes.
+    pub(super) end: u64,
+    /// The next batch.
+    pub(super) batch: u64,
+    pub(super) kept: Vec<Kept>,
+    /// Keeps other processes out.
+    pub(super) lock: File,
+}
+
 /// Where the log is being written.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -42,19 +55,14 @@ pub(super) struct Writer {
     checkpoint: Checkpoint,
     kept: VecDeque<Kept>,
     counters: Arc<Counters>,
+    /// Keeps other processes out as long as it is open.
+    _lock: File,
 }
 
 impl Writer {
-    pub(super) fn new(
-        options: WalOptions,
-        segment: Segment,
-        end: u64,
-        batch: u64,
-        checkpoint: Checkpoint,
-        kept: Vec<Kept>,
-        counters: Arc<Counters>,
-    ) -> Self {
-        Self { options, segment, end, batch, batch_start: end, checkpoint, kept: kept.into(), counters }
+    pub(super) fn new(options: WalOptions, opened: Opened, checkpoint: Checkpoint, counters: Arc<Counters>) -> Self {
+        let Opened { segment, end, batch, kept, lock } = opened;
+        Self { options, segment, end, batch, batch_start: end, checkpoint, kept: kept.into(), counters, _lock: lock }
     }
 
     /// Serves requests until nobody can send any more, or until a write fails.
@@ -69,7 +77,7 @@ impl Writer {
                 group.push(next);
             }
             if let Err(error) = self.write_group(&group, bytes) {
-                let message = chain(&error);
+                let message = crate::error_chain(&error);
                 fatal(&message);
                 fail_all(group, requests, &message);
                 return;
@@ -178,16 +186,4 @@ fn fail_all(group: Vec<Request>, requests: &Receiver<Request>, message: &str) {
     while let Ok(request) = requests.recv() {
         failed(request);
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
