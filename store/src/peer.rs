@@ -10,6 +10,7 @@ use pontoon_proto::{MAX_MESSAGE_BYTES, v1};
 use prost::Message;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -24,6 +25,9 @@ use crate::store::Store;
 
 /// Carries an encoded `Rejection` (store.proto) with a status.
 pub(crate) const REJECTION: &str = "pontoon-rejection-bin";
+
+/// How long calls that are under way may take once the port is to be closed.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What a daemon says of itself before it is in a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,8 +117,7 @@ impl PeerServer {
         Self { slot }
     }
 
-    /// Serves a listener until the future ends. Calls that are under way may end first; those of other members'
-    /// Raft go on until the store is shut down.
+    /// Serves a listener until the future ends. Calls that are under way have two seconds to end.
     ///
     /// # Errors
     ///
@@ -129,7 +132,17 @@ impl PeerServer {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = Server::builder().add_service(raft).add_service(peer);
-        server.serve_with_incoming_shutdown(incoming, until).await.map_err(io::Error::other)
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = server.serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
+        let late = async {
+            until.await;
+            drop(stop);
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            served = served => served.map_err(io::Error::other),
+            () = late => Ok(()),
+        }
     }
 }
 

@@ -50,7 +50,8 @@ impl v1::raft_server::Raft for Service {
             Ok(result) => Ok(convert::appended_out(&result)),
             Err(fatal) => Err(stopped(&fatal)),
         });
-        Ok(Response::new(answers.boxed()))
+        // Otherwise the stream would go on for as long as the leader has nothing to send.
+        Ok(Response::new(answers.take_until(store.ended()).boxed()))
     }
 
     async fn vote(&self, request: Request<v1::VoteRequest>) -> Answer<v1::VoteResponse> {

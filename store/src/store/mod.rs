@@ -7,12 +7,12 @@ mod read;
 mod status;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLockReadGuard};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use openraft::errors::{InitializeError, RaftError};
 use openraft::{BasicNode, Raft, RaftMetrics};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::disk::snapshot::SnapshotDir;
 use crate::disk::wal::Wal;
@@ -39,6 +39,7 @@ pub(crate) use propose::Proposed;
 pub use propose::{Missing, ProposeError};
 pub use read::ReadError;
 pub use status::{MemberStatus, StoreStatus};
+use window::Window;
 
 /// Called once when the log cannot be written any more, with the reason. It should end the process:
 /// nobody knows then what is on the disk.
@@ -129,9 +130,11 @@ struct Inner {
     wal: Arc<Wal>,
     shared: Arc<Shared>,
     channels: Channels,
-    /// Number of the latest request.
-    requests: AtomicU64,
+    requests: Window,
+    /// The tasks are to end.
     ending: CancellationToken,
+    /// Raft has ended.
+    ended: CancellationToken,
     tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -212,6 +215,7 @@ impl Store {
         if tokio::time::timeout(END_STEP, self.0.raft.shutdown()).await.is_err() {
             tracing::warn!("Raft does not end in time");
         }
+        self.0.ended.cancel();
         self.0.log.drain().await;
     }
 
@@ -221,6 +225,11 @@ impl Store {
 
     pub(crate) fn metrics(&self) -> RaftMetrics<Types> {
         self.0.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Ends when Raft has ended.
+    pub(crate) fn ended(&self) -> WaitForCancellationFutureOwned {
+        self.0.ended.clone().cancelled_owned()
     }
 
     /// Whether it leads, as far as it knows.

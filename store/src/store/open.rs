@@ -3,12 +3,12 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use openraft::{Config, Raft, SnapshotPolicy};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+use super::window::Window;
 use super::{Inner, Store, StoreOptions, members};
 use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
 use crate::disk::state::StateDb;
@@ -95,8 +95,9 @@ impl Store {
             wal,
             shared,
             channels,
-            requests: AtomicU64::new(0),
+            requests: Window::default(),
             ending: CancellationToken::new(),
+            ended: CancellationToken::new(),
             tasks: tokio::sync::Mutex::default(),
             options,
         }));

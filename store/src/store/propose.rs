@@ -127,14 +127,16 @@ impl Store {
     /// See [`ProposeError`]. Returns by the deadline.
     pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Outcome, ProposeError> {
         self.check_feature_level(&command)?;
-        let number = self.0.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        let request = RequestId { node: self.node(), run: self.0.options.run, seq: number };
+        let end = Instant::now() + deadline;
+        let give_up = end - PROBE.min(deadline / 2);
+        let Ok(numbered) = timeout_at(give_up, self.0.requests.begin()).await else {
+            return Err(ProposeError::NoQuorum { missing: self.missing().await });
+        };
+        let request = RequestId { node: self.node(), run: self.0.options.run, seq: numbered.number };
         let bytes = encode_entry(&Entry { time_ms: u64::MAX, request, command: command.clone() }).len();
         if bytes > MAX_COMMAND_BYTES {
             return Err(ProposeError::TooLarge { bytes });
         }
-        let end = Instant::now() + deadline;
-        let give_up = end - PROBE.min(deadline / 2);
         let open = AtomicBool::new(false);
         loop {
             let attempt = timeout_at(give_up, self.attempt(request, &command, &open)).await;
