@@ -118,7 +118,7 @@ fn warnings(me: NodeId, state: &State, status: &StoreStatus) -> Vec<String> {
 /// Networks whose MTU does not fit through a node's underlay.
 fn small_mtu(node: &pontoon_store::model::object::Node, state: &State) -> Vec<String> {
     let Some(cluster) = &state.cluster else { return Vec::new() };
-    let overhead = pontoon_store::model::vxlan_overhead(cluster.underlay);
+    let overhead = cluster.underlay.vxlan_overhead();
     let too_large = |mtu: u32| node.underlay_mtu != 0 && mtu + overhead > node.underlay_mtu;
     let networks = state.networks.values().filter(|network| too_large(network.mtu));
     let describe = |network: &pontoon_store::model::object::Network| {

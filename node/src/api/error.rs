@@ -98,6 +98,49 @@ impl From<ReadError> for ApiError {
     }
 }
 
+impl From<ExpelError> for ApiError {
+    fn from(error: ExpelError) -> Self {
+        let message = error.to_string();
+        match error {
+            ExpelError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
+            ExpelError::OnlyVoter { .. } => {
+                Self::new(Code::FailedPrecondition, "LAST_NODE", message, "let another node catch up first: pontoon node ls")
+            }
+            ExpelError::Stopped { .. } => Self::stopped(message),
+        }
+    }
+}
+
+impl From<OpenError> for ApiError {
+    fn from(error: OpenError) -> Self {
+        let mut message = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            message = format!("{message}: {inner}");
+            cause = inner.source();
+        }
+        Self::new(Code::Internal, "STORE", message, "")
+    }
+}
+
+impl From<AdmitError> for ApiError {
+    fn from(error: AdmitError) -> Self {
+        let message = error.to_string();
+        match error {
+            AdmitError::Rejected(rejection) => rejection.into(),
+            AdmitError::Unreachable { .. } => {
+                Self::new(Code::Unavailable, "PEER_UNREACHABLE", message, "check the address, and that TCP port 7300 is open")
+            }
+            AdmitError::Failed { .. } => {
+                Self::new(Code::Unavailable, "PEER_UNREACHABLE", message, "look at pontoon status there")
+            }
+            AdmitError::Malformed { .. } => {
+                Self::new(Code::Internal, "PEER_UNREACHABLE", message, "compare the versions of both daemons")
+            }
+        }
+    }
+}
+
 impl From<PassError> for ApiError {
     fn from(error: PassError) -> Self {
         let message = error.to_string();
@@ -121,7 +164,7 @@ fn code_of(reason: Reason) -> Code {
         EndpointNotFound, EpochMismatch, IfnameTaken, InvalidAddress, InvalidCluster, InvalidGateway, InvalidIfname,
         InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange, InvalidSubnet, MacTaken, NetworkFull,
         NetworkInUse, NetworkNameTaken, NetworkNotFound, NodeAddressTaken, NodeInUse, NodeNameTaken, NodeNotFound,
-        NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TooLarge, TooManyNodes, VniExhausted,
+        FeatureLevelTooLow, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TooLarge, TooManyNodes, VniExhausted,
         VniTaken,
     };
     match reason {
@@ -130,7 +173,7 @@ fn code_of(reason: Reason) -> Code {
         NodeNotFound | NetworkNotFound | EndpointNotFound => Code::NotFound,
         AlreadyFounded | NodeNameTaken | NodeAddressTaken | NetworkNameTaken | VniTaken | AddressTaken
         | AddressReserved | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
-        NotFounded | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => Code::FailedPrecondition,
+        NotFounded | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => Code::FailedPrecondition,
         TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,
         EpochMismatch | RequestTooOld => Code::Aborted,
     }
