@@ -131,7 +131,10 @@ fn a_data_folder_of_a_newer_version() -> Result<()> {
         ensure!(identity["format"].is_number(), "{identity}");
         identity["format"] = 99.into();
         fs::write(&path, identity.to_string())?;
-        says(&cluster.daemon(0).fails_to_start()?, &["99", "later", &cluster.daemon(0).data_dir().display().to_string()])
+        says(
+            &cluster.daemon(0).fails_to_start()?,
+            &["99", "later", &cluster.daemon(0).data_dir().display().to_string()],
+        )
     })
 }
 
