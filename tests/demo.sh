@@ -82,7 +82,8 @@ make_hosts() {
 
 start_daemon() {
   local host=$1 folder=$dir/$1
-  within "$host" "$bin/pontoond" --config "$folder/pontoon.toml" --data-dir "$folder/data" \
+  # nsenter itself, not the function: the process id is to be the daemon's, not a subshell's.
+  nsenter --net="/run/netns/$id-$host" -- "$bin/pontoond" --config "$folder/pontoon.toml" --data-dir "$folder/data" \
     --socket "$folder/pontoon.sock" --netns "$id-$host-pontoon" >>"$folder/log" 2>&1 </dev/null &
   daemon[$host]=$!
   disown
