@@ -225,3 +225,13 @@ fn move_aside(dir: &Path) -> io::Result<PathBuf> {
         number += 1;
     }
 }
+
+/// Takes the first network out of a stored state, behind its hash's back.
+#[cfg(test)]
+pub(crate) fn lose_an_object(dir: &Path) {
+    let db = open_sled(dir).unwrap();
+    let tree = db.open_tree("state").unwrap();
+    let (key, _) = tree.range(vec![3_u8]..).next().unwrap().unwrap();
+    tree.remove(key).unwrap();
+    db.flush().unwrap();
+}

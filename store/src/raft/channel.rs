@@ -34,8 +34,11 @@ pub(crate) enum Purpose {
 pub(crate) struct Channels {
     cluster: ClusterId,
     me: RaftId,
-    open: Arc<Mutex<HashMap<(u64, Purpose), (String, Channel)>>>,
+    open: Arc<Mutex<HashMap<(u64, Purpose), Open>>>,
 }
+
+/// The address of a connection, and the connection.
+type Open = (String, Channel);
 
 impl Channels {
     pub(crate) fn new(cluster: ClusterId, me: RaftId) -> Self {

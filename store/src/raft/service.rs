@@ -119,7 +119,7 @@ impl v1::peer_server::Peer for Service {
         let command = Command::try_from(command).map_err(|error| Status::invalid_argument(error.to_string()))?;
         match store.propose_here(request, command, &AtomicBool::new(false)).await {
             Proposed::Done { index, result } => {
-                let result = match &result {
+                let result = match &*result {
                     Ok(outcome) => v1::response::Result::Outcome(outcome.into()),
                     Err(rejection) => v1::response::Result::Rejection(rejection.into()),
                 };

@@ -108,7 +108,7 @@ pub(crate) enum Proposed {
         /// Index of the entry.
         index: u64,
         /// What apply answered.
-        result: Result<Outcome, Rejection>,
+        result: Box<Result<Outcome, Rejection>>,
     },
     /// It does not lead; nothing was written.
     NotLeader,
@@ -144,7 +144,7 @@ impl Store {
                 Ok(Proposed::Done { index, result }) => {
                     // The write is done either way; reads here only lag when this takes too long.
                     let _ = timeout_at(end, self.wait_applied(index)).await;
-                    return Ok(result?);
+                    return Ok((*result)?);
                 }
                 Ok(Proposed::Stopped(reason)) => return Err(ProposeError::Stopped { reason }),
                 Ok(Proposed::NotLeader | Proposed::Unknown) => {}
@@ -204,7 +204,7 @@ impl Store {
         let written = self.0.raft.client_write(EntryBytes(encode_entry(&entry).into())).await;
         match written {
             Ok(response) => match (response.data as Answer, response.log_id.index) {
-                (Some(result), index) => Proposed::Done { index, result },
+                (Some(result), index) => Proposed::Done { index, result: Box::new(result) },
                 (None, _) => Proposed::Unknown,
             },
             Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Proposed::Unknown,
@@ -263,7 +263,7 @@ impl Store {
 
 fn decode_proposed(response: v1::ProposeResponse) -> Result<Proposed, CodecError> {
     let bytes = response.response.unwrap_or_default().encode_to_vec();
-    let result = crate::codec::decode_response(&bytes)?;
+    let result = Box::new(crate::codec::decode_response(&bytes)?);
     Ok(Proposed::Done { index: response.index, result })
 }
 
