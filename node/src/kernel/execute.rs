@@ -69,7 +69,7 @@ impl<'a> Run<'a> {
     fn put(&mut self, from: Option<&Object>, to: &Object) -> Outcome {
         match to {
             Object::Namespace(_) => self.linux.put_namespace(),
-            Object::Firewall(firewall) => self.linux.table.write(firewall),
+            Object::Firewall(firewall) => self.linux.write_firewall(firewall),
             Object::DockerUser(rules) => firewall::write_docker_rules(&self.linux.names.mark(), Some(&rules.gateway)),
             Object::Bridge(bridge) => self.put_bridge(from.is_some(), bridge),
             Object::Vxlan(vxlan) => self.put_vxlan(from, vxlan),
@@ -85,7 +85,7 @@ impl<'a> Run<'a> {
     fn remove(&mut self, object: &Object) -> Outcome {
         match object {
             Object::Namespace(_) => self.linux.remove_namespace(),
-            Object::Firewall(_) => self.linux.table.remove(),
+            Object::Firewall(_) => self.linux.remove_firewall(),
             Object::DockerUser(_) => firewall::write_docker_rules(&self.linux.names.mark(), None),
             Object::Bridge(Bridge { purpose: BridgeUse::Gateway, name, .. }) => self.delete(&Place::Host, name),
             Object::Bridge(Bridge { name, .. }) => self.delete(&Place::Overlay, name),

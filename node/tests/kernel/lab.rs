@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use pontoon_node::kernel::{self, Kernel, KernelError, Linux};
-use pontoon_node::plan::desired::{Desired, Names, desired};
+use pontoon_node::plan::desired::{Names, desired};
 use pontoon_node::plan::diff::{Step, plan};
 use pontoon_node::plan::observed::Observed;
 use pontoon_store::model::id::{ClusterId, EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
@@ -76,6 +76,13 @@ impl Netns {
 
     fn command(&self, command: &str) -> String {
         format!("nsenter --net={} sh -c '{command}'", self.path())
+    }
+
+    /// Frames that its eth0 has received.
+    pub(crate) fn received(&self) -> u64 {
+        let text = self.run("ip -s link show eth0");
+        let counters = text.lines().skip_while(|l| !l.contains("RX:")).nth(1).unwrap();
+        counters.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// Whether an address answers.
@@ -163,7 +170,7 @@ impl Host {
             let observed = kernel.observe(&desired).unwrap();
             let steps = plan(&desired, &observed);
             let outcomes = kernel.execute(&steps);
-            Pass { desired, observed, steps, outcomes }
+            Pass { observed, steps, outcomes }
         })
     }
 
@@ -193,7 +200,6 @@ impl Drop for Host {
 
 /// What a pass did.
 pub(crate) struct Pass {
-    pub(crate) desired: Desired,
     pub(crate) observed: Observed,
     pub(crate) steps: Vec<Step>,
     pub(crate) outcomes: Vec<Result<(), KernelError>>,
