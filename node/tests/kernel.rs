@@ -1,5 +1,6 @@
 //! The real kernel, in network namespaces that these tests make. They need root, VXLAN and nft, and
 //! fail without.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "kernel/egress.rs"]
 mod egress;

@@ -168,7 +168,7 @@ impl<'a> Run<'a> {
         }
         let master = self.master(&Place::Overlay, vxlan.bridge.as_deref())?;
         let moves = !matches!(from, Some(Object::Vxlan(old)) if old.bridge == vxlan.bridge);
-        self.set(
+        let result = self.set(
             &Place::Overlay,
             &vxlan.name,
             Settings {
@@ -180,7 +180,13 @@ impl<'a> Run<'a> {
                 up: Some(vxlan.up),
                 ..Settings::default()
             },
-        )
+        );
+        result.map_err(|error| match error {
+            KernelError::Netlink { source: Refusal { errno: libc::EADDRINUSE, .. }, .. } => {
+                KernelError::PortTaken { device: vxlan.name.clone(), port: vxlan.tunnel.port }
+            }
+            other => other,
+        })
     }
 
     fn master(&mut self, place: &Place, name: Option<&str>) -> Result<u32, KernelError> {

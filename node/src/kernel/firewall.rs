@@ -97,7 +97,7 @@ fn rule(table: &str, chain: &str, expressions: Vec<Value>) -> Value {
 ///         iifname GW accept
 ///         oifname GW ct state established,related accept
 ///         oifname GW drop
-///         meta nfproto ipv4 iifname @opened4 drop                              # likewise ipv6
+///         meta nfproto ipv4 iifname @opened4 ct state invalid,new,untracked drop       # likewise ipv6
 ///     }
 ///     chain nat {     type nat hook postrouting priority srcnat; policy accept;
 ///         ip saddr SUBNET oifname != GW masquerade                             # for each subnet
@@ -140,16 +140,20 @@ fn render(table: &str, firewall: &Firewall) -> Vec<Value> {
         ));
     }
     let gateway = firewall.gateway.as_str();
-    let state = matches("in", json!({ "ct": { "key": "state" } }), json!(["established", "related"]));
+    let state = |states: &[&str]| matches("in", json!({ "ct": { "key": "state" } }), json!(states));
     let (accept, drop) = (json!({ "accept": null }), json!({ "drop": null }));
     let (from, to) = (meta("iifname", "==", gateway), meta("oifname", "==", gateway));
     objects.push(rule(table, "forward", vec![from.clone(), to.clone(), drop.clone()]));
     objects.push(rule(table, "forward", vec![from, accept.clone()]));
-    objects.push(rule(table, "forward", vec![to.clone(), state, accept]));
+    objects.push(rule(table, "forward", vec![to.clone(), state(&["established", "related"]), accept]));
     objects.push(rule(table, "forward", vec![to, drop.clone()]));
     for (_, suffix, _, protocol) in families {
         let opened = meta("iifname", "==", &format!("@opened{suffix}"));
-        objects.push(rule(table, "forward", vec![meta("nfproto", "==", protocol), opened, drop.clone()]));
+        objects.push(rule(
+            table,
+            "forward",
+            vec![meta("nfproto", "==", protocol), opened, state(&["invalid", "new", "untracked"]), drop.clone()],
+        ));
     }
     for subnet in &firewall.egress {
         let prefix = json!({ "prefix": { "addr": subnet.network().to_string(), "len": subnet.prefix_len() } });

@@ -155,7 +155,10 @@ impl<'a> Observer<'a> {
             Err(error) => {
                 let text = error.to_string();
                 let gone = match &error {
-                    KernelError::Namespace { source, .. } => source.kind() == io::ErrorKind::NotFound,
+                    // ESRCH: the file is one of a process that has ended.
+                    KernelError::Namespace { source, .. } => {
+                        source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(libc::ESRCH)
+                    }
                     KernelError::OtherNamespace { .. } | KernelError::NoNamespace { .. } => true,
                     _ => false,
                 };

@@ -110,6 +110,8 @@ pub(crate) struct Host {
     pub(crate) names: Names,
     pub(crate) id: NodeId,
     pub(crate) address: IpAddr,
+    /// The namespace that its daemon runs in.
+    place: String,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -126,16 +128,25 @@ impl Host {
         run(&format!("ip -n {host} addr add fd00:140::{id}/64 dev ens33 nodad"));
         run(&format!("ip -n {host} link set ens33 up"));
         let names = Names { netns: unique("o"), gateway: "pontoon_gw".into() };
-        let mut host = Self { netns, names, id: NodeId(id), address: address.into(), jobs: None, thread: None };
+        let place = netns.path();
+        let mut host = Self { netns, names, id: NodeId(id), address: address.into(), place, jobs: None, thread: None };
         host.start();
         host
+    }
+
+    /// Starts this host's daemon on another host, with a gateway bridge and a VTEP of its own.
+    pub(crate) fn move_to(&mut self, host: &Host, address: IpAddr) {
+        self.place = host.netns.path();
+        self.names.gateway = "other_gw".into();
+        self.address = address;
+        self.start();
     }
 
     /// Starts a daemon's kernel, in place of the one that runs.
     pub(crate) fn start(&mut self) {
         self.stop();
         let (jobs, inbox) = mpsc::channel::<Job>();
-        let (path, names) = (self.netns.path(), self.names.clone());
+        let (path, names) = (self.place.clone(), self.names.clone());
         self.thread = Some(std::thread::spawn(move || {
             enter(&path);
             let mut kernel = Linux::open(names).unwrap();
