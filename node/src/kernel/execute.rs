@@ -10,7 +10,6 @@ use super::error::{KernelError, Refusal};
 use super::link::{self, Settings};
 use super::linux::Linux;
 use super::netns::{self, Namespace};
-use super::observe::Links;
 use super::socket::{Netlink, Request};
 use super::{address, firewall, neighbour, sysctl};
 use crate::plan::desired::vxlan_name;
@@ -121,7 +120,8 @@ impl<'a> Run<'a> {
     /// An interface's index, and a socket in its namespace.
     fn find(&mut self, place: &Place, ifname: &str) -> Result<Option<(&mut Netlink, u32)>, KernelError> {
         let netlink = self.netlink(place)?;
-        let index = Links::of(netlink, place)?.index_of(ifname);
+        let index = link::index_of(netlink, ifname);
+        let index = index.map_err(KernelError::netlink(format!("look for interface {ifname} {place}")))?;
         Ok(index.map(|index| (netlink, index)))
     }
 
@@ -200,10 +200,10 @@ impl<'a> Run<'a> {
         let place = place_of_port(veth);
         let inside = Place::Sandbox(sandbox.clone());
         if !exists {
-            let namespace = open(&mut self.sandboxes, sandbox)?;
-            if Links::of(&mut namespace.netlink, &inside)?.index_of(&peer.ifname).is_some() {
+            if self.find(&inside, &peer.ifname)?.is_some() {
                 return Err(KernelError::NameTaken { ifname: peer.ifname.clone(), netns: sandbox.netns.clone() });
             }
+            let namespace = open(&mut self.sandboxes, sandbox)?;
             let netlink = match &place {
                 Place::Host => &mut self.linux.host,
                 _ => &mut self.linux.overlay()?.netlink,

@@ -20,16 +20,12 @@ use crate::plan::object::{
 use crate::plan::observed::{Observed, SandboxState};
 
 /// The links of one namespace.
-pub(super) struct Links(BTreeMap<u32, Link>);
+struct Links(BTreeMap<u32, Link>);
 
 impl Links {
-    pub(super) fn of(netlink: &mut Netlink, place: &Place) -> Result<Self, KernelError> {
+    fn of(netlink: &mut Netlink, place: &Place) -> Result<Self, KernelError> {
         let links = link::list(netlink).map_err(KernelError::netlink(format!("list the links {place}")))?;
         Ok(Self(links.into_iter().map(|l| (l.index, l)).collect()))
-    }
-
-    pub(super) fn index_of(&self, name: &str) -> Option<u32> {
-        self.0.values().find(|l| l.name == name).map(|l| l.index)
     }
 
     fn master_of(&self, link: &Link) -> Option<String> {

@@ -138,6 +138,26 @@ impl Netlink {
         }
     }
 
+    /// Asks for one thing.
+    pub(super) fn get(&mut self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, Refusal> {
+        let mut bytes = Vec::new();
+        let sequence = self.pack((message, 0), &mut bytes);
+        self.socket.send(&bytes, 0)?;
+        loop {
+            for message in self.receive()? {
+                match message.payload {
+                    _ if message.header.sequence_number != sequence => {}
+                    NetlinkPayload::InnerMessage(inner) => return Ok(inner),
+                    NetlinkPayload::Error(answer) => {
+                        let errno = answer.code.map_or(libc::ENOENT, |code| -code.get());
+                        return Err(Refusal { errno, text: extended_text(&answer.header) });
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Asks for everything of a kind.
     pub(super) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
         for _ in 0..DUMP_TRIES {

@@ -1,10 +1,10 @@
 //! Ten thousand endpoints of other nodes.
 
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use pontoon_store::model::id::NodeId;
-use pontoon_store::model::object::Sandbox;
+use pontoon_store::model::id::{EndpointId, Mac, NodeId};
 
 use crate::lab::{Cluster1, Host, Lan, Netns, run, unique};
 
@@ -24,8 +24,13 @@ fn ten_thousand_remote_endpoints_are_programmed_about_as_fast_as_by_ip_and_bridg
     let (mut fdb, mut neighbours) = (String::new(), String::new());
     for id in 100..100 + COUNT {
         let address = format!("10.0.{}.{}", id / 250, id % 250 + 1);
-        let sandbox = Sandbox { netns: format!("/run/netns/r{id}"), key: format!("r:{id}") };
-        cluster.endpoint_in(id, 10, NodeId(2 + id % 10), &[&address], sandbox);
+        let address: Ipv4Addr = address.parse().unwrap();
+        let mut endpoint = cluster.state.endpoints[&EndpointId(11)].clone();
+        endpoint.id = EndpointId(id);
+        endpoint.node = NodeId(2 + id % 10);
+        endpoint.addresses = vec![address.into()];
+        endpoint.mac = Mac::of_ipv4(address);
+        cluster.state.endpoints.insert(endpoint.id, endpoint);
         let [a, b] = [id / 250, id % 250 + 1];
         let mac = format!("02:42:0a:00:{a:02x}:{b:02x}");
         writeln!(fdb, "fdb replace {mac} dev vx65536 self permanent dst 192.168.140.{}", 201 + id % 10).unwrap();
