@@ -168,7 +168,7 @@ impl Kernel for Linux {
         }
         observer.host(&mut self.host)?;
         for sandbox in desired.sandboxes.keys() {
-            observer.sandbox(sandbox)?;
+            observer.sandbox(sandbox);
         }
         let rules = match self.rules.take() {
             Some(rules) => rules,

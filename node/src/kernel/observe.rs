@@ -141,13 +141,11 @@ impl<'a> Observer<'a> {
         self.halves.push(Half { veth, index: link.index, other: link.link });
     }
 
-    /// Looks into a sandbox.
-    pub(super) fn sandbox(&mut self, sandbox: &Sandbox) -> Result<(), KernelError> {
-        let state = match netns::open_sandbox(sandbox) {
-            Ok(mut namespace) => {
-                self.inside(sandbox, &mut namespace)?;
-                SandboxState::Present
-            }
+    /// Looks into a sandbox. One that cannot be looked into is no reason to leave the others alone.
+    pub(super) fn sandbox(&mut self, sandbox: &Sandbox) {
+        let looked = netns::open_sandbox(sandbox).and_then(|mut namespace| self.inside(sandbox, &mut namespace));
+        let state = match looked {
+            Ok(()) => SandboxState::Present,
             Err(error) => {
                 let text = error.to_string();
                 let gone = match &error {
@@ -167,7 +165,6 @@ impl<'a> Observer<'a> {
             }
         };
         self.observed.sandboxes.insert(sandbox.clone(), state);
-        Ok(())
     }
 
     fn inside(&mut self, sandbox: &Sandbox, namespace: &mut Namespace) -> Result<(), KernelError> {
