@@ -1,0 +1,206 @@
+//! The one place where failures become gRPC statuses.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+
+use crate::kernel::KernelError;
+use crate::reconcile::PassError;
+use pontoon_store::model::rejection::{Reason, Rejection};
+use pontoon_store::{AdmitError, ExpelError, OpenError, ProposeError, ReadError};
+use thiserror::Error;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Domain of every reason.
+const DOMAIN: &str = "pontoon";
+
+/// A request failed: what the caller is told.
+#[derive(Debug, Clone, Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// Kind, for gRPC.
+    pub code: Code,
+    /// Machine-readable; docs/api.md lists them.
+    pub reason: &'static str,
+    /// What was tried, on what, and why it failed.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl ApiError {
+    /// A failure.
+    pub fn new(code: Code, reason: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), hint: hint.into() }
+    }
+
+    /// A field of the request cannot be understood.
+    pub fn invalid(reason: Reason, message: impl Display, hint: impl Into<String>) -> Self {
+        Self::new(Code::InvalidArgument, reason.as_str(), message.to_string(), hint)
+    }
+
+    /// The store does not go on.
+    fn stopped(message: String) -> Self {
+        Self::new(Code::Internal, "STOPPED", message, "the log of pontoond says more; containers keep their network")
+    }
+}
+
+impl From<Rejection> for ApiError {
+    fn from(rejection: Rejection) -> Self {
+        Self::new(code_of(rejection.reason), rejection.reason.as_str(), rejection.message, rejection.hint)
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        let mut metadata = HashMap::new();
+        if !error.hint.is_empty() {
+            metadata.insert("hint".to_owned(), error.hint);
+        }
+        Self::with_error_details(
+            error.code,
+            error.message,
+            ErrorDetails::with_error_info(error.reason, DOMAIN, metadata),
+        )
+    }
+}
+
+/// What somebody who lacks a majority can do.
+const NO_QUORUM_HINT: &str = "bring the missing nodes back; containers keep their network meanwhile, and ls, inspect and \
+                              status answer from the local copy";
+
+impl From<ProposeError> for ApiError {
+    fn from(error: ProposeError) -> Self {
+        let message = error.to_string();
+        match error {
+            ProposeError::Rejected(rejection) => rejection.into(),
+            ProposeError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
+            ProposeError::Unknown { .. } => {
+                let hint = "look whether it was done before you try again (ls or inspect)";
+                Self::new(Code::Unknown, "UNKNOWN_OUTCOME", message, hint)
+            }
+            ProposeError::TooLarge { .. } => Self::invalid(Reason::TooLarge, message, "make it smaller"),
+            ProposeError::NotFeature { .. } => Self::new(
+                Code::FailedPrecondition,
+                "FEATURE_LEVEL",
+                message,
+                "pontoon node ls shows every node's version",
+            ),
+            ProposeError::Stopped { .. } => Self::stopped(message),
+        }
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        let message = error.to_string();
+        match error {
+            ReadError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
+            ReadError::Stopped { .. } => Self::stopped(message),
+        }
+    }
+}
+
+impl From<ExpelError> for ApiError {
+    fn from(error: ExpelError) -> Self {
+        let message = error.to_string();
+        match error {
+            ExpelError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
+            ExpelError::OnlyVoter { .. } => Self::new(
+                Code::FailedPrecondition,
+                "LAST_NODE",
+                message,
+                "let another node catch up first: pontoon node ls",
+            ),
+            ExpelError::Stopped { .. } => Self::stopped(message),
+        }
+    }
+}
+
+impl From<OpenError> for ApiError {
+    fn from(error: OpenError) -> Self {
+        let mut message = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            message = format!("{message}: {inner}");
+            cause = inner.source();
+        }
+        Self::new(Code::Internal, "STORE", message, "")
+    }
+}
+
+impl From<AdmitError> for ApiError {
+    fn from(error: AdmitError) -> Self {
+        let message = error.to_string();
+        match error {
+            AdmitError::Rejected(rejection) => rejection.into(),
+            AdmitError::Unreachable { .. } => Self::new(
+                Code::Unavailable,
+                "PEER_UNREACHABLE",
+                message,
+                "check the address, and that TCP port 7300 is open",
+            ),
+            AdmitError::Failed { .. } => {
+                Self::new(Code::Unavailable, "PEER_UNREACHABLE", message, "look at pontoon status there")
+            }
+            AdmitError::Malformed { .. } => {
+                Self::new(Code::Internal, "PEER_UNREACHABLE", message, "compare the versions of both daemons")
+            }
+        }
+    }
+}
+
+impl From<PassError> for ApiError {
+    fn from(error: PassError) -> Self {
+        let message = error.to_string();
+        match error {
+            PassError::Stopped => Self::new(Code::Unavailable, "SHUTTING_DOWN", message, "try again once it runs"),
+            PassError::Kernel(_) => Self::new(Code::Internal, "KERNEL", message, "pontoon status says more"),
+            PassError::NoMember => Self::new(Code::FailedPrecondition, "NOT_IN_CLUSTER", message, ""),
+        }
+    }
+}
+
+impl From<KernelError> for ApiError {
+    fn from(error: KernelError) -> Self {
+        Self::new(Code::Internal, "KERNEL", error.to_string(), "the log of pontoond says more")
+    }
+}
+
+fn code_of(reason: Reason) -> Code {
+    use Reason::{
+        AddressReserved, AddressTaken, AlreadyAttached, AlreadyFounded, EgressFull, EndpointNameTaken,
+        EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
+        InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
+        InvalidSubnet, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound, NodeAddressTaken,
+        NodeInUse, NodeNameTaken, NodeNotFound, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap,
+        TooLarge, TooManyNodes, VniExhausted, VniTaken,
+    };
+    match reason {
+        InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
+        | InvalidRange | InvalidMtu | InvalidAddress | InvalidIfname | TooLarge => Code::InvalidArgument,
+        NodeNotFound | NetworkNotFound | EndpointNotFound => Code::NotFound,
+        AlreadyFounded | NodeNameTaken | NodeAddressTaken | NetworkNameTaken | VniTaken | AddressTaken
+        | AddressReserved | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
+        NotFounded | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => {
+            Code::FailedPrecondition
+        }
+        TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,
+        EpochMismatch | RequestTooOld => Code::Aborted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_carries_reason_domain_and_hint() {
+        let rejection = Rejection::new(Reason::SubnetOverlap, "10.0.0.0/24 overlaps", "choose another");
+        let status = Status::from(ApiError::from(rejection));
+        assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "10.0.0.0/24 overlaps"));
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("SUBNET_OVERLAP", "pontoon"));
+        assert_eq!(info.metadata["hint"], "choose another");
+    }
+}

@@ -1,0 +1,353 @@
+//! The data folder: who this daemon is. It makes a key pair at its first start; a cluster gives it its ids.
+//!
+//! ```text
+//! node.key       PKCS #8 key pair (Ed25519), readable by its owner only
+//! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id
+//! lock           held while a daemon uses the folder
+//! store/         the replicated store
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use pontoon_store::model::id::{ClusterId, NodeId, RaftId};
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Version of the data folder's format. A newer one is refused.
+const FORMAT: u32 = 1;
+
+/// The data folder cannot be used.
+#[derive(Debug, Error)]
+pub enum DataDirError {
+    /// Reading or writing failed.
+    #[error("cannot {operation} {path}: {source}; the data folder must be writable by pontoond (--data-dir)")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Another daemon has it.
+    #[error("the data folder {path} is in use by another pontoond; stop that one, or give another with --data-dir")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Made by a later version.
+    #[error(
+        "the data folder {path} has format {found} and this pontoond knows {FORMAT}; run the version that wrote it, or a later one"
+    )]
+    NewerFormat {
+        /// The folder.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Key and identity do not belong together.
+    #[error(
+        "the data folder {path} belongs to another node: node.key is not the key that identity.json names ({named}); restore both files from one node"
+    )]
+    OtherNode {
+        /// The folder.
+        path: PathBuf,
+        /// Public key that the identity names, in hexadecimal.
+        named: String,
+    },
+    /// A file's content makes no sense.
+    #[error("{path} cannot be understood: {why}; restore it, or move the data folder away and join the cluster anew")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// This daemon's place in a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+    /// Its Raft id.
+    pub raft_id: RaftId,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct IdentityFile {
+    format: u32,
+    public_key: String,
+    cluster_id: Option<String>,
+    node_id: Option<u64>,
+    raft_id: Option<u64>,
+}
+
+/// The data folder, locked for as long as this lives.
+pub struct DataDir {
+    path: PathBuf,
+    key: Ed25519KeyPair,
+    membership: Option<Membership>,
+    _lock: File,
+}
+
+impl std::fmt::Debug for DataDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataDir")
+            .field("path", &self.path)
+            .field("membership", &self.membership)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DataDir {
+    /// Opens the folder, and makes it and a key pair if there are none.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        fs::create_dir_all(path).map_err(io_error("create", path))?;
+        let lock = lock(path)?;
+        // The header comes first: a newer format may have another key file.
+        let identity = read_identity(path)?;
+        let key = read_or_make_key(path)?;
+        let public = hex::encode(key.public_key().as_ref());
+        let membership = match &identity {
+            Some(file) if file.public_key != public => {
+                return Err(DataDirError::OtherNode { path: path.into(), named: file.public_key.clone() });
+            }
+            Some(file) => membership_of(file, path)?,
+            None => None,
+        };
+        let dir = Self { path: path.into(), key, membership, _lock: lock };
+        if identity.is_none() {
+            dir.write_identity(None)?;
+        }
+        Ok(dir)
+    }
+
+    /// This daemon's place in a cluster, if it is in one.
+    pub fn membership(&self) -> Option<Membership> {
+        self.membership
+    }
+
+    /// Public half of the key pair.
+    pub fn public_key(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(self.key.public_key().as_ref());
+        bytes
+    }
+
+    /// Signs a message with the key pair (RFC 8032).
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.key.sign(message).as_ref().to_vec()
+    }
+
+    /// Folder of the replicated store.
+    pub fn store_path(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// Records the place in a cluster, durably. From here on a restart goes on as this member.
+    pub fn enter(&mut self, membership: Membership) -> Result<(), DataDirError> {
+        self.write_identity(Some(membership))?;
+        self.membership = Some(membership);
+        Ok(())
+    }
+
+    /// Forgets the cluster and removes its store. The key pair stays.
+    pub fn leave(&mut self) -> Result<(), DataDirError> {
+        self.write_identity(None)?;
+        self.membership = None;
+        self.remove_store()
+    }
+
+    /// Removes a store that no membership goes with: what an init or join that did not finish left behind.
+    pub fn remove_store(&self) -> Result<(), DataDirError> {
+        let store = self.store_path();
+        match fs::remove_dir_all(&store) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &store)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_identity(&self, membership: Option<Membership>) -> Result<(), DataDirError> {
+        let file = IdentityFile {
+            format: FORMAT,
+            public_key: hex::encode(self.public_key()),
+            cluster_id: membership.map(|m| m.cluster.to_string()),
+            node_id: membership.map(|m| m.node.0),
+            raft_id: membership.map(|m| m.raft_id.0),
+        };
+        let text = serde_json::to_string_pretty(&file).expect("strings and numbers always serialise");
+        write_durably(&self.path, "identity.json", text.as_bytes(), 0o644)
+    }
+}
+
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
+    let path = path.to_owned();
+    move |source| DataDirError::Io { operation, path, source }
+}
+
+fn lock(dir: &Path) -> Result<File, DataDirError> {
+    let path = dir.join("lock");
+    let mut options = OpenOptions::new();
+    let file = options.create(true).truncate(false).write(true).open(&path).map_err(io_error("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path: dir.into() }),
+        Err(TryLockError::Error(source)) => Err(DataDirError::Io { operation: "lock", path, source }),
+    }
+}
+
+fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read", path)(error)),
+    }
+}
+
+fn read_identity(dir: &Path) -> Result<Option<IdentityFile>, DataDirError> {
+    #[derive(Deserialize)]
+    struct Header {
+        format: u32,
+    }
+    let path = dir.join("identity.json");
+    let Some(bytes) = read_optional(&path)? else { return Ok(None) };
+    let corrupt = |error: serde_json::Error| DataDirError::Corrupt { path: path.clone(), why: error.to_string() };
+    let header: Header = serde_json::from_slice(&bytes).map_err(corrupt)?;
+    if header.format > FORMAT {
+        return Err(DataDirError::NewerFormat { path: dir.into(), found: header.format });
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
+}
+
+fn membership_of(file: &IdentityFile, dir: &Path) -> Result<Option<Membership>, DataDirError> {
+    let corrupt = |why: String| DataDirError::Corrupt { path: dir.join("identity.json"), why };
+    match (&file.cluster_id, file.node_id, file.raft_id) {
+        (None, None, None) => Ok(None),
+        (Some(cluster), Some(node), Some(raft_id)) => {
+            let cluster = cluster.parse().map_err(|error| corrupt(format!("{error}")))?;
+            Ok(Some(Membership { cluster, node: NodeId(node), raft_id: RaftId(raft_id) }))
+        }
+        _ => Err(corrupt("it has some of cluster_id, node_id and raft_id, but not all".into())),
+    }
+}
+
+fn read_or_make_key(dir: &Path) -> Result<Ed25519KeyPair, DataDirError> {
+    let path = dir.join("node.key");
+    let pkcs8 = match read_optional(&path)? {
+        Some(bytes) => bytes,
+        None => {
+            let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| DataDirError::Io {
+                operation: "make a key for",
+                path: path.clone(),
+                source: io::Error::other("the system gave no random numbers"),
+            })?;
+            write_durably(dir, "node.key", made.as_ref(), 0o600)?;
+            made.as_ref().to_vec()
+        }
+    };
+    Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|error| DataDirError::Corrupt { path, why: error.to_string() })
+}
+
+/// Writes a file so that after a crash either the old or the new content is there.
+fn write_durably(dir: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), DataDirError> {
+    let path = dir.join(name);
+    let temporary = dir.join(format!("{name}.new"));
+    let write = || {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(io_error("write", &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMBERSHIP: Membership = Membership { cluster: ClusterId(7), node: NodeId(2), raft_id: RaftId(1) };
+
+    fn rewrite(dir: &Path, from: &str, to: &str) {
+        let path = dir.join("identity.json");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
+    #[test]
+    fn a_new_folder_gets_a_key_and_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path()).unwrap().public_key();
+        assert_eq!(DataDir::open(dir.path()).unwrap().public_key(), first);
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(dir.path().join("node.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_membership_survives_a_restart_and_ends_with_leave() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut data = DataDir::open(dir.path()).unwrap();
+        data.enter(MEMBERSHIP).unwrap();
+        drop(data);
+        let mut data = DataDir::open(dir.path()).unwrap();
+        assert_eq!(data.membership(), Some(MEMBERSHIP));
+        fs::create_dir(data.store_path()).unwrap();
+        data.leave().unwrap();
+        assert!(!data.store_path().exists());
+        drop(data);
+        assert_eq!(DataDir::open(dir.path()).unwrap().membership(), None);
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = DataDir::open(dir.path()).unwrap();
+        let error = DataDir::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("in use by another pontoond"), "{error}");
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_before_anything_else_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path()).unwrap());
+        fs::write(dir.path().join("identity.json"), r#"{"format": 2, "something": "new"}"#).unwrap();
+        let error = DataDir::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("has format 2 and this pontoond knows 1"), "{error}");
+    }
+
+    #[test]
+    fn a_key_of_another_node_is_refused() {
+        let (mine, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        drop(DataDir::open(mine.path()).unwrap());
+        drop(DataDir::open(other.path()).unwrap());
+        fs::copy(other.path().join("node.key"), mine.path().join("node.key")).unwrap();
+        let error = DataDir::open(mine.path()).unwrap_err();
+        assert!(error.to_string().contains("belongs to another node"), "{error}");
+    }
+
+    #[test]
+    fn half_an_identity_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        DataDir::open(dir.path()).unwrap().enter(MEMBERSHIP).unwrap();
+        rewrite(dir.path(), "\"node_id\": 2", "\"node_id\": null");
+        let error = DataDir::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("identity.json cannot be understood"), "{error}");
+    }
+
+    #[test]
+    fn a_path_that_is_a_file_is_refused_by_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = DataDir::open(file.path()).unwrap_err().to_string();
+        assert!(error.starts_with("cannot create") && error.contains("--data-dir"), "{error}");
+    }
+}
