@@ -4,6 +4,21 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn write_rates() {
+    let alone = Daemon::start(9).await;
+    alone.found().await;
+    let begun = Instant::now();
+    for _ in 0..100 {
+        hello(alone.address, DEADLINE).await.unwrap();
+    }
+    println!("hello, with a connection each: {:?}", begun.elapsed() / 100);
+    let (store, node) = (alone.store(), alone.store().node());
+    let begun = Instant::now();
+    for number in 0..200 {
+        let set = [("c".to_owned(), number.to_string())].into();
+        store.propose(Command::LabelNode { node, set, remove: vec![] }, DEADLINE).await.unwrap();
+    }
+    println!("one member, 1 client: {:?} each", begun.elapsed() / 200);
+    alone.store().shutdown().await;
     let daemons = three().await;
     let leading = leader(&daemons);
     for (place, at) in [("leader", leading), ("follower", (leading + 1) % 3)] {
