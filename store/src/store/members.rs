@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use pontoon_proto::v1;
 use thiserror::Error;
@@ -171,7 +171,9 @@ impl Store {
         let ids = BTreeSet::from([raft_id.0]);
         let votes = metrics.membership_config.voter_ids().any(|id| id == raft_id.0);
         let change = if votes { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
-        self.change(change, false).await.is_ok()
+        // That the membership has changed, not that the change was asked for.
+        let changed = self.change(change, false).await.is_ok();
+        changed && self.metrics().membership_config.get_node(&raft_id.0).is_none()
     }
 
     /// Takes one step towards the membership that the cluster should have.
@@ -265,6 +267,10 @@ fn settle(changed: Changed) -> Result<(), TaskError> {
         Ok(Ok(())) => Ok(()),
         // The next leader goes on.
         Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Ok(()),
+        // Another change first; it is looked at again afterwards.
+        Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))))) => {
+            Ok(())
+        }
         Ok(Err(error)) => Err(TaskError::Membership(crate::error_chain(&error))),
         Err(_) => Err(TaskError::Slow),
     }
