@@ -30,7 +30,9 @@ impl NetworkService for Networks {
     ) -> Result<Response<v1::CreateNetworkResponse>, Status> {
         let command = Command::CreateNetwork(parse_create(request.into_inner())?);
         match self.0.member()?.propose(command).await? {
-            Outcome::Network(network) => Ok(Response::new(v1::CreateNetworkResponse { network: Some((&network).into()) })),
+            Outcome::Network(network) => {
+                Ok(Response::new(v1::CreateNetworkResponse { network: Some((&network).into()) }))
+            }
             other => Err(super::unexpected(&other).into()),
         }
     }
@@ -40,13 +42,16 @@ impl NetworkService for Networks {
         request: Request<v1::ListNetworksRequest>,
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
         let member = self.0.member()?;
-        let freshness = member.read(request.into_inner().read).await?;
+        let freshness = member.read(request.into_inner().read).await;
         let state = member.store().state();
         let networks = state.networks.values().map(|network| v1::NetworkView {
             network: Some(network.into()),
             endpoints: state.endpoints_of_network(network.id).count() as u64,
         });
-        Ok(Response::new(v1::ListNetworksResponse { networks: networks.collect(), freshness: Some(freshness.of(&state)) }))
+        Ok(Response::new(v1::ListNetworksResponse {
+            networks: networks.collect(),
+            freshness: Some(freshness.of(&state)),
+        }))
     }
 
     async fn inspect_network(
@@ -55,7 +60,7 @@ impl NetworkService for Networks {
     ) -> Result<Response<v1::InspectNetworkResponse>, Status> {
         let request = request.into_inner();
         let member = self.0.member()?;
-        let freshness = member.read(request.read).await?;
+        let freshness = member.read(request.read).await;
         let state = member.store().state();
         let network = view::find_network(&state, &request.network)?;
         let endpoints = state.endpoints_of_network(network.id).map(|endpoint| view::endpoint(&state, endpoint));
@@ -77,7 +82,9 @@ impl NetworkService for Networks {
         member.refresh().await?;
         let network = view::find_network(&member.store().state(), &request.into_inner().network)?.id;
         match member.propose(Command::RemoveNetwork { network }).await? {
-            Outcome::Network(network) => Ok(Response::new(v1::RemoveNetworkResponse { network: Some((&network).into()) })),
+            Outcome::Network(network) => {
+                Ok(Response::new(v1::RemoveNetworkResponse { network: Some((&network).into()) }))
+            }
             other => Err(super::unexpected(&other).into()),
         }
     }
@@ -88,7 +95,7 @@ impl NetworkService for Networks {
     ) -> Result<Response<v1::ListLeasesResponse>, Status> {
         let request = request.into_inner();
         let member = self.0.member()?;
-        let freshness = member.read(request.read).await?;
+        let freshness = member.read(request.read).await;
         let state = member.store().state();
         let leases = select_leases(&state, &request)?;
         Ok(Response::new(v1::ListLeasesResponse { leases, freshness: Some(freshness.of(&state)) }))
@@ -101,7 +108,7 @@ impl NetworkService for Networks {
         let request = request.into_inner();
         let address: IpAddr = parse("address", Reason::InvalidAddress, &request.address)?;
         let member = self.0.member()?;
-        let freshness = member.read(request.read).await?;
+        let freshness = member.read(request.read).await;
         let state = member.store().state();
         let lease = find_lease(&state, address)?;
         Ok(Response::new(v1::InspectLeaseResponse {
