@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use pontoon_proto::v1;
 use thiserror::Error;
@@ -268,6 +268,10 @@ fn settle(changed: Changed) -> Result<(), TaskError> {
         Ok(Ok(())) => Ok(()),
         // The next leader goes on.
         Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Ok(()),
+        // Another change first; it is looked at again afterwards.
+        Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))))) => {
+            Ok(())
+        }
         Ok(Err(error)) => Err(TaskError::Membership(crate::error_chain(&error))),
         Err(_) => Err(TaskError::Slow),
     }
