@@ -82,7 +82,7 @@ make_hosts() {
 
 start_daemon() {
   local host=$1 folder=$dir/$1
-  # nsenter itself, not the function: the process id is to be the daemon's, not a subshell's.
+  # nsenter becomes the daemon, so the process id is the daemon's. Through a function it would be a shell's.
   nsenter --net="/run/netns/$id-$host" -- "$bin/pontoond" --config "$folder/pontoon.toml" --data-dir "$folder/data" \
     --socket "$folder/pontoon.sock" --netns "$id-$host-pontoon" >>"$folder/log" 2>&1 </dev/null &
   daemon[$host]=$!
@@ -233,8 +233,9 @@ remove() {
 finish() {
   local code=$?
   trap - EXIT INT TERM HUP
-  if [[ -n ${KEEP:-} && $code -eq 0 ]]; then
+  if [[ -n ${KEEP:-} && $code -lt 128 && -d $dir ]]; then
     touch "$dir/kept"
+    [[ $code -eq 0 ]] || printf '\ndemo: ended early (exit code %s); left as it is in %s\n' "$code" "$dir" >&2
   else
     [[ $code -eq 0 ]] || printf '\ndemo: ended early (exit code %s); cleaning up\n' "$code" >&2
     remove "$id" "$dir" 2>/dev/null || true

@@ -25,6 +25,8 @@ const CONFIG: &str = "pontoon.toml";
 /// How a daemon is started, beyond its folders.
 #[derive(Debug, Default, Clone)]
 pub struct DaemonOptions {
+    /// Data folder; none: one of its own.
+    pub data_dir: Option<PathBuf>,
     /// More arguments.
     pub args: Vec<String>,
     /// Environment variables.
@@ -68,7 +70,7 @@ impl Daemon {
 
     /// Its data folder.
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.join("data")
+        self.options.data_dir.clone().unwrap_or_else(|| self.dir.join("data"))
     }
 
     /// Its configuration file, empty at first.

@@ -108,7 +108,18 @@ impl Pinger {
         command.args(["-n", "-i", INTERVAL, &address.to_string()]);
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let process = command.spawn().context("cannot run ping")?;
-        Ok(Self { process, output, what })
+        let pinger = Self { process, output, what };
+        wait_for("ping to be ready to be stopped", Duration::from_secs(5), || pinger.catches_interrupts())?;
+        Ok(pinger)
+    }
+
+    /// Before it does, SIGINT would end it without its totals.
+    fn catches_interrupts(&self) -> Result<()> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).context("no SigCgt in /proc")?;
+        let mask = u64::from_str_radix(mask.trim(), 16)?;
+        ensure!(mask & 1 << (Signal::SIGINT as u32 - 1) != 0, "it does not catch SIGINT");
+        Ok(())
     }
 
     /// Stops it and counts. The very last packet may be on its way just then, and is left out if so.
