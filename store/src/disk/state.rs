@@ -5,7 +5,6 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use pontoon_proto::v1;
 use prost::Message;
@@ -19,8 +18,6 @@ use crate::model::state::State;
 const META: &[u8] = &[0];
 /// sled's cache. The state is in memory as well, so little is read from here.
 const CACHE_BYTES: u64 = 16 << 20;
-/// How long a folder may be locked by a daemon that is ending.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
 
 /// What is kept beside the objects.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -196,17 +193,12 @@ impl StateMeta {
 }
 
 fn open_sled(dir: &Path) -> Result<sled::Db, sled::Error> {
-    let config =
-        sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None).mode(sled::Mode::HighThroughput);
-    let begun = Instant::now();
-    loop {
-        match config.open() {
-            Err(error) if is_locked(&error) && begun.elapsed() < LOCK_WAIT => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            other => return other,
-        }
-    }
+    sled::Config::new()
+        .path(dir)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None)
+        .mode(sled::Mode::HighThroughput)
+        .open()
 }
 
 fn is_locked(error: &sled::Error) -> bool {
@@ -229,7 +221,14 @@ fn move_aside(dir: &Path) -> io::Result<PathBuf> {
 /// Takes the first network out of a stored state, behind its hash's back.
 #[cfg(test)]
 pub(crate) fn lose_an_object(dir: &Path) {
-    let db = open_sled(dir).unwrap();
+    // Whoever had it open may still be closing it.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let db = loop {
+        match open_sled(dir) {
+            Err(error) if is_locked(&error) && std::time::Instant::now() < end => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
     let tree = db.open_tree("state").unwrap();
     let (key, _) = tree.range(vec![3_u8]..).next().unwrap().unwrap();
     tree.remove(key).unwrap();

@@ -3,22 +3,29 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::{Config, Raft, SnapshotPolicy};
 use thiserror::Error;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::window::Window;
 use super::{Inner, Store, StoreOptions, members};
 use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
-use crate::disk::state::StateDb;
-use crate::disk::wal::{Identity, Wal, WalOptions};
+use crate::disk::state::{StateDb, StateError};
+use crate::disk::wal::{Identity, Wal, WalError, WalOptions};
 use crate::raft::channel::Channels;
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::SnapshotMeta;
+
+/// How long a folder may be in use by a daemon that is ending.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+/// How long to wait before looking again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why a store cannot be opened.
 #[derive(Debug, Error)]
@@ -31,6 +38,12 @@ pub enum OpenError {
         /// Why.
         #[source]
         source: Box<dyn Error + Send + Sync>,
+    },
+    /// Another process has the folder open.
+    #[error("{} is in use: another pontoond runs with this data folder; stop it first", dir.display())]
+    InUse {
+        /// Folder.
+        dir: PathBuf,
     },
     /// There is state without a log. Without its votes the member could split the cluster.
     #[error(
@@ -83,9 +96,7 @@ impl Store {
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
         let config = config(&options)?;
         let channels = Channels::new(options.cluster, options.raft_id);
-        let opening = options.clone();
-        let opened = tokio::task::spawn_blocking(move || open_disk(&opening)).await;
-        let (wal, log, machine) = opened.map_err(|error| OpenError::raft(&error))??;
+        let (wal, log, machine) = open_when_free(&options).await?;
         let shared = machine.shared();
         let network = Network::new(channels.clone());
         let raft = Raft::new(options.raft_id.0, Arc::new(config), network, log.clone(), machine).await;
@@ -107,7 +118,7 @@ impl Store {
 }
 
 fn config(options: &StoreOptions) -> Result<Config, OpenError> {
-    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: options.cluster.to_string(),
         heartbeat_interval: millis(options.timing.heartbeat),
@@ -125,7 +136,7 @@ fn config(options: &StoreOptions) -> Result<Config, OpenError> {
     config.validate().map_err(|error| OpenError::raft(&error))
 }
 
-fn open_disk(options: &StoreOptions) -> Result<(Arc<Wal>, LogStore, StateMachine), OpenError> {
+fn open_disk(options: &StoreOptions) -> Result<Opened, OpenError> {
     let log_dir = options.dir.join("log");
     let state_dir = options.dir.join("state");
     let snapshot_dir = options.dir.join("snapshots");
@@ -135,13 +146,19 @@ fn open_disk(options: &StoreOptions) -> Result<(Arc<Wal>, LogStore, StateMachine
     let identity = Identity { cluster: options.cluster, raft_id: options.raft_id };
     let wal_options = WalOptions { dir: log_dir, identity, segment_bytes: options.segment_bytes };
     let opened = Wal::open(wal_options, Arc::clone(&options.fatal));
-    let (wal, recovered) = opened.map_err(|error| OpenError::disk("log")(error.into()))?;
+    let (wal, recovered) = opened.map_err(|error| match error {
+        WalError::InUse { .. } => OpenError::InUse { dir: options.dir.clone() },
+        error => OpenError::disk("log")(error.into()),
+    })?;
     if recovered.torn {
         tracing::info!("the last write to the log had not been finished and was cut off");
     }
     let wal = Arc::new(wal);
     let log = LogStore::new(Arc::clone(&wal), recovered).map_err(|error| OpenError::disk("log")(error.into()))?;
-    let state = StateDb::open(&state_dir).map_err(|error| OpenError::disk("state")(error.into()))?;
+    let state = StateDb::open(&state_dir).map_err(|error| match error {
+        StateError::InUse { .. } => OpenError::InUse { dir: options.dir.clone() },
+        error => OpenError::disk("state")(error.into()),
+    })?;
     let (snapshots, current) =
         open_snapshots(snapshot_dir).map_err(|error| OpenError::disk("snapshots")(error.into()))?;
     let snapshot_index = current.as_ref().and_then(|(meta, _)| meta.last_log_id).map_or(0, |id| id.index);
@@ -153,6 +170,21 @@ fn open_disk(options: &StoreOptions) -> Result<(Arc<Wal>, LogStore, StateMachine
         return Err(OpenError::StateLost { dir: options.dir.clone(), purged, applied });
     }
     Ok((wal, log, machine))
+}
+
+type Opened = (Arc<Wal>, LogStore, StateMachine);
+
+/// Opens the folder; a daemon that is ending may have it a little longer.
+async fn open_when_free(options: &StoreOptions) -> Result<Opened, OpenError> {
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        let opening = options.clone();
+        let opened = tokio::task::spawn_blocking(move || open_disk(&opening)).await;
+        match opened.map_err(|error| OpenError::raft(&error))? {
+            Err(OpenError::InUse { .. }) if Instant::now() < end => tokio::time::sleep(LOOK_AGAIN).await,
+            other => return other,
+        }
+    }
 }
 
 type Current = Option<(SnapshotMeta, SnapshotFile)>;

@@ -4,15 +4,11 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::format::{self, Checkpoint, HEADER_BYTES, Place};
 use super::{Identity, WalError};
-
-/// How long a folder may be locked by a daemon that is ending.
-const LOCK_WAIT: Duration = Duration::from_secs(3);
 
 /// A segment that is open for writing.
 #[derive(Debug)]
@@ -80,17 +76,10 @@ impl Segment {
 pub(super) fn lock(dir: &Path) -> Result<File, WalError> {
     let path = dir.join("lock");
     let file = File::create(&path).map_err(|source| WalError::io("create", &path, source))?;
-    let begun = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            // A daemon that is ending may hold it a little longer.
-            Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_WAIT => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(TryLockError::WouldBlock) => return Err(WalError::InUse { path: dir.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(WalError::io("lock", &path, source)),
-        }
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(WalError::InUse { path: dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(WalError::io("lock", &path, source)),
     }
 }
 
