@@ -236,5 +236,5 @@ fn response(state: &State, endpoint: &Endpoint) -> v1::AttachResponse {
 fn netns_error(path: &str, error: &kernel::KernelError) -> ApiError {
     let message = format!("cannot use the network namespace {path}: {error}");
     let hint = "give the file of a network namespace that exists on this host, such as /run/netns/NAME";
-    ApiError::new(Code::InvalidArgument, "NETNS_NOT_FOUND", message, hint)
+    ApiError::new(Code::NotFound, "NETNS_NOT_FOUND", message, hint)
 }

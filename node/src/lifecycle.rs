@@ -269,7 +269,7 @@ fn end_process(reason: &str) {
 fn exclusive(daemon: &Daemon) -> Result<MutexGuard<'_, DataDir>, ApiError> {
     daemon.data.try_lock().map_err(|_| {
         let message = "another init, join or leave is under way on this node";
-        ApiError::new(Code::Aborted, "BUSY", message, "wait for it to end; pontoon status shows what came of it")
+        ApiError::new(Code::Unavailable, "BUSY", message, "wait for it to end; pontoon status shows what came of it")
     })
 }
 

@@ -2,7 +2,6 @@
 
 use pontoon_proto::v1;
 use pontoon_store::StoreStatus;
-use pontoon_store::model::id::NodeId;
 use pontoon_store::model::object::NodeState;
 use pontoon_store::model::state::State;
 use pontoon_store::model::voters;
@@ -42,7 +41,7 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     response.data_plane = Some(data_plane(member));
     response.cluster = state.cluster.as_ref().map(Into::into);
     response.state_hash = format!("{:032x}", status.state_hash);
-    response.warnings = warnings(member.node(), &state, &status);
+    response.warnings = warnings(&state, &status);
 }
 
 fn task(report: TaskReport) -> v1::TaskStatus {
@@ -90,15 +89,14 @@ fn tolerated(state: &State, status: &StoreStatus) -> u32 {
     count(up.saturating_sub(voters::quorum(status.voters.len())))
 }
 
-fn warnings(me: NodeId, state: &State, status: &StoreStatus) -> Vec<String> {
+fn warnings(state: &State, status: &StoreStatus) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(reason) = &status.stopped {
         warnings.push(format!("the store has stopped: {reason}; traffic goes on, nothing can be changed from here"));
+        warnings
+            .push("if this node was removed, pontoon leave --force cleans up this host, and it can join again".into());
     } else if status.leader.is_none() {
         warnings.push("no leader: nothing can be changed until a majority of the voters can talk to each other".into());
-    }
-    if !state.nodes.contains_key(&me) && state.cluster.is_some() {
-        warnings.push("this node was removed from the cluster: pontoon leave --force cleans up this host".into());
     }
     if state.nodes.len() > 1 && status.leader.is_some() && tolerated(state, status) == 0 {
         warnings.push("the loss of one more voter would stop writes (running containers keep their network)".into());

@@ -180,13 +180,14 @@ fn code_of(reason: Reason) -> Code {
         InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
         | InvalidRange | InvalidMtu | InvalidAddress | InvalidIfname | TooLarge => Code::InvalidArgument,
         NodeNotFound | NetworkNotFound | EndpointNotFound => Code::NotFound,
-        AlreadyFounded | NodeNameTaken | NodeAddressTaken | NetworkNameTaken | VniTaken | AddressTaken
-        | AddressReserved | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
+        AlreadyFounded | NodeNameTaken | NodeAddressTaken | NetworkNameTaken | VniTaken | AddressTaken | MacTaken
+        | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
         NotFounded | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => {
             Code::FailedPrecondition
         }
         TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,
-        EpochMismatch | RequestTooOld => Code::Aborted,
+        EpochMismatch => Code::Aborted,
+        RequestTooOld => Code::Unknown,
     }
 }
 

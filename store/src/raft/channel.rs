@@ -7,7 +7,7 @@ use std::time::Duration;
 use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::model::id::{ClusterId, RaftId};
 
@@ -35,6 +35,8 @@ pub(crate) struct Channels {
     cluster: ClusterId,
     me: RaftId,
     open: Arc<Mutex<HashMap<(u64, Purpose), Open>>>,
+    /// What the latest member that answered said when it refused to deal with this one.
+    refused: Arc<Mutex<Option<String>>>,
 }
 
 /// The address of a connection, and the connection.
@@ -42,7 +44,7 @@ type Open = (String, Channel);
 
 impl Channels {
     pub(crate) fn new(cluster: ClusterId, me: RaftId) -> Self {
-        Self { cluster, me, open: Arc::default() }
+        Self { cluster, me, open: Arc::default(), refused: Arc::default() }
     }
 
     /// The connection to a member for a purpose.
@@ -76,6 +78,21 @@ impl Channels {
     /// A client of the peer service of a member.
     pub(crate) fn peer(&self, member: u64, address: &str) -> Result<PeerClient, tonic::transport::Error> {
         Ok(peer_client(self.to(member, address, Purpose::Control)?))
+    }
+
+    /// Takes note of how a member answered: one that was removed learns of it in no other way.
+    pub(crate) fn note<T>(&self, answer: &Result<T, Status>) {
+        let refused = match answer {
+            Ok(_) => None,
+            Err(status) if status.code() == Code::PermissionDenied => Some(status.message().to_owned()),
+            Err(_) => return,
+        };
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+    }
+
+    /// Why the others do not deal with this member, if they do not.
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A request that says from whom it is and for whom.

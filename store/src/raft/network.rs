@@ -95,7 +95,10 @@ impl Member {
         answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Result<T, Rpc> {
         match tokio::time::timeout(option.soft_ttl(), answer).await {
-            Ok(result) => Ok(result.map_err(failure)?.into_inner()),
+            Ok(result) => {
+                self.channels.note(&result);
+                Ok(result.map_err(failure)?.into_inner())
+            }
             Err(_) => Err(silent(&self.address)),
         }
     }

@@ -126,6 +126,9 @@ impl Store {
     pub async fn expel(&self, raft_id: RaftId, deadline: Duration) -> Result<(), ExpelError> {
         let end = Instant::now() + deadline;
         loop {
+            if raft_id == self.id() && self.0.channels.refused().is_some() {
+                return Ok(());
+            }
             if let Some(reason) = self.stopped() {
                 return Err(ExpelError::Stopped { reason });
             }

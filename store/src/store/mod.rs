@@ -254,6 +254,9 @@ impl Store {
 
     /// Why it has stopped, if it has.
     pub(crate) fn stopped(&self) -> Option<String> {
+        if let Some(reason) = self.0.channels.refused() {
+            return Some(format!("this node was removed from the cluster: {reason}"));
+        }
         if let Some(reason) = self.0.shared.view().stopped.clone() {
             return Some(reason);
         }

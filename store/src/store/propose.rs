@@ -187,6 +187,7 @@ impl Store {
             // Another leader: the old one may never answer.
             () = self.other_leader(leader) => return Proposed::Unknown,
         };
+        self.0.channels.note(&answered);
         match answered {
             Ok(response) => decode_proposed(response.into_inner()).unwrap_or(Proposed::Unknown),
             Err(status) => {

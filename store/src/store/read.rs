@@ -68,10 +68,12 @@ impl Store {
         let address = &metrics.membership_config.get_node(&leader)?.addr;
         let mut client = self.0.channels.peer(leader, address).ok()?;
         let asked = client.read_index(self.0.channels.request(leader, v1::ReadIndexRequest {}));
-        tokio::select! {
-            answered = asked => answered.ok().map(|response| response.into_inner().index),
-            () = self.other_leader(leader) => None,
-        }
+        let answered = tokio::select! {
+            answered = asked => answered,
+            () = self.other_leader(leader) => return None,
+        };
+        self.0.channels.note(&answered);
+        answered.ok().map(|response| response.into_inner().index)
     }
 
     /// The read index, as the leader. None: it does not lead, or has no majority.
