@@ -182,7 +182,7 @@ fn code_of(reason: Reason) -> Code {
         NodeNotFound | NetworkNotFound | EndpointNotFound => Code::NotFound,
         AlreadyFounded | NodeNameTaken | NodeAddressTaken | NetworkNameTaken | VniTaken | AddressTaken | MacTaken
         | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
-        NotFounded | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => {
+        NotFounded | AddressReserved | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => {
             Code::FailedPrecondition
         }
         TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,
