@@ -12,6 +12,14 @@ const ENUM_FIELDS: [(&str, &str); 6] = [
     ("pontoon.v1.TaskStatus.state", "TaskState"),
 ];
 
+/// Keys and signatures are bytes on the wire and hexadecimal digits in `-o json`.
+const HEX_FIELDS: [&str; 4] = [
+    "pontoon.v1.Node.public_key",
+    "pontoon.v1.AdmitNode.public_key",
+    "pontoon.v1.AdmitRequest.signature",
+    "pontoon.v1.HelloResponse.public_key",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let files =
         ["pontoon/v1/admin.proto", "pontoon/v1/objects.proto", "pontoon/v1/peer.proto", "pontoon/v1/store.proto"];
@@ -25,6 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (field, name) in ENUM_FIELDS {
         let attribute = format!("#[serde(serialize_with = \"crate::json::enumeration::<_, crate::v1::{name}>\")]");
         config = config.field_attribute(field, attribute);
+    }
+    for field in HEX_FIELDS {
+        config = config.field_attribute(field, "#[serde(serialize_with = \"hex::serialize\")]");
     }
     config.compile_fds(descriptors)?;
     Ok(())

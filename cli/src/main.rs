@@ -1,1 +1,57 @@
-fn main() {}
+//! `pontoon`: asks a Pontoon daemon, over its admin socket, and prints the answer.
+//!
+//! Exit codes: 0 done, 1 the daemon refused or could not be reached, 2 wrong usage.
+
+mod args;
+mod command;
+mod failure;
+mod host;
+mod output;
+mod render;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+use output::Output;
+use session::Session;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = cli.check() {
+        error.exit();
+    }
+    let output = Output::new(cli.global.output);
+    if let Command::Completion { shell } = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "pontoon", &mut script);
+        return finish(&output, output.bytes(&script));
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let failure = failure::Failure::local("LOCAL", format!("cannot start: {error}"), "");
+            return finish(&output, Err(failure));
+        }
+    };
+    finish(&output, runtime.block_on(run(&cli, &output)))
+}
+
+async fn run(cli: &Cli, output: &Output) -> Result<(), failure::Failure> {
+    let session = Session::open(&cli.global).await?;
+    command::run(&cli.command, &session, output).await
+}
+
+/// Reports a failure, if any, and tells the exit code.
+fn finish(output: &Output, result: Result<(), failure::Failure>) -> ExitCode {
+    match result {
+        Ok(()) if output.failed() => ExitCode::FAILURE,
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}

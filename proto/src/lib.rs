@@ -6,7 +6,7 @@ pub use json::ShortName;
 
 /// Package `pontoon.v1`.
 #[allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "generated code")]
-#[allow(clippy::all, clippy::pedantic, reason = "generated code")]
+#[allow(clippy::all, clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("pontoon.v1");
 }

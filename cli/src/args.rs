@@ -1,0 +1,446 @@
+//! The command line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use jiff::SignedDuration;
+use pontoon_proto::v1::LeaseState;
+
+use crate::host::{DEFAULT_HOST, Host};
+
+/// One network for the containers of many hosts.
+#[derive(Debug, Parser)]
+#[command(name = "pontoon", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Checks what clap cannot: that no key is given twice.
+    ///
+    /// # Errors
+    ///
+    /// A usage error that names the key.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        let twice = match &self.command {
+            Command::Network(NetworkCommand::Create(create)) => twice(create.reservations.iter().map(|pair| &pair.key))
+                .map(|key| format!("--reserve names {key:?} twice"))
+                .or_else(|| {
+                    twice(create.labels.iter().map(|pair| &pair.key)).map(|key| format!("--label sets {key:?} twice"))
+                }),
+            Command::Node(NodeCommand::Label { changes, rm, .. }) => {
+                let changed = changes.iter().map(LabelChange::key);
+                twice(changed.chain(rm)).map(|key| format!("label {key:?} is changed twice"))
+            }
+            _ => None,
+        };
+        twice.map_or(Ok(()), |message| Err(Self::command().error(ErrorKind::ValueValidation, message)))
+    }
+}
+
+/// The first key that was there before.
+fn twice<'a>(keys: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    let mut seen = BTreeSet::new();
+    keys.into_iter().find(|key| !seen.insert(*key))
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Admin socket of the daemon: unix:///PATH
+    #[arg(short = 'H', long, env = "PONTOON_HOST", global = true, default_value = DEFAULT_HOST)]
+    pub(crate) host: Host,
+    /// How to print what was asked for
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// How long to wait for the daemon's answer: 500ms, 30s, 2m [default: 10s; 60s for what takes long]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// The API's messages.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a new cluster with this host's daemon as its first node
+    Init(InitArgs),
+    /// Put this host's daemon into a cluster
+    Join(JoinArgs),
+    /// Take this host's daemon out of its cluster
+    Leave(LeaveArgs),
+    /// Show how this daemon and its cluster are
+    Status,
+    /// Show, remove and label nodes
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Create, show and remove networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Show who has which address
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// Give a network namespace of this host an interface on a network
+    Attach(AttachArgs),
+    /// Take a network namespace of this host off its networks
+    Detach(DetachArgs),
+    /// Print the completion script of a shell
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Address, or address and port, that other nodes reach this daemon at
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: String,
+    /// Address that carries the containers' traffic (VTEP) [default: the advertise address]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) data_addr: Option<String>,
+    /// Name of this node [default: the host name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Range that subnets are cut from; may be repeated [default: 10.0.0.0/8]
+    #[arg(long = "pool", value_name = "CIDR")]
+    pub(crate) pools: Vec<String>,
+    /// Prefix length of the subnets cut from the pools
+    #[arg(long, value_name = "N", requires = "pools", default_value_t = 24)]
+    pub(crate) pool_prefix: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// Addresses of nodes of the cluster, tried in order
+    #[arg(required = true, value_delimiter = ',', value_name = "ADDR", value_parser = not_empty)]
+    pub(crate) peers: Vec<String>,
+    /// Address that other nodes reach this daemon at [default: the one that routes to ADDR]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// Address that carries the containers' traffic (VTEP) [default: the advertise address]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) data_addr: Option<String>,
+    /// Name of this node [default: the host name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LeaveArgs {
+    /// Also with running containers, which lose their network, or when the cluster cannot be told
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+/// How to read.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ReadArgs {
+    /// From this node's own copy, without asking the leader
+    #[arg(long)]
+    pub(crate) stale: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List nodes
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only names
+        #[arg(short, long)]
+        quiet: bool,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Show nodes and their containers
+    Inspect {
+        /// Names or ids
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Remove nodes that do not come back
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names or ids
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+        /// Also with containers: their addresses are handed out again, although they may still run
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Set (KEY=VALUE) and remove (KEY-) labels of a node
+    Label {
+        /// Name or id
+        node: String,
+        /// KEY=VALUE sets a label, KEY- removes it
+        #[arg(required_unless_present = "rm", value_name = "KEY=VALUE|KEY-")]
+        changes: Vec<LabelChange>,
+        /// Remove a label; may be repeated
+        #[arg(long, value_name = "KEY")]
+        rm: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Create a network
+    Create(Box<CreateArgs>),
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only names
+        #[arg(short, long)]
+        quiet: bool,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Show networks and their containers on every host
+    Inspect {
+        /// Names or ids
+        #[arg(required = true, value_name = "NETWORK")]
+        networks: Vec<String>,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Remove networks that nothing uses
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// Names or ids
+        #[arg(required = true, value_name = "NETWORK")]
+        networks: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name: 1 to 63 of a-z A-Z 0-9 . _ -, beginning with a letter or digit
+    pub(crate) name: String,
+    /// Subnet; once per address family [default: a free one of the cluster's pools]
+    #[arg(long = "subnet", value_name = "CIDR")]
+    pub(crate) subnets: Vec<String>,
+    /// Gateway; once per address family [default: the subnet's first address]
+    #[arg(long = "gateway", value_name = "IP")]
+    pub(crate) gateways: Vec<String>,
+    /// Part of the subnet to hand out; once per address family [default: all of it]
+    #[arg(long = "ip-range", value_name = "CIDR")]
+    pub(crate) ip_ranges: Vec<String>,
+    /// Keep an address for a container of this name; may be repeated
+    #[arg(long = "reserve", value_name = "NAME=IP")]
+    pub(crate) reservations: Vec<Pair>,
+    /// MTU of the containers' interfaces [default: from the nodes' underlay]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) mtu: Option<u32>,
+    /// VXLAN network identifier [default: the lowest free one from 65536]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) vni: Option<u32>,
+    /// No way out: containers reach only each other
+    #[arg(long)]
+    pub(crate) internal: bool,
+    /// Label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<Pair>,
+    /// Also an IPv6 subnet
+    #[arg(long)]
+    pub(crate) ipv6: bool,
+    /// Although a subnet overlaps a route of a node
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeaseCommand {
+    /// List leases: all but free ones, unless --state free
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only of this network: name or id
+        #[arg(long)]
+        network: Option<String>,
+        /// Only of this node: name or id
+        #[arg(long)]
+        node: Option<String>,
+        /// Only in this state
+        #[arg(long, value_enum)]
+        state: Option<StateArg>,
+        /// Only addresses
+        #[arg(short, long)]
+        quiet: bool,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Show who has an address, since when, and who had it before
+    Inspect {
+        /// Addresses
+        #[arg(required = true, value_name = "IP")]
+        addresses: Vec<String>,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+}
+
+/// State of a lease, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StateArg {
+    /// Kept for a name
+    Reserved,
+    /// Held by a container that is being attached
+    Pending,
+    /// Held by a container
+    Active,
+    /// Released a short time ago
+    Cooling,
+    /// Released and free for anyone
+    Free,
+}
+
+impl From<StateArg> for LeaseState {
+    fn from(state: StateArg) -> Self {
+        match state {
+            StateArg::Reserved => Self::Reserved,
+            StateArg::Pending => Self::Pending,
+            StateArg::Active => Self::Active,
+            StateArg::Cooling => Self::Cooling,
+            StateArg::Free => Self::Free,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("namespace").required(true))]
+pub(crate) struct AttachArgs {
+    /// Name or id of the network
+    #[arg(long)]
+    pub(crate) network: String,
+    /// File that names the namespace, such as /run/netns/c1
+    #[arg(long, group = "namespace", value_name = "PATH", value_parser = not_empty)]
+    pub(crate) netns: Option<String>,
+    /// A process in the namespace
+    #[arg(long, group = "namespace", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
+    /// Name of the container [default: the last part of PATH, or pid-PID]
+    #[arg(long, value_name = "CONTAINER")]
+    pub(crate) name: Option<String>,
+    /// Address; once per address family [default: the lowest free one]
+    #[arg(long = "ip", value_name = "IP")]
+    pub(crate) addresses: Vec<String>,
+    /// MAC address [default: 02:42 and the address]
+    #[arg(long)]
+    pub(crate) mac: Option<String>,
+    /// Name of the interface [default: the first free one of eth0, eth1, ...]
+    #[arg(long)]
+    pub(crate) ifname: Option<String>,
+    /// Another name of the container; may be repeated
+    #[arg(long = "alias", value_name = "NAME")]
+    pub(crate) aliases: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("container").required(true))]
+pub(crate) struct DetachArgs {
+    /// Name or id of the network [default: all that the container is on]
+    #[arg(long)]
+    pub(crate) network: Option<String>,
+    /// File that names the namespace, such as /run/netns/c1
+    #[arg(long, group = "container", value_name = "PATH", value_parser = not_empty)]
+    pub(crate) netns: Option<String>,
+    /// A process in the namespace
+    #[arg(long, group = "container", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Option<u32>,
+    /// Name of the container on this host
+    #[arg(long, group = "container", value_name = "CONTAINER", value_parser = not_empty)]
+    pub(crate) name: Option<String>,
+}
+
+/// `KEY=VALUE`. The key is not empty; the value may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pair {
+    /// Before the first `=`.
+    pub(crate) key: String,
+    /// After it.
+    pub(crate) value: String,
+}
+
+impl FromStr for Pair {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self { key: key.to_owned(), value: value.to_owned() }),
+            Some(_) => Err("nothing before the =".to_owned()),
+            None => Err("no =".to_owned()),
+        }
+    }
+}
+
+/// The pairs as the API has them.
+pub(crate) fn map(pairs: &[Pair]) -> BTreeMap<String, String> {
+    pairs.iter().map(|pair| (pair.key.clone(), pair.value.clone())).collect()
+}
+
+/// What to do with one label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LabelChange {
+    /// `KEY=VALUE`.
+    Set(Pair),
+    /// `KEY-`.
+    Remove(String),
+}
+
+impl LabelChange {
+    /// The label's key.
+    fn key(&self) -> &String {
+        match self {
+            Self::Set(pair) => &pair.key,
+            Self::Remove(key) => key,
+        }
+    }
+}
+
+impl FromStr for LabelChange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('=') {
+            return text.parse().map(Self::Set);
+        }
+        match text.strip_suffix('-') {
+            Some(key) if !key.is_empty() => Ok(Self::Remove(key.to_owned())),
+            _ => Err("neither KEY=VALUE nor KEY-".to_owned()),
+        }
+    }
+}
+
+/// Parses `500ms`, `30s`, `2m`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = match text.parse::<u32>() {
+        Ok(seconds) => SignedDuration::from_secs(seconds.into()),
+        Err(_) => text.parse().map_err(|_| "not a duration such as 500ms, 30s or 2m".to_owned())?,
+    };
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("must be more than nothing".to_owned()),
+    }
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(text.trim().to_owned()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! `pontoon init`, `join`, `leave` and `status`.
+
+use jiff::Timestamp;
+use pontoon_proto::v1::{InitRequest, JoinRequest, LeaveRequest, Pool, StatusRequest};
+
+use crate::args::{InitArgs, JoinArgs, LeaveArgs};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render;
+use crate::session::{Kind, Session};
+
+pub(super) async fn init(args: &InitArgs, session: &Session, output: &Output) -> Result<(), Failure> {
+    let request = InitRequest {
+        advertise: args.advertise.clone(),
+        data_addr: args.data_addr.clone().unwrap_or_default(),
+        name: args.name.clone().unwrap_or_default(),
+        pools: args.pools.iter().map(|cidr| Pool { cidr: cidr.clone(), prefix: args.pool_prefix }).collect(),
+    };
+    let answer = session.call(Kind::WORK, "making the cluster", session.cluster().init(request)).await?;
+    output.message(&answer, || render::cluster::init(&answer))
+}
+
+pub(super) async fn join(args: &JoinArgs, session: &Session, output: &Output) -> Result<(), Failure> {
+    let request = JoinRequest {
+        peers: args.peers.clone(),
+        advertise: args.advertise.clone().unwrap_or_default(),
+        data_addr: args.data_addr.clone().unwrap_or_default(),
+        name: args.name.clone().unwrap_or_default(),
+    };
+    let waiting = format!("joining the cluster of {}", args.peers.join(", "));
+    let answer = session.call(Kind::WORK, &waiting, session.cluster().join(request)).await?;
+    output.message(&answer, || render::cluster::join(&answer))
+}
+
+pub(super) async fn leave(args: &LeaveArgs, session: &Session, output: &Output) -> Result<(), Failure> {
+    let request = LeaveRequest { force: args.force };
+    let answer = session.call(Kind::WORK, "leaving the cluster", session.cluster().leave(request)).await?;
+    output.warnings(&answer.warnings);
+    output.message(&answer, || "This node has left its cluster.\n".to_owned())
+}
+
+pub(super) async fn status(session: &Session, output: &Output) -> Result<(), Failure> {
+    let answer = session.call(Kind::READ, "reading the status", session.cluster().status(StatusRequest {})).await?;
+    output.message(&answer, || render::cluster::status(&answer, Timestamp::now()))
+}

@@ -1,0 +1,55 @@
+//! The commands: arguments become a request, the answer is printed.
+
+mod cluster;
+mod endpoint;
+mod lease;
+mod network;
+mod node;
+
+use pontoon_proto::v1::ReadOptions;
+
+use crate::args::{Command, ReadArgs};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::session::Session;
+
+/// Carries out a command.
+///
+/// # Errors
+///
+/// What ended it. Failures that did not end it are printed already.
+pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -> Result<(), Failure> {
+    match command {
+        Command::Init(args) => cluster::init(args, session, output).await,
+        Command::Join(args) => cluster::join(args, session, output).await,
+        Command::Leave(args) => cluster::leave(args, session, output).await,
+        Command::Status => cluster::status(session, output).await,
+        Command::Node(command) => node::run(command, session, output).await,
+        Command::Network(command) => network::run(command, session, output).await,
+        Command::Lease(command) => lease::run(command, session, output).await,
+        Command::Attach(args) => endpoint::attach(args, session, output).await,
+        Command::Detach(args) => endpoint::detach(args, session, output).await,
+        // Needs no daemon: main has printed it.
+        Command::Completion { .. } => Ok(()),
+    }
+}
+
+/// Does one thing for each name. A failure is printed and the others go on.
+async fn each(names: &[String], output: &Output, mut one: impl AsyncFnMut(&str) -> Result<(), Failure>) {
+    for name in names {
+        if let Err(failure) = one(name).await {
+            output.failure(&failure);
+        }
+    }
+}
+
+/// A name on a line of its own, as a list's `--quiet` and `rm` print it.
+fn line(name: &str) -> String {
+    format!("{name}\n")
+}
+
+impl From<ReadArgs> for ReadOptions {
+    fn from(args: ReadArgs) -> Self {
+        Self { stale: args.stale }
+    }
+}

@@ -1,0 +1,157 @@
+//! `init`, `join` and `status`.
+
+use jiff::Timestamp;
+use pontoon_proto::v1::{
+    AddressFamily, DataPlane, InitResponse, JoinResponse, Member, NodeState, StatusResponse, TaskState, TaskStatus,
+};
+
+use super::{ago, block, list, name, or_none, section, since, table};
+
+/// The new cluster, and how others get into it.
+pub(crate) fn init(answer: &InitResponse) -> String {
+    let node = answer.node.clone().unwrap_or_default();
+    format!(
+        "Cluster {} is made, with node {} (id {}).\n\nTo add another host, run on it:\n\n    pontoon join {}\n",
+        answer.cluster_id, node.name, node.id, node.advertise
+    )
+}
+
+/// The joined cluster.
+pub(crate) fn join(answer: &JoinResponse) -> String {
+    let node = answer.node.clone().unwrap_or_default();
+    format!("Node {} (id {}) is in cluster {}.\n", node.name, node.id, answer.cluster_id)
+}
+
+/// How the daemon and its cluster are.
+pub(crate) fn status(answer: &StatusResponse, now: Timestamp) -> String {
+    let mut text = if answer.cluster_id.is_empty() {
+        block(&[
+            ("Version", answer.version.clone()),
+            ("Cluster", "none yet: `pontoon init` makes one, `pontoon join` enters one".to_owned()),
+        ])
+    } else {
+        block(&summary(answer, now)) + &section("Members", &members(answer))
+    };
+    text += &section("Background tasks", &tasks(&answer.tasks, now));
+    if let Some(plane) = &answer.data_plane {
+        text += &section("Data plane", &data_plane(plane));
+    }
+    let warnings: String = answer.warnings.iter().map(|warning| format!("- {warning}\n")).collect();
+    text + &section("Warnings", &warnings)
+}
+
+fn summary(answer: &StatusResponse, now: Timestamp) -> Vec<(&'static str, String)> {
+    let mut lines = vec![
+        ("Version", answer.version.clone()),
+        ("Cluster", answer.cluster_id.clone()),
+        ("Node", member_name(answer, answer.node_id)),
+        ("Leader", leader(answer)),
+        ("Term", answer.term.to_string()),
+        ("Applied", applied(answer, now)),
+        ("State hash", or_none(&answer.state_hash)),
+        ("Quorum", quorum(answer)),
+    ];
+    if let Some(cluster) = &answer.cluster {
+        let mut pools: Vec<_> = cluster.pools.iter().map(|pool| format!("{} in /{}", pool.cidr, pool.prefix)).collect();
+        pools.extend((!cluster.pool6.is_empty()).then(|| cluster.pool6.clone()));
+        let underlay = name::<AddressFamily>(cluster.underlay);
+        lines.extend([
+            ("Pools", list(&pools)),
+            ("Underlay", format!("{underlay}, VXLAN port {}", cluster.vxlan_port)),
+            ("Feature level", cluster.feature_level.to_string()),
+            ("Created", since(cluster.created_ms, now)),
+        ]);
+    }
+    lines
+}
+
+fn leader(answer: &StatusResponse) -> String {
+    match answer.leader {
+        0 => "none known: nothing can be written".to_owned(),
+        id if id == answer.node_id => format!("{}, this node", member_name(answer, id)),
+        id => member_name(answer, id),
+    }
+}
+
+fn member_name(answer: &StatusResponse, id: u64) -> String {
+    let node = answer.members.iter().filter_map(|member| member.node.as_ref()).find(|node| node.id == id);
+    node.map_or_else(|| format!("id {id}"), |node| format!("{} (id {id})", node.name))
+}
+
+fn applied(answer: &StatusResponse, now: Timestamp) -> String {
+    let mut text = format!("index {}, written {}", answer.applied_index, ago(answer.applied_ms, now));
+    if answer.applied_index < answer.committed_index {
+        text += &format!("; {} more to apply", answer.committed_index - answer.applied_index);
+    }
+    if answer.committed_index < answer.last_index {
+        text += &format!("; {} not known to be committed", answer.last_index - answer.committed_index);
+    }
+    text
+}
+
+fn quorum(answer: &StatusResponse) -> String {
+    let voters = answer.members.iter().filter(|member| member.voter).count();
+    let voters = if voters == 1 { "1 voter".to_owned() } else { format!("{voters} voters") };
+    let tolerates = match answer.tolerates {
+        0 => "none".to_owned(),
+        more => format!("{more} more"),
+    };
+    format!("{} of {voters}; {tolerates} may fail", answer.quorum)
+}
+
+fn members(answer: &StatusResponse) -> String {
+    let rows = answer.members.iter().map(|member| {
+        let Member { node, matched_index, heard_ms, .. } = member;
+        let node = node.clone().unwrap_or_default();
+        let stored = if *matched_index == 0 { String::new() } else { matched_index.to_string() };
+        let heard = heard_ms.map_or_else(String::new, |ms| format!("{ms} ms ago"));
+        let state = name::<NodeState>(node.state);
+        let role = super::node::role(member).to_owned();
+        [node.id.to_string(), node.name, role, state, node.advertise, node.data_addr, stored, heard]
+    });
+    table(&["ID", "NAME", "ROLE", "STATE", "ADDRESS", "VTEP", "STORED", "HEARD"], rows)
+}
+
+fn tasks(tasks: &[TaskStatus], now: Timestamp) -> String {
+    if tasks.is_empty() {
+        return String::new();
+    }
+    let rows = tasks.iter().map(|task| {
+        let (runs, failures) = (task.runs.to_string(), task.failures.to_string());
+        let (state, last_run) = (name::<TaskState>(task.state), ago(task.last_run_ms, now));
+        [task.name.clone(), state, runs, failures, last_run, or_none(&task.last_error)]
+    });
+    table(&["NAME", "STATE", "RUNS", "FAILURES", "LAST RUN", "LAST ERROR"], rows)
+}
+
+fn data_plane(plane: &DataPlane) -> String {
+    let first = if plane.first_pass_done {
+        format!("planned {}", steps(plane.first_pass_steps))
+    } else {
+        "not over yet".to_owned()
+    };
+    let repairs: u64 = plane.drift.values().sum();
+    let mut drift = repairs.to_string();
+    if repairs > 0 {
+        let kinds: Vec<_> = plane.drift.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        drift += &format!(" ({})", kinds.join(", "));
+    }
+    if !plane.last_drift.is_empty() {
+        drift += &format!("; latest: {}", plane.last_drift);
+    }
+    let mut lines = vec![
+        ("Passes", plane.passes.to_string()),
+        ("First pass", first),
+        ("Latest pass", format!("planned {}, state of index {}", steps(plane.last_pass_steps), plane.reconciled_index)),
+        ("Repairs", drift),
+        ("Reclaimed leases", plane.reclaimed.to_string()),
+    ];
+    if !plane.failures.is_empty() {
+        lines.push(("Failed steps", plane.failures.join("\n")));
+    }
+    block(&lines)
+}
+
+fn steps(count: u64) -> String {
+    if count == 1 { "1 step".to_owned() } else { format!("{count} steps") }
+}

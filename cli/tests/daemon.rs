@@ -1,0 +1,254 @@
+//! Runs the real `pontoon` against a real gRPC server on a unix socket, whose answers are canned.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot start its parts fails")]
+
+mod fake;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::Ordering;
+
+use fake::Daemon;
+use pontoon_proto::v1::{AttachRequest, CreateNetworkRequest, DetachRequest, InitRequest, LabelNodeRequest, Pool};
+
+/// What the program did.
+#[derive(Debug)]
+struct Done {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn command(socket: &Path, line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pontoon"));
+    command.args(line.split_whitespace()).env("PONTOON_HOST", format!("unix://{}", socket.display()));
+    command
+}
+
+fn run(daemon: &Daemon, line: &str) -> Done {
+    command(daemon.socket(), line).output().unwrap().into()
+}
+
+#[test]
+fn create_prints_the_name_and_passes_everything_on() {
+    let daemon = Daemon::start();
+    let line = "network create my-overlay --subnet 10.1.0.0/24 --subnet fd00::/64 --gateway 10.1.0.1 \
+                --ip-range 10.1.0.128/25 --reserve db=10.1.0.200 --mtu 1400 --vni 70000 --internal --label a=b \
+                --ipv6 --force";
+    let done = run(&daemon, line);
+    assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (Some(0), "my-overlay\n", ""));
+    let expected = CreateNetworkRequest {
+        name: "my-overlay".into(),
+        subnets: vec!["10.1.0.0/24".into(), "fd00::/64".into()],
+        gateways: vec!["10.1.0.1".into()],
+        ip_ranges: vec!["10.1.0.128/25".into()],
+        reservations: [("db".into(), "10.1.0.200".into())].into(),
+        mtu: 1400,
+        vni: 70000,
+        internal: true,
+        labels: [("a".into(), "b".into())].into(),
+        ipv6: true,
+        force: true,
+    };
+    assert_eq!(*daemon.seen.create.lock().unwrap(), Some(expected));
+}
+
+#[test]
+fn what_is_not_given_is_empty_on_the_wire() {
+    let daemon = Daemon::start();
+    assert_eq!(run(&daemon, "network create n").code, Some(0));
+    let expected = CreateNetworkRequest { name: "n".into(), ..Default::default() };
+    assert_eq!(*daemon.seen.create.lock().unwrap(), Some(expected));
+
+    assert_eq!(run(&daemon, "init --advertise 192.168.140.200").code, Some(0));
+    let mut expected = InitRequest { advertise: "192.168.140.200".into(), ..Default::default() };
+    assert_eq!(*daemon.seen.init.lock().unwrap(), Some(expected.clone()));
+
+    assert_eq!(run(&daemon, "init --advertise 192.168.140.200 --pool 10.8.0.0/16 --pool-prefix 26").code, Some(0));
+    expected.pools = vec![Pool { cidr: "10.8.0.0/16".into(), prefix: 26 }];
+    assert_eq!(*daemon.seen.init.lock().unwrap(), Some(expected));
+}
+
+#[test]
+fn labels_and_namespaces_reach_the_daemon() {
+    let daemon = Daemon::start();
+    let done = run(&daemon, "node label host1 rack=a zone= old- --rm older");
+    assert_eq!((done.code, done.stdout.as_str()), (Some(0), "host1\n"));
+    let expected = LabelNodeRequest {
+        node: "host1".into(),
+        set: [("rack".into(), "a".into()), ("zone".into(), String::new())].into(),
+        remove: vec!["older".into(), "old".into()],
+    };
+    assert_eq!(*daemon.seen.label.lock().unwrap(), Some(expected));
+
+    // The daemon has another working directory.
+    let mut attach = command(daemon.socket(), "attach --network n --netns c1 --ip 10.0.0.7 --alias db");
+    let done: Done = attach.current_dir("/run").output().unwrap().into();
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let expected = AttachRequest {
+        network: "n".into(),
+        netns: "/run/c1".into(),
+        addresses: vec!["10.0.0.7".into()],
+        aliases: vec!["db".into()],
+        ..Default::default()
+    };
+    assert_eq!(*daemon.seen.attach.lock().unwrap(), Some(expected));
+
+    let done = run(&daemon, "detach --name c1");
+    assert_eq!((done.code, done.stdout.as_str()), (Some(0), "c1 n\n"));
+    let expected = DetachRequest { name: "c1".into(), ..Default::default() };
+    assert_eq!(*daemon.seen.detach.lock().unwrap(), Some(expected));
+}
+
+#[test]
+fn a_refusal_is_told_with_its_hint() {
+    let daemon = Daemon::start();
+    let done = run(&daemon, "network inspect missing");
+    assert_eq!(done.code, Some(1));
+    assert_eq!(done.stdout, "");
+    assert_eq!(done.stderr, "error: there is no network missing\nhint: see `pontoon network ls`\n");
+
+    let done = run(&daemon, "network inspect missing -o json");
+    assert_eq!(done.code, Some(1));
+    let error: serde_json::Value = serde_json::from_str(&done.stderr).unwrap();
+    assert_eq!(error["error"]["reason"], "NETWORK_NOT_FOUND");
+    assert_eq!(error["error"]["message"], "there is no network missing");
+    assert_eq!(error["error"]["hint"], "see `pontoon network ls`");
+}
+
+#[test]
+fn the_others_go_on_after_a_failure() {
+    let daemon = Daemon::start();
+    let done = run(&daemon, "network rm a missing b");
+    assert_eq!((done.code, done.stdout.as_str()), (Some(1), "a\nb\n"));
+    assert_eq!(done.stderr, "error: there is no network missing\nhint: see `pontoon network ls`\n");
+    assert_eq!(run(&daemon, "network rm a b").code, Some(0));
+}
+
+#[test]
+fn lists_come_as_names_as_tables_and_as_json() {
+    let daemon = Daemon::start();
+    assert_eq!(run(&daemon, "network ls -q").stdout, "a\nb\n");
+    let done = run(&daemon, "network ls");
+    assert!(done.stdout.starts_with("ID   NAME   VNI"), "{done:?}");
+    assert_eq!(done.stdout.lines().count(), 3, "{done:?}");
+    let json: serde_json::Value = serde_json::from_str(&run(&daemon, "network ls -o json").stdout).unwrap();
+    assert_eq!(json["networks"][1]["network"]["name"], "b");
+    assert_eq!(json["freshness"]["linearizable"], true);
+}
+
+#[test]
+fn a_stale_answer_is_told_on_standard_error() {
+    let daemon = Daemon::start();
+    let done = run(&daemon, "network ls -q --stale");
+    assert_eq!((done.code, done.stdout.as_str()), (Some(0), "a\nb\n"));
+    assert!(done.stderr.starts_with("warning: this is the node's own copy as of index 42"), "{done:?}");
+    assert_eq!(run(&daemon, "network ls -q").stderr, "");
+}
+
+#[test]
+fn keys_and_states_are_readable_in_json() {
+    let daemon = Daemon::start();
+    let json: serde_json::Value = serde_json::from_str(&run(&daemon, "node label n a=b -o json").stdout).unwrap();
+    assert_eq!(json["node"]["public_key"], "00ff10");
+    assert_eq!(json["node"]["state"], "ready");
+}
+
+#[test]
+fn leave_prints_what_remains_to_be_done() {
+    let done = run(&Daemon::start(), "leave");
+    assert_eq!((done.code, done.stdout.as_str()), (Some(0), "This node has left its cluster.\n"));
+    assert_eq!(done.stderr, "warning: remove it by hand\n");
+}
+
+#[test]
+fn no_answer_in_time() {
+    let daemon = Daemon::start();
+    let done = run(&daemon, "--timeout 100ms network create slow");
+    assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""));
+    let socket = daemon.socket().display();
+    assert!(
+        done.stderr.starts_with(&format!("error: pontoond at unix://{socket} did not answer within 100ms\nhint: ")),
+        "{done:?}"
+    );
+    assert!(done.stderr.contains("not known whether the request was carried out"), "{done:?}");
+}
+
+#[test]
+fn the_daemon_dies_meanwhile() {
+    let daemon = Daemon::start();
+    let mut line = command(daemon.socket(), "-o json network create slow");
+    let child = line.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    daemon.wait_for_request();
+    drop(daemon);
+    let done: Done = child.wait_with_output().unwrap().into();
+    assert_eq!(done.code, Some(1), "{done:?}");
+    let error: serde_json::Value = serde_json::from_str(&done.stderr).unwrap();
+    assert_eq!(error["error"]["reason"], "CONNECTION_LOST", "{done:?}");
+}
+
+#[test]
+fn no_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("pontoon.sock");
+    let done: Done = command(&socket, "status").output().unwrap().into();
+    assert_eq!(done.code, Some(1));
+    let error = format!("error: cannot reach pontoond at unix://{}: No such file or directory\n", socket.display());
+    assert!(done.stderr.starts_with(&error), "{done:?}");
+    assert!(done.stderr.contains("hint: start it with `systemctl start pontoond`"), "{done:?}");
+
+    // A socket that nobody listens on any more.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let done: Done = command(&socket, "status").output().unwrap().into();
+    assert!(done.stderr.contains(": Connection refused\n"), "{done:?}");
+}
+
+#[test]
+fn a_daemon_that_does_not_know_the_request() {
+    let done = run(&Daemon::start(), "node ls");
+    assert_eq!(done.code, Some(1));
+    assert!(done.stderr.contains("of different versions"), "{done:?}");
+}
+
+#[test]
+fn wrong_usage_is_2_and_asks_no_daemon() {
+    let daemon = Daemon::start();
+    for line in ["", "network", "network create n --reserve db", "--host tcp://10.0.0.1 status", "network rm"] {
+        let done = run(&daemon, line);
+        assert_eq!((done.code, done.stdout.as_str()), (Some(2), ""), "{line}: {done:?}");
+    }
+    assert!(run(&daemon, "--host tcp://10.0.0.1 status").stderr.contains("only unix:///PATH is supported"));
+    assert_eq!(daemon.seen.requests.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn version_and_completion_need_no_daemon() {
+    let nowhere = Path::new("/nonexistent/pontoon.sock");
+    let done: Done = command(nowhere, "--version").output().unwrap().into();
+    assert_eq!((done.code, done.stdout), (Some(0), format!("pontoon {}\n", env!("CARGO_PKG_VERSION"))));
+    for shell in ["bash", "zsh", "fish"] {
+        let done: Done = command(nowhere, &format!("completion {shell}")).output().unwrap().into();
+        assert_eq!(done.code, Some(0));
+        assert!(done.stdout.contains("pontoon"), "{shell}");
+    }
+}
+
+#[test]
+fn nobody_reads_the_output() {
+    let daemon = Daemon::start();
+    let mut line = command(daemon.socket(), "network ls");
+    let mut child = line.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let done: Done = child.wait_with_output().unwrap().into();
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+}

@@ -1,0 +1,217 @@
+//! The daemon by itself: where it cannot start it says why and what to do.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use pontoon_tests::lab::{Cli, Daemon, DaemonOptions, Lab, Options, run_with};
+
+fn alone() -> Options {
+    Options { hosts: 1, ..Options::default() }
+}
+
+/// Checks that a daemon that cannot start says each of these words.
+fn says(log: &str, words: &[&str]) -> Result<()> {
+    for word in words {
+        ensure!(log.contains(word), "it does not say {word:?}: {log}");
+    }
+    Ok(())
+}
+
+/// A lab with a daemon that was not started.
+fn stopped() -> Result<(Lab, Daemon)> {
+    let lab = Lab::new(1)?;
+    let daemon = Daemon::new(&lab, &lab.hosts()[0], DaemonOptions::default())?;
+    Ok((lab, daemon))
+}
+
+#[test]
+fn one_that_does_not_run() -> Result<()> {
+    let cli = Cli::new(Path::new("/nowhere/pontoon.sock"));
+    cli.refuses("status", "DAEMON_UNREACHABLE", &["/nowhere/pontoon.sock", "systemctl start pontoond"])?;
+    ensure!(cli.refused("status")?.code == 1, "not exit code 1");
+    Ok(())
+}
+
+#[test]
+fn sigterm_ends_it_and_leaves_the_network() -> Result<()> {
+    run_with(alone(), |cluster| {
+        cluster.form()?;
+        cluster.cli(0).run("network create n")?;
+        let (one, _) = cluster.attached(0, "c1", "n")?;
+        let (_, second) = cluster.attached(0, "c2", "n")?;
+        let way = cluster.pinger(&one, &second)?;
+        let start = Instant::now();
+        let status = cluster.daemon(0).term()?;
+        ensure!(status.success(), "it ended with {status}");
+        ensure!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
+        ensure!(!cluster.daemon(0).socket().exists(), "its socket is left");
+        cluster.daemon(0).up()?;
+        way.lost_nothing(20).map(drop)
+    })
+}
+
+#[test]
+fn the_socket_is_for_root_and_its_group() -> Result<()> {
+    run_with(alone(), |cluster| {
+        let metadata = fs::metadata(cluster.daemon(0).socket())?;
+        ensure!(metadata.file_type().is_socket() && metadata.permissions().mode() & 0o777 == 0o660, "{metadata:?}");
+        ensure!(metadata.uid() == 0, "it belongs to {}", metadata.uid());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_socket_that_was_left_by_a_killed_one_is_no_obstacle() -> Result<()> {
+    run_with(alone(), |cluster| {
+        cluster.daemon(0).kill9()?;
+        ensure!(cluster.daemon(0).socket().exists(), "a killed daemon cannot have removed it");
+        cluster.daemon(0).up()
+    })
+}
+
+#[test]
+fn a_port_in_use() -> Result<()> {
+    run_with(alone(), |cluster| {
+        let host = &cluster.hosts()[0];
+        let mut second = Daemon::named(cluster, host, "second", DaemonOptions::default())?;
+        says(&second.fails_to_start()?, &["7300", "in use", "--listen"])
+    })
+}
+
+#[test]
+fn a_vni_that_the_host_uses_already() -> Result<()> {
+    run_with(alone(), |cluster| {
+        // Somebody else's VXLAN device: one VNI on one port can exist once per host.
+        let host = cluster.hosts()[0].netns.clone();
+        host.ip("link add other type vxlan id 65536 dstport 4789 local 192.168.140.200")?;
+        cluster.form()?;
+        cluster.cli(0).run("network create n --vni 65536")?;
+        let container = cluster.container(0, "c1")?;
+        let error = cluster.cli(0).refused(&container.attach_line("n", ""))?;
+        ensure!(error.reason == "KERNEL" && error.text().contains("65536"), "{error}");
+        ensure!(container.interface("eth0")?.is_none(), "eth0 is left");
+        let leases = cluster.cli(0).run("lease ls --state active")?;
+        ensure!(leases["leases"].as_array().is_some_and(Vec::is_empty), "a lease is left: {leases}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_data_folder_that_is_in_use() -> Result<()> {
+    run_with(alone(), |cluster| {
+        let data = cluster.daemon(0).data_dir();
+        let args = ["--listen", "[::]:7301", "--data-dir"].map(str::to_owned).into_iter();
+        let args = args.chain([data.display().to_string()]).collect();
+        let options = DaemonOptions { args, ..DaemonOptions::default() };
+        let mut second = Daemon::named(cluster, &cluster.hosts()[0], "second", options)?;
+        says(&second.fails_to_start()?, &[&data.display().to_string(), "in use", "--data-dir"])
+    })
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_written() -> Result<()> {
+    let (_lab, mut daemon) = stopped()?;
+    // Root may write everywhere, but not into a file as if it were a folder.
+    fs::write(daemon.data_dir(), "")?;
+    says(&daemon.fails_to_start()?, &[&daemon.data_dir().display().to_string(), "--data-dir"])
+}
+
+#[test]
+fn a_data_folder_of_a_newer_version() -> Result<()> {
+    run_with(alone(), |cluster| {
+        cluster.form()?;
+        cluster.daemon(0).term()?;
+        let changed = change_header(&cluster.daemon(0).data_dir(), "format", "99")?;
+        ensure!(changed == 1, "the header's format was found {changed} times");
+        says(&cluster.daemon(0).fails_to_start()?, &["99", "newer"])
+    })
+}
+
+/// A disk that was put into another host, or copied: there would be two of one node.
+#[test]
+fn a_data_folder_of_another_node() -> Result<()> {
+    run_with(Options { hosts: 2, ..Options::default() }, |cluster| {
+        cluster.form()?;
+        for daemon in cluster.daemons() {
+            daemon.term()?;
+        }
+        let (from, to) = (cluster.daemon(0).data_dir(), cluster.daemon(1).data_dir());
+        // The header says who it is; the store of another node lies beside it.
+        for entry in fs::read_dir(&from)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                let target = to.join(entry.file_name());
+                fs::remove_dir_all(&target)?;
+                ensure!(Command::new("cp").arg("-a").arg(entry.path()).arg(&target).status()?.success(), "cp failed");
+            }
+        }
+        says(&cluster.daemon(1).fails_to_start()?, &["node"])
+    })
+}
+
+/// Changes a value in the data folder's text files; returns in how many places.
+fn change_header(folder: &Path, key: &str, value: &str) -> Result<usize> {
+    let mut changed = 0;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let Some(text) = path.is_file().then(|| fs::read_to_string(&path).ok()).flatten() else { continue };
+        let lines: Vec<String> = text.lines().map(|line| changed_line(line, key, value, &mut changed)).collect();
+        fs::write(&path, lines.join("\n") + "\n").with_context(|| path.display().to_string())?;
+    }
+    Ok(changed)
+}
+
+fn changed_line(line: &str, key: &str, value: &str, changed: &mut usize) -> String {
+    match line.split_once(['=', ':']) {
+        Some((name, _)) if name.trim().trim_matches('"') == key => {
+            *changed += 1;
+            let separator = &line[name.len()..=name.len()];
+            let end = if line.trim_end().ends_with(',') { "," } else { "" };
+            format!("{name}{separator} {value}{end}")
+        }
+        _ => line.to_owned(),
+    }
+}
+
+#[test]
+fn without_root() -> Result<()> {
+    let (lab, mut daemon) = stopped()?;
+    fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o777))?;
+    let folder = daemon.log().parent().context("no folder")?.to_owned();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777))?;
+    // Everything but the capabilities is as for root: 65534 is nobody.
+    daemon.drop_privileges();
+    says(&daemon.fails_to_start()?, &["CAP_NET_ADMIN", "root"])
+}
+
+#[test]
+fn an_unknown_key_in_the_file_is_refused_by_name() -> Result<()> {
+    let (_lab, mut daemon) = stopped()?;
+    fs::write(daemon.config(), "lisen = \"[::]:7300\"\n")?;
+    says(&daemon.fails_to_start()?, &["lisen", "listen", &daemon.config().display().to_string()])
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file() -> Result<()> {
+    let (lab, mut daemon) = stopped()?;
+    fs::write(daemon.config(), "listen = \"[::]:7401\"\nlog_level = \"debug\"\n")?;
+    let listens = |port: &str| -> Result<bool> {
+        let sockets = lab.hosts()[0].netns.run("ss", &["-Hltn"])?;
+        Ok(sockets.contains(&format!(":{port} ")))
+    };
+    daemon.up()?;
+    ensure!(listens("7401")?, "the file does not count");
+    daemon.term()?;
+    daemon.options_mut().env = vec![("PONTOON_LISTEN".to_owned(), "[::]:7402".to_owned())];
+    daemon.up()?;
+    ensure!(listens("7402")?, "the environment does not beat the file");
+    daemon.term()?;
+    daemon.options_mut().args = ["--listen", "[::]:7403"].map(str::to_owned).to_vec();
+    daemon.up()?;
+    ensure!(listens("7403")?, "the flag does not beat the environment");
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Real daemons on real hosts: what an administrator does, and what happens to them on a bad day.
+//!
+//! The core scenarios (`reach`, `leader_kill`, `restart`) run in several [`environment`]s.
+
+mod daemon;
+mod drift;
+mod endpoints;
+mod environment;
+mod joining;
+mod lab;
+mod leader_kill;
+mod members;
+mod quorum;
+mod reach;
+mod refusals;
+mod restart;

@@ -1,0 +1,99 @@
+//! Too many nodes are gone: writes stop and say why, reads and traffic go on.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use pontoon_tests::lab::Cluster;
+use pontoon_tests::wait_for;
+
+use super::environment::Environment;
+
+/// Within this, a request without quorum must say who is missing.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Every kind of write is refused in time, naming the missing.
+fn writes_are_refused(cluster: &Cluster, host: usize, missing: &[&str]) -> Result<()> {
+    let container = cluster.container(host, "late")?;
+    let attach = container.attach_line("my-overlay", "");
+    for line in ["network create late", "network rm my-overlay", "node label h1 a=b", &attach] {
+        let start = Instant::now();
+        let error = cluster.cli(host).refused(line)?;
+        let took = start.elapsed();
+        ensure!(took < ANSWER, "`{line}` took {took:?}: {error}");
+        for name in missing {
+            ensure!(error.text().contains(name), "`{line}` does not say that {name} is missing: {error}");
+        }
+    }
+    ensure!(container.interface("eth0")?.is_none(), "a refused attach has left an interface");
+    Ok(())
+}
+
+#[test]
+fn without_quorum_writes_are_refused_and_reads_are_old() -> Result<()> {
+    Environment::Plain.run(|cluster, field| {
+        let ways = field.pairs().map(|(from, to)| cluster.pinger(&from.container, &to.attached[0]));
+        let ways = ways.collect::<Result<Vec<_>>>()?;
+        cluster.daemon(1).kill9()?;
+        cluster.daemon(2).kill9()?;
+        writes_are_refused(cluster, 0, &["h2", "h3"])?;
+        for line in ["network ls", "network inspect my-overlay", "node ls", "lease ls", "lease inspect 10.0.0.2"] {
+            let start = Instant::now();
+            let answer = cluster.cli(0).run(line)?;
+            ensure!(start.elapsed() < ANSWER, "`{line}` took {:?}", start.elapsed());
+            let freshness = &answer["freshness"];
+            ensure!(freshness["linearizable"] == false && freshness["reason"] != "", "`{line}`: {freshness}");
+            ensure!(freshness["applied_index"].as_u64() > Some(0), "`{line}`: {freshness}");
+        }
+        cluster.status(0)?;
+        for way in ways {
+            way.lost_nothing(50)?;
+        }
+        cluster.daemon(1).up()?;
+        wait_for("writes", Duration::from_secs(20), || cluster.cli(0).run("network create again"))?;
+        let answer = cluster.cli(0).run("network ls")?;
+        ensure!(answer["freshness"]["linearizable"] == true, "{answer}");
+        let names = answer["networks"].to_string();
+        ensure!(!names.contains("\"late\""), "a write without an answer of success was applied later: {names}");
+        Ok(())
+    })
+}
+
+/// A leader that is cut off does not acknowledge; the others go on; it comes back and agrees.
+#[test]
+fn a_leader_that_is_cut_off() -> Result<()> {
+    Environment::Plain.run(|cluster, _| {
+        let leader = cluster.leader()?;
+        let name = cluster.hosts()[leader].name.clone();
+        cluster.cut(leader)?;
+        let others: Vec<usize> = (0..3).filter(|&host| host != leader).collect();
+        let missing: Vec<String> = others.iter().map(|&host| cluster.hosts()[host].name.clone()).collect();
+        wait_for("the others' writes", Duration::from_secs(20), || {
+            cluster.cli(others[0]).run("network create meanwhile")
+        })?;
+        let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+        let start = Instant::now();
+        let error = cluster.cli(leader).refused("network create lonely")?;
+        ensure!(start.elapsed() < ANSWER, "{name} took {:?}: {error}", start.elapsed());
+        ensure!(missing.iter().all(|name| error.text().contains(name)), "{name} does not name {missing:?}: {error}");
+        cluster.heal(leader)?;
+        cluster.wait_all_ready()?;
+        cluster.wait_same_state()?;
+        cluster.cli(leader).run("network inspect meanwhile").map(drop)
+    })
+}
+
+#[test]
+fn status_says_how_many_losses_the_cluster_stands() -> Result<()> {
+    Environment::Plain.run(|cluster, _| {
+        let status = cluster.status(0)?;
+        ensure!(status["quorum"] == 2 && status["tolerates"] == 1, "{status}");
+        cluster.daemon(2).kill9()?;
+        wait_for("the loss to be seen", Duration::from_secs(20), || {
+            let status = cluster.status(cluster.leader()?)?;
+            ensure!(status["tolerates"] == 0, "{status}");
+            let members = status["members"].to_string();
+            ensure!(members.contains("\"down\""), "{members}");
+            Ok(())
+        })
+    })
+}

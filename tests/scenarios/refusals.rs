@@ -1,0 +1,140 @@
+//! What cannot be is refused, with a reason for programs and a sentence for people.
+
+use anyhow::{Result, bail, ensure};
+use pontoon_tests::lab::{Cluster, Options, run_with};
+
+/// A cluster of one, to ask in.
+fn alone(scenario: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
+    run_with(Options { hosts: 1, ..Options::default() }, |cluster| {
+        cluster.form()?;
+        scenario(cluster)
+    })
+}
+
+/// Refuses each line for this reason, and names what is in the way.
+fn all_refused(cluster: &Cluster, table: &[(&str, &str, &[&str])]) -> Result<()> {
+    let before = cluster.cli(0).run("network ls")?["networks"].clone();
+    for (line, reason, words) in table {
+        cluster.cli(0).refuses(line, reason, words)?;
+    }
+    let after = cluster.cli(0).run("network ls")?["networks"].clone();
+    ensure!(before == after, "a refused request has changed something: {before} became {after}");
+    Ok(())
+}
+
+#[test]
+fn subnets() -> Result<()> {
+    alone(|cluster| {
+        cluster.cli(0).run("network create first --subnet 10.1.0.0/16")?;
+        all_refused(
+            cluster,
+            &[
+                ("network create n --subnet 10.1.2.0/24", "SUBNET_OVERLAP", &["10.1.2.0/24", "first", "10.1.0.0/16"]),
+                ("network create n --subnet 10.0.0.0/8", "SUBNET_OVERLAP", &["first"]),
+                ("network create n --subnet 10.2.0.0", "INVALID_SUBNET", &["10.2.0.0"]),
+                ("network create n --subnet ten", "INVALID_SUBNET", &["ten"]),
+                ("network create n --subnet 10.2.0.0/33", "INVALID_SUBNET", &["10.2.0.0/33"]),
+                ("network create n --subnet 10.2.0.1/24", "INVALID_SUBNET", &["10.2.0.1/24"]),
+                ("network create n --subnet 10.2.0.0/31", "INVALID_SUBNET", &["10.2.0.0/31"]),
+                ("network create n --subnet 10.2.0.0/32", "INVALID_SUBNET", &["10.2.0.0/32"]),
+                ("network create n --subnet 10.2.0.0/24 --subnet 10.3.0.0/24", "INVALID_SUBNET", &[]),
+                ("network create n --subnet 224.0.0.0/24", "INVALID_SUBNET", &["224.0.0.0/24"]),
+                ("network create n --subnet 127.0.0.0/24", "INVALID_SUBNET", &["127.0.0.0/24"]),
+                ("network create n --subnet fd01::/64", "INVALID_SUBNET", &["fd01::/64"]),
+                ("network create n --subnet 192.168.140.0/24", "ROUTE_OVERLAP", &["192.168.140.0/24", "h1"]),
+                ("network create n --subnet 10.2.0.0/24 --gateway 10.3.0.1", "INVALID_GATEWAY", &["10.3.0.1"]),
+                ("network create n --subnet 10.2.0.0/24 --gateway 10.2.0.0", "INVALID_GATEWAY", &["10.2.0.0"]),
+                ("network create n --subnet 10.2.0.0/24 --gateway 10.2.0.255", "INVALID_GATEWAY", &["10.2.0.255"]),
+                ("network create n --subnet 10.2.0.0/24 --gateway fd01::1", "INVALID_GATEWAY", &["fd01::1"]),
+                ("network create n --subnet 10.2.0.0/24 --ip-range 10.3.0.0/28", "INVALID_RANGE", &["10.3.0.0/28"]),
+                ("network create n --subnet 10.2.0.0/24 --ip-range 10.2.0.0/16", "INVALID_RANGE", &["10.2.0.0/16"]),
+                ("network create n --mtu 67", "INVALID_MTU", &["67"]),
+                ("network create n --mtu 70000", "INVALID_MTU", &["70000"]),
+                ("network create n --vni 16777216", "INVALID_VNI", &["16777216"]),
+            ],
+        )?;
+        // Overruled, where that can be meant.
+        cluster.cli(0).run("network create forced --subnet 192.168.140.0/24 --force").map(drop)
+    })
+}
+
+#[test]
+fn names() -> Result<()> {
+    alone(|cluster| {
+        let first = cluster.cli(0).run("network create first --vni 70000")?;
+        let vni = &first["network"]["vni"];
+        ensure!(*vni == 70000, "{first}");
+        all_refused(
+            cluster,
+            &[
+                ("network create first", "NETWORK_NAME_TAKEN", &["first"]),
+                ("network create other --vni 70000", "VNI_TAKEN", &["70000", "first"]),
+                ("network inspect nobody", "NETWORK_NOT_FOUND", &["nobody"]),
+                ("network rm nobody", "NETWORK_NOT_FOUND", &["nobody"]),
+                ("lease inspect 10.9.9.9", "LEASE_NOT_FOUND", &["10.9.9.9"]),
+                ("lease ls --network nobody", "NETWORK_NOT_FOUND", &["nobody"]),
+                ("lease ls --node nobody", "NODE_NOT_FOUND", &["nobody"]),
+            ],
+        )?;
+        for name in ["", "two words", "tab\there", "bell\u{7}", "-dash", ".dot", "naïve", &"x".repeat(300)] {
+            let mut command = cluster.cli(0).command("network create --")?;
+            command.arg(name);
+            match cluster.cli(0).finish("network create", command)? {
+                Err(error) => ensure!(error.reason == "INVALID_NAME", "{name:?}: {error}"),
+                Ok(answer) => bail!("{name:?} was taken as a name: {answer}"),
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_message_over_the_size_limit_is_refused() -> Result<()> {
+    alone(|cluster| {
+        // 9 MiB of labels; the limit is 8 MiB. One argument may have 128 KiB (MAX_ARG_STRLEN).
+        let value = "x".repeat(100_000);
+        let mut command = cluster.cli(0).command("network create large --label")?;
+        command.arg(format!("k={value}"));
+        let Err(error) = cluster.cli(0).finish("network create", command)? else { bail!("100 kB of label were taken") };
+        ensure!(["INVALID_LABEL", "TOO_LARGE"].contains(&error.reason.as_str()), "{error}");
+        ensure!(!error.message.contains(&value), "the message repeats all of it");
+        too_large_for_grpc(cluster)?;
+        cluster.cli(0).run("network create after").map(drop)
+    })
+}
+
+/// What the command line cannot carry, a program can send.
+fn too_large_for_grpc(cluster: &mut Cluster) -> Result<()> {
+    use pontoon_proto::v1::CreateNetworkRequest;
+    use pontoon_proto::v1::network_service_client::NetworkServiceClient;
+
+    let socket = cluster.daemon(0).socket();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let endpoint = tonic::transport::Endpoint::from_static("http://pontoond");
+        let connector = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+        });
+        let channel = endpoint.connect_with_connector(connector).await?;
+        let name = "x".repeat(pontoon_proto::MAX_MESSAGE_BYTES + 1);
+        let request = CreateNetworkRequest { name, ..CreateNetworkRequest::default() };
+        match NetworkServiceClient::new(channel).create_network(request).await {
+            Ok(_) => bail!("a message over the limit was taken"),
+            Err(status) => ensure!(status.code() == tonic::Code::OutOfRange, "{status}"),
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn wrong_usage_ends_with_2() -> Result<()> {
+    alone(|cluster| {
+        let attach = "attach --network n";
+        for line in ["network create", "network", "attach", attach, "network ls --nonsense", "join", "lease inspect"] {
+            let error = cluster.cli(0).refused(line)?;
+            ensure!(error.code == 2, "`pontoon {line}`: {error}");
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,90 @@
+//! A named network namespace.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail};
+
+/// A named network namespace. The lab's guard removes it, with whatever runs in it.
+#[derive(Debug, Clone)]
+pub struct Netns {
+    name: String,
+}
+
+impl Netns {
+    /// Makes a namespace, with its loopback up. The name begins with the lab's prefix, so that the guard finds it.
+    ///
+    /// # Errors
+    ///
+    /// It exists, or cannot be made.
+    pub fn create(name: &str) -> Result<Self> {
+        execute(Command::new("ip").args(["netns", "add", name]))?;
+        let netns = Self { name: name.to_owned() };
+        netns.ip("link set lo up")?;
+        Ok(netns)
+    }
+
+    /// A namespace that somebody else makes, such as a daemon.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that names it.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
+    /// A command that runs in it.
+    ///
+    /// Not `ip netns exec`: that gives the program a mount namespace of its own, in which a daemon's
+    /// `/run/netns/…` would be seen by nobody else and end with it.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
+        command
+    }
+
+    /// Runs a program in it and returns what it prints.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be run, or fails: with what it printed.
+    pub fn run(&self, program: &str, args: &[&str]) -> Result<String> {
+        execute(self.command(program).args(args))
+    }
+
+    /// Runs `ip` in it, with arguments that hold no blanks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Netns::run`].
+    pub fn ip(&self, arguments: &str) -> Result<()> {
+        self.run("ip", &arguments.split_whitespace().collect::<Vec<_>>()).map(drop)
+    }
+
+    /// Removes it, as a container engine does when a container ends.
+    ///
+    /// # Errors
+    ///
+    /// It is not there.
+    pub fn remove(&self) -> Result<()> {
+        execute(Command::new("ip").args(["netns", "del", &self.name])).map(drop)
+    }
+}
+
+/// Runs a command to its end and returns what it prints.
+fn execute(command: &mut Command) -> Result<String> {
+    let Output { status, stdout, stderr } =
+        command.output().with_context(|| format!("cannot run {command:?}: is it installed?"))?;
+    let stdout = String::from_utf8_lossy(&stdout).into_owned();
+    if !status.success() {
+        let stderr = String::from_utf8_lossy(&stderr);
+        bail!("{command:?} ended with {status}: {}{stdout}", stderr.trim());
+    }
+    Ok(stdout)
+}
