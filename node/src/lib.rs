@@ -1,5 +1,134 @@
 //! The Pontoon daemon: it keeps a copy of the replicated store, makes its host's kernel look
 //! the way the store says, and answers the administrator.
+//!
+//! - [`config`], [`identity`]: options, and the data folder
+//! - [`daemon`], [`lifecycle`], [`member`]: what the daemon is, how it enters and leaves a cluster
+//! - [`serve`], [`api`], [`status`]: the doors and what is answered there
+//! - [`attach`]: network namespaces get and lose their interfaces
+//! - [`plan`]: PURE: what the kernel should hold, and the steps to it
+//! - [`kernel`]: the only place that speaks to the kernel
+//! - [`reconcile`]: the loop between the two
 
+pub mod api;
+pub mod attach;
 pub mod config;
+pub mod daemon;
+pub mod host;
 pub mod identity;
+pub mod kernel;
+pub mod lifecycle;
+pub mod member;
+pub mod plan;
+pub mod reconcile;
+pub mod serve;
+pub mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_store::{Hello, PeerServices, StoreSlot};
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use config::Config;
+use daemon::Daemon;
+use identity::{DataDir, DataDirError};
+use serve::ServeError;
+
+/// How long requests under way may take to end once the daemon stops. With what follows it
+/// stays below the 10 s after which a supervisor loses patience.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// The daemon cannot start, or cannot go on.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// Privileges are missing.
+    #[error("{0}")]
+    Privileges(#[source] kernel::KernelError),
+    /// The data folder.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The admin socket or the peer port.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[source] std::io::Error),
+    /// The store or the kernel refused.
+    #[error("cannot go on as a member: {message}{}{hint}", if hint.is_empty() { "" } else { "; " })]
+    Resume {
+        /// What failed.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
+}
+
+/// Runs the daemon until a signal ends it.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    kernel::check_privileges().map_err(RunError::Privileges)?;
+    let data = DataDir::open(&config.data_dir)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+
+    let peer = serve::bind_peer(config.listen)?;
+    let address = peer.local_addr().unwrap_or(config.listen);
+    let admin = serve::bind_admin(&config.socket)?;
+    let config = Config { listen: address, ..config };
+    info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(),
+        socket = %config.socket.display(), peer = %address, "pontoond starts");
+
+    let stop = CancellationToken::new();
+    let slot = StoreSlot::new(Hello { public_key: data.public_key() });
+    let daemon = Arc::new(Daemon::new(config, data, slot.clone(), stop.clone()));
+    let mut peers = tokio::spawn(serve::serve_peers(PeerServices::new(slot), peer, address, stop.clone()));
+    lifecycle::resume(&daemon).await.map_err(|error| RunError::Resume { message: error.message, hint: error.hint })?;
+    let mut admins = tokio::spawn(serve::serve_admin(daemon.clone(), admin, stop.clone()));
+    notify(sd_notify::NotifyState::Ready);
+
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(info!("SIGTERM: stopping")),
+        _ = interrupt.recv() => Ok(info!("SIGINT: stopping")),
+        result = &mut peers => served(result),
+        result = &mut admins => served(result),
+    };
+    notify(sd_notify::NotifyState::Stopping);
+    stop.cancel();
+    let drain = async {
+        for door in [admins, peers] {
+            if !door.is_finished() {
+                served(door.await)?;
+            }
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(DRAIN, drain).await {
+        Ok(drained) => drained?,
+        Err(_) => warn!("requests under way were cut off"),
+    }
+    if let Some(member) = daemon.set_member(None) {
+        member::stop(&member).await;
+    }
+    info!("pontoond has stopped; the containers' traffic goes on");
+    ended
+}
+
+/// A door that closed although nobody asked it to.
+fn served(result: Result<Result<(), ServeError>, tokio::task::JoinError>) -> Result<(), RunError> {
+    match result {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
+        Err(error) => {
+            error!(%error, "a server task ended");
+            Ok(())
+        }
+    }
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "cannot tell systemd");
+    }
+}

@@ -1,1 +1,53 @@
-fn main() {}
+//! `pontoond`: Pontoon's daemon.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use pontoon_node::config::{self, CommandLine, Config, LogFormat};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            // The log may not exist yet, and whoever started the daemon looks here first.
+            eprintln!("pontoond: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), String> {
+    let config = config::load(CommandLine::parse()).map_err(|error| error.to_string())?;
+    start_log(&config)?;
+    end_on_panic();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the threads: {error}"))?;
+    let result = runtime.block_on(pontoon_node::run(config)).map_err(|error| error.to_string());
+    // What still blocks a thread now has had its time to end.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+fn start_log(config: &Config) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&config.log_level)
+        .map_err(|error| format!("log-level {:?} cannot be understood: {error}; give one such as info", config.log_level))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+/// A panic in a task would leave the rest running in a state that nobody thought of: the
+/// process ends, and its supervisor starts it anew.
+fn end_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}

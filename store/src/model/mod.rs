@@ -6,9 +6,22 @@
 //! - [`command`]: everything that can be written, and what is answered
 //! - [`rejection`]: why something was refused
 //! - [`state`]: the objects together
+//! - [`apply`]: what a command does to them
+//! - [`check`]: what holds at all times
+//! - [`voters`]: who votes in Raft
 
+mod alloc;
+pub mod apply;
+pub mod check;
 pub mod command;
 pub mod id;
+mod index;
+mod name;
 pub mod object;
 pub mod rejection;
 pub mod state;
+mod subnet;
+pub mod voters;
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,8 @@ reasons! {
     InvalidNodeAddress "INVALID_NODE_ADDRESS",
     /// The cluster has as many nodes as it can have.
     TooManyNodes "TOO_MANY_NODES",
+    /// The node's daemon does not know everything that the cluster's log may hold.
+    FeatureLevelTooLow "FEATURE_LEVEL_TOO_LOW",
     /// No such node.
     NodeNotFound "NODE_NOT_FOUND",
     /// The node has endpoints.

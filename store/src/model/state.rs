@@ -1,13 +1,17 @@
 //! The objects together.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
-use super::id::{EndpointId, NetworkId, NodeId};
+use super::command::Outcome;
+use super::id::{EndpointId, NetworkId, NodeId, RaftId};
+use super::index::Index;
 use super::object::{Cluster, Endpoint, Lease, Network, Node};
+use super::rejection::Rejection;
 
-/// Everything that the cluster agrees on, as of one log index. Only `apply` changes it.
-#[derive(Debug, Clone, Default)]
+/// Everything that the cluster agrees on, as of one log index. Only [`State::apply`] changes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// Settings; none before the cluster is founded.
     pub cluster: Option<Cluster>,
@@ -19,8 +23,106 @@ pub struct State {
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// Addresses that are, or were, in use or reserved.
     pub leases: BTreeMap<(NetworkId, IpAddr), Lease>,
+    /// Answers that are kept so that a retried request is not applied twice, by the node that
+    /// asked (node 0 while a cluster is founded).
+    pub sessions: BTreeMap<NodeId, Session>,
     /// Time of the latest entry; never goes back.
     pub clock_ms: u64,
     /// Index of the latest entry.
     pub applied_index: u64,
+    /// Derived from the above, never stored.
+    pub(super) index: Index,
+}
+
+/// The latest answers to one run of a node's daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Random number of the run. The first request of another run replaces the session.
+    pub run: u64,
+    /// Answers by sequence number; the [`Session::MAX_ANSWERS`] highest.
+    pub answers: BTreeMap<u64, Result<Outcome, Rejection>>,
+}
+
+impl Session {
+    /// How many answers are kept: more than a daemon has requests under way.
+    pub const MAX_ANSWERS: usize = 256;
+    /// How many sessions of nodes that are not members are kept: a node that leaves may ask
+    /// again for the answer to its leaving.
+    pub const MAX_STRANGERS: usize = 8;
+}
+
+impl State {
+    /// The state before the first entry.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Rebuilds what is derived from the maps, after they were filled by something else than `apply`.
+    pub fn reindex(&mut self) {
+        self.index = Index::of(self);
+    }
+
+    /// The node of this name.
+    pub fn node_named(&self, name: &str) -> Option<&Node> {
+        self.nodes.values().find(|node| node.name == name)
+    }
+
+    /// The node of this name or else of this id, as people type it.
+    pub fn find_node(&self, name_or_id: &str) -> Option<&Node> {
+        let by_id = || self.nodes.get(&NodeId(name_or_id.parse().ok()?));
+        self.node_named(name_or_id).or_else(by_id)
+    }
+
+    /// The node with this public key.
+    pub fn node_with_key(&self, public_key: &[u8; 32]) -> Option<&Node> {
+        self.nodes.values().find(|node| node.public_key == *public_key)
+    }
+
+    /// The node with this Raft id.
+    pub fn node_with_raft_id(&self, raft_id: RaftId) -> Option<&Node> {
+        self.nodes.values().find(|node| node.raft_id == raft_id)
+    }
+
+    /// The network of this name.
+    pub fn network_named(&self, name: &str) -> Option<&Network> {
+        self.networks.values().find(|network| network.name == name)
+    }
+
+    /// The network of this name or else of this id, as people type it.
+    pub fn find_network(&self, name_or_id: &str) -> Option<&Network> {
+        let by_id = || self.networks.get(&NetworkId(name_or_id.parse().ok()?));
+        self.network_named(name_or_id).or_else(by_id)
+    }
+
+    /// The container of this name on a network and a node.
+    pub fn endpoint_named(&self, network: NetworkId, node: NodeId, name: &str) -> Option<&Endpoint> {
+        self.endpoints.get(&self.index.named(network, node, name)?)
+    }
+
+    /// A network's endpoints, by id.
+    pub fn endpoints_of_network(&self, network: NetworkId) -> impl Iterator<Item = &Endpoint> {
+        self.index.of_network(network).filter_map(|id| self.endpoints.get(&id))
+    }
+
+    /// A node's endpoints, by id.
+    pub fn endpoints_of_node(&self, node: NodeId) -> impl Iterator<Item = &Endpoint> {
+        self.index.of_node(node).filter_map(|id| self.endpoints.get(&id))
+    }
+
+    /// The endpoints whose interfaces are in one sandbox, by id. `key` is [`super::object::Sandbox::key`].
+    pub fn endpoints_of_sandbox(&self, node: NodeId, key: &str) -> impl Iterator<Item = &Endpoint> {
+        self.index.of_sandbox(node, key).filter_map(|id| self.endpoints.get(&id))
+    }
+
+    /// A network's leases, by address.
+    pub fn leases_of_network(&self, network: NetworkId) -> impl Iterator<Item = &Lease> {
+        self.leases.range(lease_keys(network)).map(|(_, lease)| lease)
+    }
+}
+
+/// The keys of a network's leases.
+pub(super) fn lease_keys(network: NetworkId) -> RangeInclusive<(NetworkId, IpAddr)> {
+    let first = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let last = IpAddr::V6(Ipv6Addr::from(u128::MAX));
+    (network, first)..=(network, last)
 }

@@ -1,0 +1,46 @@
+//! The admin API: requests become reads of the state or commands, answers become messages.
+
+pub mod cluster;
+pub mod endpoint;
+pub mod error;
+pub mod network;
+pub mod node;
+mod view;
+
+use pontoon_proto::v1;
+use pontoon_store::model::command::Outcome;
+use pontoon_store::model::object::Node;
+use pontoon_store::StoreStatus;
+use tonic::Code;
+
+use error::ApiError;
+
+pub(crate) use view::{endpoint as endpoint_view, find_network};
+
+/// A node and its part in the Raft membership.
+pub(crate) fn member(node: &Node, status: &StoreStatus) -> v1::Member {
+    let peer = status.members.get(&node.raft_id);
+    v1::Member {
+        node: Some(node.into()),
+        voter: status.voters.contains(&node.raft_id),
+        leader: status.leader == Some(node.raft_id),
+        matched_index: peer.and_then(|peer| peer.matched_index).unwrap_or_default(),
+        heard_ms: peer.and_then(|peer| peer.heard_ms),
+    }
+}
+
+/// `apply` answered with another kind of object than the command makes: a bug, said plainly.
+pub(crate) fn unexpected(outcome: &Outcome) -> ApiError {
+    let message = format!("the store answered with something else than was asked for: {outcome:?}");
+    ApiError::new(Code::Internal, "INTERNAL", message, "please report this")
+}
+
+/// Runs a request in a task of its own: a caller that goes away must not leave it half done.
+async fn to_the_end<T: Send + 'static>(
+    request: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::spawn(request).await.unwrap_or_else(|error| {
+        let message = format!("the request was cut off: {error}");
+        Err(ApiError::new(Code::Internal, "INTERNAL", message, "the log of pontoond says more"))
+    })
+}

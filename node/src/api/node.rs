@@ -1,0 +1,88 @@
+//! The members.
+
+use std::sync::Arc;
+
+use pontoon_proto::v1;
+use pontoon_proto::v1::node_service_server::NodeService;
+use pontoon_store::model::command::{Command, Outcome};
+use tonic::{Request, Response, Status};
+
+use super::view;
+use crate::daemon::Daemon;
+
+/// The service, answered by this daemon.
+#[derive(Debug)]
+pub struct Nodes(pub Arc<Daemon>);
+
+#[tonic::async_trait]
+impl NodeService for Nodes {
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let member = self.0.member()?;
+        let freshness = member.read(request.into_inner().read).await?;
+        let status = member.store().status();
+        let state = member.store().state();
+        let nodes = state.nodes.values().map(|node| super::member(node, &status));
+        Ok(Response::new(v1::ListNodesResponse { nodes: nodes.collect(), freshness: Some(freshness.of(&state)) }))
+    }
+
+    async fn inspect_node(
+        &self,
+        request: Request<v1::InspectNodeRequest>,
+    ) -> Result<Response<v1::InspectNodeResponse>, Status> {
+        let request = request.into_inner();
+        let member = self.0.member()?;
+        let freshness = member.read(request.read).await?;
+        let status = member.store().status();
+        let state = member.store().state();
+        let node = view::find_node(&state, &request.node)?;
+        let endpoints = state.endpoints_of_node(node.id).map(|endpoint| view::endpoint(&state, endpoint));
+        Ok(Response::new(v1::InspectNodeResponse {
+            node: Some(super::member(node, &status)),
+            endpoints: endpoints.collect(),
+            freshness: Some(freshness.of(&state)),
+        }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        let request = request.into_inner();
+        let member = self.0.member()?;
+        member.refresh().await?;
+        let node = view::find_node(&member.store().state(), &request.node)?.clone();
+        if node.id == member.node() {
+            return Err(super::error::ApiError::new(
+                tonic::Code::FailedPrecondition,
+                "NODE_IS_SELF",
+                format!("{:?} is this node", node.name),
+                "pontoon leave takes this node out of the cluster and cleans up its host",
+            )
+            .into());
+        }
+        let removed = member.propose(Command::RemoveNode { node: node.id, force: request.force }).await?;
+        member.expel(node.raft_id).await?;
+        match removed {
+            Outcome::Node(node) => Ok(Response::new(v1::RemoveNodeResponse { node: Some((&node).into()) })),
+            other => Err(super::unexpected(&other).into()),
+        }
+    }
+
+    async fn label_node(
+        &self,
+        request: Request<v1::LabelNodeRequest>,
+    ) -> Result<Response<v1::LabelNodeResponse>, Status> {
+        let request = request.into_inner();
+        let member = self.0.member()?;
+        member.refresh().await?;
+        let node = view::find_node(&member.store().state(), &request.node)?.id;
+        let command = Command::LabelNode { node, set: request.set, remove: request.remove };
+        match member.propose(command).await? {
+            Outcome::Node(node) => Ok(Response::new(v1::LabelNodeResponse { node: Some((&node).into()) })),
+            other => Err(super::unexpected(&other).into()),
+        }
+    }
+}

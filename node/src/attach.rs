@@ -1,0 +1,229 @@
+//! Attaching a network namespace of this host: a lease from the cluster, interfaces from the
+//! reconcile loop, and nothing left if either fails.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use pontoon_proto::v1;
+use pontoon_store::model::command::{Command, CreateEndpoint, Outcome};
+use pontoon_store::model::id::{EndpointId, Mac, NetworkId};
+use pontoon_store::model::object::{Endpoint, EndpointState, Sandbox};
+use pontoon_store::model::rejection::Reason;
+use pontoon_store::model::state::State;
+use tonic::Code;
+use tracing::warn;
+
+use crate::api::error::ApiError;
+use crate::api::{endpoint_view, find_network};
+use crate::kernel;
+use crate::member::Member;
+use crate::plan::desired::host_of;
+
+/// How long an endpoint that cannot be ended now is tried again before the collector takes over.
+const UNDO_DEADLINE: Duration = Duration::from_secs(4);
+
+/// What to attach.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Name or id of the network.
+    pub network: String,
+    /// File that names the namespace.
+    pub netns: String,
+    /// Name of the container.
+    pub name: String,
+    /// Addresses asked for.
+    pub addresses: Vec<IpAddr>,
+    /// MAC asked for.
+    pub mac: Option<Mac>,
+    /// Name of the interface.
+    pub ifname: Option<String>,
+    /// Other names.
+    pub aliases: Vec<String>,
+}
+
+/// What to detach.
+#[derive(Debug)]
+pub struct Selection {
+    /// Only from this network.
+    pub network: Option<String>,
+    /// File that names the namespace.
+    pub netns: Option<String>,
+    /// Name of the container on this node.
+    pub name: Option<String>,
+}
+
+/// Namespaces that are being attached now. A pending endpoint of this node that is not among
+/// them was left by a daemon that died, or by a write whose answer was lost.
+#[derive(Debug, Default)]
+pub struct InFlight(Mutex<BTreeSet<(NetworkId, Sandbox)>>);
+
+impl InFlight {
+    fn enter(&self, network: NetworkId, sandbox: &Sandbox) -> Result<Attaching<'_>, ApiError> {
+        let key = (network, sandbox.clone());
+        if !self.set().insert(key.clone()) {
+            let message = format!("{} is being attached to this network by another request", sandbox.netns);
+            return Err(ApiError::new(Code::Aborted, Reason::AlreadyAttached.as_str(), message, "wait for that one"));
+        }
+        Ok(Attaching { set: self, key })
+    }
+
+    /// Whether somebody is at work on this endpoint.
+    pub fn holds(&self, endpoint: &Endpoint) -> bool {
+        self.set().contains(&(endpoint.network, endpoint.sandbox.clone()))
+    }
+
+    fn set(&self) -> std::sync::MutexGuard<'_, BTreeSet<(NetworkId, Sandbox)>> {
+        // Insertions and removals leave the set whole even if a holder panicked.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+struct Attaching<'a> {
+    set: &'a InFlight,
+    key: (NetworkId, Sandbox),
+}
+
+impl Drop for Attaching<'_> {
+    fn drop(&mut self) {
+        self.set.set().remove(&self.key);
+    }
+}
+
+/// Gives a namespace its interfaces.
+pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachResponse, ApiError> {
+    let sandbox = kernel::sandbox(&wanted.netns).map_err(|error| netns_error(&wanted.netns, &error))?;
+    member.refresh().await?;
+    let network = find_network(&member.store().state(), &wanted.network)?.id;
+    let _guard = member.attachments.enter(network, &sandbox)?;
+    let command = Command::CreateEndpoint(CreateEndpoint {
+        network,
+        node: member.node(),
+        name: wanted.name,
+        container_id: String::new(),
+        aliases: wanted.aliases,
+        mac: wanted.mac,
+        addresses: wanted.addresses,
+        sandbox,
+        ifname: wanted.ifname,
+    });
+    let endpoint = expect_endpoint(member.propose(command).await?)?;
+    match carry_out(member, &endpoint).await {
+        Ok(endpoint) => Ok(response(&member.store().state(), &endpoint)),
+        Err(error) => {
+            undo(member, &endpoint).await;
+            Err(error)
+        }
+    }
+}
+
+async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, ApiError> {
+    let report = member.reconcile.pass_now().await?;
+    if let Some(failure) = report.failure_of(endpoint.id) {
+        let message = format!("cannot make the interfaces of {:?} in {}: {failure}", endpoint.name, endpoint.sandbox.netns);
+        return Err(ApiError::new(Code::Internal, "KERNEL", message, "nothing was left behind; pontoon status says more"));
+    }
+    expect_endpoint(member.propose(Command::ActivateEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch }).await?)
+}
+
+/// Takes back what a failed attach made. What cannot be taken back now, the collector will.
+async fn undo(member: &Member, endpoint: &Endpoint) {
+    let command = Command::RemoveEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch };
+    if let Err(error) = member.store().propose(command, UNDO_DEADLINE).await {
+        warn!(endpoint = %endpoint.id, %error, "the lease of a failed attach is released later");
+    }
+    if let Err(error) = member.reconcile.pass_now().await {
+        warn!(endpoint = %endpoint.id, error = %error.message, "the interfaces of a failed attach are removed later");
+    }
+}
+
+/// Takes interfaces away and releases their leases.
+pub async fn detach(member: &Member, selection: Selection) -> Result<Vec<v1::EndpointView>, ApiError> {
+    member.refresh().await?;
+    let selected = select(member, &selection)?;
+    let mut views = Vec::new();
+    for endpoint in selected {
+        views.push(endpoint_view(&member.store().state(), &endpoint));
+        remove(member, &endpoint).await?;
+    }
+    member.reconcile.pass_now().await?;
+    Ok(views)
+}
+
+fn select(member: &Member, selection: &Selection) -> Result<Vec<Endpoint>, ApiError> {
+    // The file may be gone already; then its path still names the endpoints made through it.
+    let sandbox = selection.netns.as_deref().map(|path| (path, kernel::sandbox(path).ok()));
+    let state = member.store().state();
+    let network = selection.network.as_deref().map(|name| find_network(&state, name)).transpose()?.map(|n| n.id);
+    let in_sandbox = |endpoint: &Endpoint| match &sandbox {
+        None => true,
+        Some((_, Some(sandbox))) => endpoint.sandbox.key == sandbox.key,
+        Some((path, None)) => endpoint.sandbox.netns == *path,
+    };
+    let endpoints = state.endpoints_of_node(member.node());
+    let endpoints = endpoints.filter(|endpoint| network.is_none_or(|id| endpoint.network == id));
+    let endpoints = endpoints.filter(|endpoint| selection.name.as_deref().is_none_or(|name| endpoint.name == name));
+    let selected: Vec<Endpoint> = endpoints.filter(|endpoint| in_sandbox(endpoint)).cloned().collect();
+    if selected.is_empty() {
+        let what = selection.name.as_deref().or(selection.netns.as_deref()).unwrap_or_default();
+        let message = match &selection.network {
+            Some(network) => format!("{what} is not attached to {network:?} on this node"),
+            None => format!("{what} is attached to no network on this node"),
+        };
+        let hint = "pontoon node inspect lists the endpoints of a node";
+        return Err(ApiError::new(Code::NotFound, Reason::EndpointNotFound.as_str(), message, hint));
+    }
+    Ok(selected)
+}
+
+/// Ends an endpoint. One that somebody else has ended in the meantime is as good.
+async fn remove(member: &Member, endpoint: &Endpoint) -> Result<(), ApiError> {
+    let command = Command::RemoveEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch };
+    match member.propose(command).await {
+        Err(error) if error.reason != Reason::EndpointNotFound.as_str() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Ends endpoints of this node whose namespace is gone, and pending ones that nobody works on.
+/// Returns how many.
+pub(crate) async fn collect(member: &Member, vanished: &BTreeSet<EndpointId>) -> Result<u64, ApiError> {
+    let garbage: Vec<Endpoint> = {
+        let state = member.store().state();
+        let abandoned = |e: &Endpoint| e.state == EndpointState::Pending && !member.attachments.holds(e);
+        let endpoints = state.endpoints_of_node(member.node());
+        endpoints.filter(|e| abandoned(e) || (vanished.contains(&e.id) && !member.attachments.holds(e))).cloned().collect()
+    };
+    for endpoint in &garbage {
+        tracing::info!(endpoint = %endpoint.id, name = endpoint.name, netns = endpoint.sandbox.netns,
+            state = ?endpoint.state, "releasing the lease of an endpoint whose namespace is gone or that was never finished");
+        remove(member, endpoint).await?;
+    }
+    Ok(garbage.len() as u64)
+}
+
+fn expect_endpoint(outcome: Outcome) -> Result<Endpoint, ApiError> {
+    match outcome {
+        Outcome::Endpoint(endpoint) => Ok(endpoint),
+        other => Err(crate::api::unexpected(&other)),
+    }
+}
+
+fn response(state: &State, endpoint: &Endpoint) -> v1::AttachResponse {
+    let subnets = state.nodes.get(&endpoint.node).map_or(&[][..], |node| &node.egress_subnets);
+    let egress = endpoint.egress.iter().flat_map(|egress| {
+        subnets.iter().filter_map(|subnet| IpNet::new(host_of(*subnet, egress.host)?, subnet.prefix_len()).ok())
+    });
+    v1::AttachResponse {
+        endpoint: Some(endpoint_view(state, endpoint)),
+        egress_addresses: egress.map(|address| address.to_string()).collect(),
+    }
+}
+
+fn netns_error(path: &str, error: &kernel::KernelError) -> ApiError {
+    let message = format!("cannot use the network namespace {path}: {error}");
+    let hint = "give the file of a network namespace that exists on this host, such as /run/netns/NAME";
+    ApiError::new(Code::InvalidArgument, "NETNS_NOT_FOUND", message, hint)
+}

@@ -1,0 +1,59 @@
+//! The daemon: what its services share.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use pontoon_store::{StoreSlot, TaskBoard};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use crate::api::error::ApiError;
+use crate::config::Config;
+use crate::identity::DataDir;
+use crate::member::Member;
+
+/// A daemon, in a cluster or not yet.
+#[derive(Debug)]
+pub struct Daemon {
+    /// Options.
+    pub config: Config,
+    /// Background tasks, for `pontoon status`.
+    pub tasks: TaskBoard,
+    /// What the peer port serves.
+    pub slot: StoreSlot,
+    /// Ends the daemon.
+    pub stop: CancellationToken,
+    /// Data folder. Whoever has it may enter or leave a cluster: one at a time.
+    pub(crate) data: Mutex<DataDir>,
+    member: RwLock<Option<Arc<Member>>>,
+}
+
+impl Daemon {
+    /// A daemon that is in no cluster yet.
+    pub fn new(config: Config, data: DataDir, slot: StoreSlot, stop: CancellationToken) -> Self {
+        Self { config, tasks: TaskBoard::default(), slot, stop, data: Mutex::new(data), member: RwLock::new(None) }
+    }
+
+    /// This daemon as a member.
+    pub fn member(&self) -> Result<Arc<Member>, ApiError> {
+        self.try_member().ok_or_else(|| {
+            ApiError::new(
+                Code::FailedPrecondition,
+                "NOT_IN_CLUSTER",
+                "this node is in no cluster",
+                "pontoon init --advertise ADDR makes one; pontoon join ADDR enters one",
+            )
+        })
+    }
+
+    /// This daemon as a member, if it is one.
+    pub fn try_member(&self) -> Option<Arc<Member>> {
+        self.member.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Becomes a member, or ceases to be one; returns what it was.
+    pub(crate) fn set_member(&self, member: Option<Arc<Member>>) -> Option<Arc<Member>> {
+        self.slot.set(member.as_ref().map(|member| member.store.clone()));
+        std::mem::replace(&mut *self.member.write().unwrap_or_else(PoisonError::into_inner), member)
+    }
+}

@@ -1,0 +1,343 @@
+//! Entering and leaving a cluster.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use pontoon_proto::{DEFAULT_PEER_PORT, v1};
+use pontoon_store::model::command::{AdmitNode, Command, FEATURE_LEVEL, Outcome};
+use pontoon_store::model::id::{ClusterId, FOUNDER, NodeId, RaftId};
+use pontoon_store::model::object::{Cluster, Family, Node, Pool};
+use pontoon_store::model::rejection::Reason;
+use pontoon_store::{Store, StoreOptions};
+use prost::Message;
+use tokio::sync::MutexGuard;
+use tonic::Code;
+use tracing::{info, warn};
+
+use crate::api::error::ApiError;
+use crate::daemon::Daemon;
+use crate::identity::{DataDir, DataDirError, Membership};
+use crate::member::{self, Member};
+use crate::{host, kernel};
+
+/// How long founding may take: one node's election and one write.
+const FOUND_DEADLINE: Duration = Duration::from_secs(10);
+/// How long one member is waited for before the next address is tried.
+const HELLO_DEADLINE: Duration = Duration::from_secs(3);
+/// How long an admission may take.
+const ADMIT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the first log entries of a newcomer may take.
+const CATCH_UP_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a user says of a node when it enters a cluster.
+struct Entrant {
+    name: String,
+    advertise: SocketAddr,
+    data_addr: IpAddr,
+}
+
+/// Makes a new cluster with this node as its first member.
+pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::InitResponse, ApiError> {
+    let mut data = outside_any_cluster(daemon)?;
+    let advertise = parse_address(&request.advertise, listening_port(daemon))?;
+    let entrant = entrant(&request.name, advertise, &request.data_addr)?;
+    let cluster = Cluster {
+        id: ClusterId(rand::random()),
+        created_ms: 0,
+        pools: parse_pools(&request.pools)?,
+        pool6: random_ula(),
+        vxlan_port: daemon.config.vxlan_port,
+        feature_level: FEATURE_LEVEL,
+        underlay: Family::of(entrant.data_addr),
+    };
+    data.remove_store()?;
+    let store = open_store(&data, cluster.id, FOUNDER, NodeId(0)).await?;
+    let id = cluster.id;
+    let founded = found(&store, &data, cluster, &entrant).await;
+    let node = match founded {
+        Ok(node) => node,
+        Err(error) => {
+            store.shutdown().await;
+            data.remove_store()?;
+            return Err(error);
+        }
+    };
+    data.enter(Membership { cluster: id, node: node.id, raft_id: FOUNDER })?;
+    store.set_node(node.id);
+    info!(cluster = %id, node = %node.id, name = node.name, "founded a cluster");
+    enter(daemon, &data, store)?;
+    Ok(v1::InitResponse { cluster_id: id.to_string(), node: Some((&node).into()) })
+}
+
+async fn found(store: &Store, data: &DataDir, cluster: Cluster, entrant: &Entrant) -> Result<Node, ApiError> {
+    store.initialize(entrant.advertise).await?;
+    let node = admission(data, entrant, Some(FOUNDER));
+    let outcome = store.propose(Command::FoundCluster { cluster, node }, FOUND_DEADLINE).await?;
+    match outcome {
+        Outcome::Node(node) => Ok(node),
+        other => Err(crate::api::unexpected(&other)),
+    }
+}
+
+/// Puts this node into a cluster, through any member.
+pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::JoinResponse, ApiError> {
+    let mut data = outside_any_cluster(daemon)?;
+    let peers = request.peers.iter().map(|peer| parse_address(peer, DEFAULT_PEER_PORT));
+    let peers = peers.collect::<Result<Vec<_>, _>>()?;
+    let peer = first_member(&peers, data.public_key()).await?;
+    let port = listening_port(daemon);
+    let advertise = match request.advertise.as_str() {
+        "" => SocketAddr::new(host::source_address(peer)?, port),
+        given => parse_address(given, port)?,
+    };
+    let entrant = entrant(&request.name, advertise, &request.data_addr)?;
+    let admitted = admit(&data, peer, &entrant).await?;
+    let membership = Membership {
+        cluster: admitted.cluster_id.parse().map_err(|error| bad_answer(peer, &format!("{error}")))?,
+        node: NodeId(admitted.node_id),
+        raft_id: RaftId(admitted.raft_id),
+    };
+    data.remove_store()?;
+    data.enter(membership)?;
+    info!(cluster = %membership.cluster, node = %membership.node, through = %peer, "admitted to a cluster");
+    let store = open_store(&data, membership.cluster, membership.raft_id, membership.node).await?;
+    let member = enter(daemon, &data, store)?;
+    let node = caught_up(&member).await?;
+    Ok(v1::JoinResponse { cluster_id: membership.cluster.to_string(), node: Some((&node).into()) })
+}
+
+/// The first address that a member of a cluster answers at.
+async fn first_member(peers: &[SocketAddr], me: [u8; 32]) -> Result<SocketAddr, ApiError> {
+    let mut reasons = Vec::new();
+    for peer in peers {
+        match pontoon_store::hello(*peer, HELLO_DEADLINE).await {
+            Ok(hello) if hello.public_key == me => reasons.push(format!("{peer} is this node itself")),
+            Ok(hello) if hello.cluster_id.is_empty() => reasons.push(format!("{peer} is in no cluster yet")),
+            Ok(_) => return Ok(*peer),
+            Err(error) => reasons.push(error.to_string()),
+        }
+    }
+    let message = match reasons.len() {
+        0 => "no member was named".to_owned(),
+        _ => format!("cannot join: {}", reasons.join("; ")),
+    };
+    let hint = "name a member: its advertise address, as pontoon node ls shows it there (the first node needs pontoon init)";
+    Err(ApiError::new(Code::Unavailable, "NO_MEMBER", message, hint))
+}
+
+async fn admit(data: &DataDir, peer: SocketAddr, entrant: &Entrant) -> Result<v1::AdmitResponse, ApiError> {
+    let node = v1::AdmitNode::from(&admission(data, entrant, None));
+    let signature = data.sign(&node.encode_to_vec());
+    let request = v1::AdmitRequest { node: Some(node), signature, forwarded: false };
+    Ok(pontoon_store::admit(peer, request, ADMIT_DEADLINE).await?)
+}
+
+fn admission(data: &DataDir, entrant: &Entrant, raft_id: Option<RaftId>) -> AdmitNode {
+    AdmitNode {
+        name: entrant.name.clone(),
+        advertise: entrant.advertise,
+        data_addr: entrant.data_addr,
+        public_key: data.public_key(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        feature_level: FEATURE_LEVEL,
+        raft_id,
+    }
+}
+
+/// Waits until the log has brought this node's own admission.
+async fn caught_up(member: &Member) -> Result<Node, ApiError> {
+    let mut applied = member.store().applied();
+    let own = async {
+        loop {
+            if let Some(node) = member.store().state().nodes.get(&member.node()) {
+                return node.clone();
+            }
+            if applied.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::time::timeout(CATCH_UP_DEADLINE, own).await.map_err(|_| {
+        ApiError::new(
+            Code::DeadlineExceeded,
+            "NOT_CAUGHT_UP",
+            format!("this node is node {} now, but the leader has sent it nothing yet", member.node()),
+            "it goes on trying: look at pontoon status here, and whether the leader can reach the advertise address",
+        )
+    })
+}
+
+/// Takes this node out of its cluster and its kernel state off its host.
+pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveResponse, ApiError> {
+    let mut data = exclusive(daemon)?;
+    let member = daemon.member()?;
+    if !force && member.store().state().nodes.len() == 1 {
+        let message = "this is the last node: the cluster, its networks and its leases end with it";
+        return Err(ApiError::new(Code::FailedPrecondition, "LAST_NODE", message, "--force ends the cluster"));
+    }
+    let mut warnings = Vec::new();
+    if let Err(error) = tell_the_cluster(&member, force).await {
+        if !force || error.reason == Reason::NodeInUse.as_str() {
+            return Err(error);
+        }
+        let name = member.store().state().nodes.get(&member.node()).map_or_else(|| member.node().to_string(), |n| n.name.clone());
+        warnings.push(format!("the cluster does not know ({}): run pontoon node rm {name} --force on a member", error.message));
+    }
+    daemon.set_member(None);
+    member::stop(&member).await;
+    if let Err(error) = kernel::remove_all(&daemon.config.kernel_options()).await {
+        warnings.push(format!("not everything could be removed from this host: {error}"));
+    }
+    data.leave()?;
+    info!(cluster = %member.cluster, node = %member.node(), "left the cluster");
+    Ok(v1::LeaveResponse { warnings })
+}
+
+async fn tell_the_cluster(member: &Member, force: bool) -> Result<(), ApiError> {
+    let last = member.store().state().nodes.len() == 1;
+    match member.propose(Command::RemoveNode { node: member.node(), force }).await {
+        Err(error) if error.reason != Reason::NodeNotFound.as_str() => return Err(error),
+        _ => {}
+    }
+    if last { Ok(()) } else { member.expel(member.raft_id).await }
+}
+
+/// Goes on as the member that the data folder says this daemon is.
+pub async fn resume(daemon: &Arc<Daemon>) -> Result<(), ApiError> {
+    let data = exclusive(daemon)?;
+    let Some(membership) = data.membership() else {
+        data.remove_store()?;
+        return Ok(());
+    };
+    let store = open_store(&data, membership.cluster, membership.raft_id, membership.node).await?;
+    enter(daemon, &data, store)?;
+    Ok(())
+}
+
+fn enter(daemon: &Arc<Daemon>, data: &DataDir, store: Store) -> Result<Arc<Member>, ApiError> {
+    let membership = data.membership().ok_or_else(|| {
+        ApiError::new(Code::Internal, "INTERNAL", "the data folder names no cluster", "please report this")
+    })?;
+    let member = member::start(daemon, membership, store)?;
+    daemon.set_member(Some(member.clone()));
+    Ok(member)
+}
+
+async fn open_store(data: &DataDir, cluster: ClusterId, raft_id: RaftId, node: NodeId) -> Result<Store, ApiError> {
+    let options = StoreOptions::new(data.store_path(), cluster, raft_id, node, rand::random());
+    Ok(Store::open(options).await?)
+}
+
+fn exclusive(daemon: &Daemon) -> Result<MutexGuard<'_, DataDir>, ApiError> {
+    daemon.data.try_lock().map_err(|_| {
+        let message = "another init, join or leave is under way on this node";
+        ApiError::new(Code::Aborted, "BUSY", message, "wait for it to end; pontoon status shows what came of it")
+    })
+}
+
+fn outside_any_cluster(daemon: &Daemon) -> Result<MutexGuard<'_, DataDir>, ApiError> {
+    let data = exclusive(daemon)?;
+    match data.membership() {
+        None => Ok(data),
+        Some(membership) => Err(ApiError::new(
+            Code::FailedPrecondition,
+            "ALREADY_IN_CLUSTER",
+            format!("this node is node {} of cluster {} already", membership.node, membership.cluster),
+            "pontoon status shows it; pontoon leave takes this node out of it first",
+        )),
+    }
+}
+
+fn listening_port(daemon: &Daemon) -> u16 {
+    daemon.config.listen.port()
+}
+
+fn entrant(name: &str, advertise: SocketAddr, data_addr: &str) -> Result<Entrant, ApiError> {
+    let data_addr = match data_addr {
+        "" => advertise.ip(),
+        text => text.parse().map_err(|_| {
+            let hint = "give an address of this host, without port, such as 192.168.140.200";
+            ApiError::invalid(Reason::InvalidNodeAddress, format!("{text:?} is not an address"), hint)
+        })?,
+    };
+    host::require_local(data_addr)?;
+    let name = if name.is_empty() { host::name()? } else { name.to_owned() };
+    Ok(Entrant { name, advertise, data_addr })
+}
+
+/// An address with or without port.
+fn parse_address(text: &str, default_port: u16) -> Result<SocketAddr, ApiError> {
+    let with_port = || text.parse::<SocketAddr>().ok();
+    let without = || text.trim_matches(['[', ']']).parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, default_port));
+    let address = with_port().or_else(without).filter(|address| !address.ip().is_unspecified() && address.port() != 0);
+    address.ok_or_else(|| {
+        let hint = format!("give one such as 192.168.140.200, 192.168.140.200:{DEFAULT_PEER_PORT} or [fd00::1]:{DEFAULT_PEER_PORT}");
+        ApiError::invalid(Reason::InvalidNodeAddress, format!("{text:?} is not an address that a daemon can be reached at"), hint)
+    })
+}
+
+fn parse_pools(pools: &[v1::Pool]) -> Result<Vec<Pool>, ApiError> {
+    if pools.is_empty() {
+        let cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8);
+        return Ok(vec![Pool { cidr, prefix: 24 }]);
+    }
+    let parse = |pool: &v1::Pool| {
+        let invalid = |what: String| ApiError::invalid(Reason::InvalidCluster, what, "give one such as --pool 10.0.0.0/8 --pool-prefix 24");
+        let cidr = pool.cidr.parse().map_err(|_| invalid(format!("{:?} is not an IPv4 prefix", pool.cidr)))?;
+        let prefix = u8::try_from(pool.prefix).map_err(|_| invalid(format!("{} is not a prefix length", pool.prefix)))?;
+        Ok(Pool { cidr, prefix })
+    };
+    pools.iter().map(parse).collect()
+}
+
+/// A /48 of fd00::/8 with 40 random bits (RFC 4193, section 3.2).
+fn random_ula() -> Ipv6Net {
+    let [a, b, c, d, e] = rand::random::<[u8; 5]>();
+    let pair = |high, low| u16::from_be_bytes([high, low]);
+    Ipv6Net::new_assert(Ipv6Addr::new(pair(0xfd, a), pair(b, c), pair(d, e), 0, 0, 0, 0, 0), 48)
+}
+
+fn bad_answer(peer: SocketAddr, why: &str) -> ApiError {
+    let message = format!("{peer} gave an answer that makes no sense: {why}");
+    ApiError::new(Code::Internal, "INTERNAL", message, "compare the versions of both daemons with pontoon status")
+}
+
+impl From<DataDirError> for ApiError {
+    fn from(error: DataDirError) -> Self {
+        Self::new(Code::Internal, "DATA_DIR", error.to_string(), "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_with_and_without_port() {
+        let cases = [
+            ("192.168.140.200", Some("192.168.140.200:7300")),
+            ("192.168.140.200:17300", Some("192.168.140.200:17300")),
+            ("fd00::1", Some("[fd00::1]:7300")),
+            ("[fd00::1]", Some("[fd00::1]:7300")),
+            ("[fd00::1]:17300", Some("[fd00::1]:17300")),
+            ("0.0.0.0", None),
+            ("192.168.140.200:0", None),
+            ("host.example", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            let parsed = parse_address(text, 7300).ok().map(|address| address.to_string());
+            assert_eq!(parsed.as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_random_pool_is_a_unique_local_prefix() {
+        let (first, second) = (random_ula(), random_ula());
+        assert_eq!((first.addr().segments()[0] >> 8, first.prefix_len()), (0xfd, 48));
+        assert_eq!(first.trunc(), first);
+        assert_ne!(first, second);
+    }
+}

@@ -1,0 +1,110 @@
+//! `pontoon status`: everything about this daemon in one answer, from what it has at hand.
+
+use pontoon_proto::v1;
+use pontoon_store::StoreStatus;
+use pontoon_store::model::id::NodeId;
+use pontoon_store::model::object::NodeState;
+use pontoon_store::model::state::State;
+use pontoon_store::model::voters;
+
+use crate::api;
+use crate::daemon::Daemon;
+use crate::member::Member;
+
+/// Clocks of two members that differ by more are warned of, in milliseconds.
+const CLOCK_SKEW_WARNING_MS: u64 = 500;
+
+/// How this daemon and its cluster are.
+pub fn status(daemon: &Daemon) -> v1::StatusResponse {
+    let mut response = v1::StatusResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tasks: daemon.tasks.list(),
+        ..v1::StatusResponse::default()
+    };
+    if let Some(member) = daemon.try_member() {
+        describe_member(&member, &mut response);
+    }
+    response
+}
+
+fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
+    let status = member.store().status();
+    let state = member.store().state();
+    response.cluster_id = member.cluster.to_string();
+    response.node_id = member.node().0;
+    response.term = status.term;
+    response.leader = state.nodes.values().find(|n| Some(n.raft_id) == status.leader).map_or(0, |n| n.id.0);
+    response.last_index = status.last_index;
+    response.committed_index = status.committed_index;
+    response.applied_index = state.applied_index;
+    response.applied_ms = state.clock_ms;
+    response.members = state.nodes.values().map(|node| api::member(node, &status)).collect();
+    response.quorum = count(voters::quorum(status.voters.len()));
+    response.tolerates = tolerated(&state, &status);
+    response.data_plane = Some(member.reconcile.status());
+    response.cluster = state.cluster.as_ref().map(Into::into);
+    response.state_hash = format!("{:032x}", status.state_hash);
+    response.warnings = warnings(member.node(), &state, &status);
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Voters that may fail beyond those that are down already.
+fn tolerated(state: &State, status: &StoreStatus) -> u32 {
+    let down = |node: &&pontoon_store::model::object::Node| {
+        status.voters.contains(&node.raft_id) && node.state == NodeState::Down
+    };
+    let up = status.voters.len().saturating_sub(state.nodes.values().filter(down).count());
+    count(up.saturating_sub(voters::quorum(status.voters.len())))
+}
+
+fn warnings(me: NodeId, state: &State, status: &StoreStatus) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(reason) = &status.stopped {
+        warnings.push(format!("the store has stopped: {reason}; traffic goes on, nothing can be changed from here"));
+    } else if status.leader.is_none() {
+        warnings.push("no leader: nothing can be changed until a majority of the voters can talk to each other".into());
+    }
+    if !state.nodes.contains_key(&me) && state.cluster.is_some() {
+        warnings.push("this node was removed from the cluster: pontoon leave --force cleans up this host".into());
+    }
+    if state.nodes.len() > 1 && status.leader.is_some() && tolerated(state, status) == 0 {
+        warnings.push("the loss of one more voter would stop writes (running containers keep their network)".into());
+    }
+    for node in state.nodes.values() {
+        if node.state == NodeState::Down {
+            warnings.push(format!(
+                "node {} is down: its containers keep their leases; if it does not come back, pontoon node rm {0} --force",
+                node.name
+            ));
+        }
+        if let Some(skew) = skewed(node.raft_id, status) {
+            warnings.push(format!("the clock of node {} differs from this one by {skew} ms: set it by NTP", node.name));
+        }
+        warnings.extend(small_mtu(node, state));
+    }
+    warnings
+}
+
+fn skewed(peer: pontoon_store::model::id::RaftId, status: &StoreStatus) -> Option<u64> {
+    let skew = status.members.get(&peer)?.clock_skew_ms?.unsigned_abs();
+    (skew > CLOCK_SKEW_WARNING_MS).then_some(skew)
+}
+
+/// Networks whose MTU does not fit through a node's underlay.
+fn small_mtu(node: &pontoon_store::model::object::Node, state: &State) -> Vec<String> {
+    let Some(cluster) = &state.cluster else { return Vec::new() };
+    let overhead = pontoon_store::model::vxlan_overhead(cluster.underlay);
+    let too_large = |mtu: u32| node.underlay_mtu != 0 && mtu + overhead > node.underlay_mtu;
+    let networks = state.networks.values().filter(|network| too_large(network.mtu));
+    let describe = |network: &pontoon_store::model::object::Network| {
+        format!(
+            "network {} has MTU {}, which does not fit through node {} (underlay MTU {}, {overhead} of it for VXLAN): \
+             large packets are lost there; raise the MTU of its underlay",
+            network.name, network.mtu, node.name, node.underlay_mtu
+        )
+    };
+    networks.map(describe).collect()
+}

@@ -1,0 +1,341 @@
+//! Entries of the log, and what is answered.
+
+use pontoon_proto::v1::{self, command::Kind, outcome::Object, response};
+use prost::Message;
+
+use crate::model::command::{
+    AdmitNode, Command, CreateEndpoint, CreateNetwork, Entry, Outcome, ReportNode, RequestId, WantedSubnet,
+};
+use crate::model::id::{EndpointId, NetworkId, NodeId, RaftId};
+use crate::model::object::Route;
+use crate::model::rejection::Rejection;
+
+use super::error::{ADDRESS, CodecError, ENDPOINT_ADDRESS, MAC, PREFIX, parse, parse_optional, required};
+use super::object::{addresses, node_state, prefixes, public_key, texts, vni};
+
+/// The bytes of a log entry.
+pub fn encode_entry(entry: &Entry) -> Vec<u8> {
+    v1::Entry::from(entry).encode_to_vec()
+}
+
+/// A log entry from its bytes.
+///
+/// # Errors
+///
+/// [`CodecError::UnknownCommand`] for a command that a later version wrote; others for bytes
+/// that no version wrote.
+pub fn decode_entry(bytes: &[u8]) -> Result<Entry, CodecError> {
+    v1::Entry::decode(bytes).map_err(|source| CodecError::Bytes { what: "entry", source })?.try_into()
+}
+
+/// The bytes of an answer.
+pub fn encode_response(result: &Result<Outcome, Rejection>) -> Vec<u8> {
+    response(result).encode_to_vec()
+}
+
+/// An answer from its bytes.
+///
+/// # Errors
+///
+/// When no version of this crate wrote the bytes.
+pub fn decode_response(bytes: &[u8]) -> Result<Result<Outcome, Rejection>, CodecError> {
+    result(v1::Response::decode(bytes).map_err(|source| CodecError::Bytes { what: "response", source })?)
+}
+
+impl From<&Entry> for v1::Entry {
+    fn from(entry: &Entry) -> Self {
+        let RequestId { node, run, seq } = entry.request;
+        Self {
+            time_ms: entry.time_ms,
+            request: Some(v1::RequestId { node: node.0, run, seq }),
+            command: Some((&entry.command).into()),
+        }
+    }
+}
+
+impl TryFrom<v1::Entry> for Entry {
+    type Error = CodecError;
+
+    fn try_from(entry: v1::Entry) -> Result<Self, CodecError> {
+        let v1::RequestId { node, run, seq } = required("entry", "request", entry.request)?;
+        Ok(Self {
+            time_ms: entry.time_ms,
+            request: RequestId { node: NodeId(node), run, seq },
+            command: required("entry", "command", entry.command)?.try_into()?,
+        })
+    }
+}
+
+impl From<&Command> for v1::Command {
+    fn from(command: &Command) -> Self {
+        let kind = match command {
+            Command::FoundCluster { cluster, node } => {
+                Kind::FoundCluster(v1::FoundCluster { cluster: Some(cluster.into()), node: Some(node.into()) })
+            }
+            Command::AdmitNode(admit) => Kind::AdmitNode(admit.into()),
+            Command::ReportNode(report) => Kind::ReportNode(report.into()),
+            Command::SetNodeState { node, state } => {
+                Kind::SetNodeState(v1::SetNodeState { node: node.0, state: v1::NodeState::from(*state).into() })
+            }
+            Command::LabelNode { node, set, remove } => {
+                Kind::LabelNode(v1::LabelNode { node: node.0, set: set.clone(), remove: remove.clone() })
+            }
+            Command::RemoveNode { node, force } => Kind::RemoveNode(v1::RemoveNode { node: node.0, force: *force }),
+            Command::CreateNetwork(wanted) => Kind::CreateNetwork(wanted.into()),
+            Command::RemoveNetwork { network } => Kind::RemoveNetwork(v1::RemoveNetwork { network: network.0 }),
+            Command::CreateEndpoint(wanted) => Kind::CreateEndpoint(wanted.into()),
+            Command::ActivateEndpoint { endpoint, epoch } => {
+                Kind::ActivateEndpoint(v1::ActivateEndpoint { endpoint: endpoint.0, epoch: *epoch })
+            }
+            Command::RemoveEndpoint { endpoint, epoch } => {
+                Kind::RemoveEndpoint(v1::RemoveEndpoint { endpoint: endpoint.0, epoch: *epoch })
+            }
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::Command> for Command {
+    type Error = CodecError;
+
+    fn try_from(command: v1::Command) -> Result<Self, CodecError> {
+        Ok(match command.kind.ok_or(CodecError::UnknownCommand)? {
+            Kind::FoundCluster(found) => Self::FoundCluster {
+                cluster: required("found_cluster", "cluster", found.cluster)?.try_into()?,
+                node: required("found_cluster", "node", found.node)?.try_into()?,
+            },
+            Kind::AdmitNode(admit) => Self::AdmitNode(admit.try_into()?),
+            Kind::ReportNode(report) => Self::ReportNode(report.try_into()?),
+            Kind::SetNodeState(set) => {
+                Self::SetNodeState { node: NodeId(set.node), state: node_state("set_node_state", set.state)? }
+            }
+            Kind::LabelNode(label) => {
+                Self::LabelNode { node: NodeId(label.node), set: label.set, remove: label.remove }
+            }
+            Kind::RemoveNode(remove) => Self::RemoveNode { node: NodeId(remove.node), force: remove.force },
+            Kind::CreateNetwork(wanted) => Self::CreateNetwork(wanted.try_into()?),
+            Kind::RemoveNetwork(remove) => Self::RemoveNetwork { network: NetworkId(remove.network) },
+            Kind::CreateEndpoint(wanted) => Self::CreateEndpoint(wanted.try_into()?),
+            Kind::ActivateEndpoint(activate) => {
+                Self::ActivateEndpoint { endpoint: EndpointId(activate.endpoint), epoch: activate.epoch }
+            }
+            Kind::RemoveEndpoint(remove) => {
+                Self::RemoveEndpoint { endpoint: EndpointId(remove.endpoint), epoch: remove.epoch }
+            }
+        })
+    }
+}
+
+impl From<&AdmitNode> for v1::AdmitNode {
+    fn from(admit: &AdmitNode) -> Self {
+        Self {
+            name: admit.name.clone(),
+            advertise: admit.advertise.to_string(),
+            data_addr: admit.data_addr.to_string(),
+            public_key: admit.public_key.to_vec(),
+            version: admit.version.clone(),
+            feature_level: admit.feature_level,
+            raft_id: admit.raft_id.map_or(0, |id| id.0),
+        }
+    }
+}
+
+impl TryFrom<v1::AdmitNode> for AdmitNode {
+    type Error = CodecError;
+
+    fn try_from(admit: v1::AdmitNode) -> Result<Self, CodecError> {
+        const WHAT: &str = "admit_node";
+        Ok(Self {
+            name: admit.name,
+            advertise: parse(WHAT, "advertise", &admit.advertise, ENDPOINT_ADDRESS)?,
+            data_addr: parse(WHAT, "data_addr", &admit.data_addr, ADDRESS)?,
+            public_key: public_key(WHAT, &admit.public_key)?,
+            version: admit.version,
+            feature_level: admit.feature_level,
+            raft_id: (admit.raft_id != 0).then_some(RaftId(admit.raft_id)),
+        })
+    }
+}
+
+impl From<&ReportNode> for v1::ReportNode {
+    fn from(report: &ReportNode) -> Self {
+        Self {
+            node: report.node.0,
+            version: report.version.clone(),
+            feature_level: report.feature_level,
+            routes: report.routes.iter().map(Into::into).collect(),
+            underlay_mtu: report.underlay_mtu,
+            egress_subnets: texts(&report.egress_subnets),
+        }
+    }
+}
+
+impl TryFrom<v1::ReportNode> for ReportNode {
+    type Error = CodecError;
+
+    fn try_from(report: v1::ReportNode) -> Result<Self, CodecError> {
+        Ok(Self {
+            node: NodeId(report.node),
+            version: report.version,
+            feature_level: report.feature_level,
+            routes: report.routes.into_iter().map(Route::try_from).collect::<Result<_, _>>()?,
+            underlay_mtu: report.underlay_mtu,
+            egress_subnets: prefixes("report_node", "egress_subnets", &report.egress_subnets)?,
+        })
+    }
+}
+
+impl From<&CreateNetwork> for v1::CreateNetwork {
+    fn from(wanted: &CreateNetwork) -> Self {
+        let reservation = |(name, address): &(String, _)| v1::Reservation {
+            name: name.clone(),
+            address: ToString::to_string(address),
+        };
+        Self {
+            name: wanted.name.clone(),
+            subnets: wanted.subnets.iter().map(Into::into).collect(),
+            mtu: wanted.mtu.unwrap_or(0),
+            vni: wanted.vni.map_or(0, |vni| vni.get()),
+            internal: wanted.internal,
+            labels: wanted.labels.clone(),
+            ipv6: wanted.ipv6,
+            reservations: wanted.reservations.iter().map(reservation).collect(),
+            force: wanted.force,
+        }
+    }
+}
+
+impl TryFrom<v1::CreateNetwork> for CreateNetwork {
+    type Error = CodecError;
+
+    fn try_from(wanted: v1::CreateNetwork) -> Result<Self, CodecError> {
+        const WHAT: &str = "create_network";
+        let reservation = |kept: v1::Reservation| Ok((kept.name, parse(WHAT, "reservations", &kept.address, ADDRESS)?));
+        Ok(Self {
+            name: wanted.name,
+            subnets: wanted.subnets.into_iter().map(WantedSubnet::try_from).collect::<Result<_, _>>()?,
+            mtu: (wanted.mtu != 0).then_some(wanted.mtu),
+            vni: (wanted.vni != 0).then(|| vni(WHAT, wanted.vni)).transpose()?,
+            internal: wanted.internal,
+            labels: wanted.labels,
+            ipv6: wanted.ipv6,
+            reservations: wanted.reservations.into_iter().map(reservation).collect::<Result<_, CodecError>>()?,
+            force: wanted.force,
+        })
+    }
+}
+
+impl From<&WantedSubnet> for v1::Subnet {
+    fn from(subnet: &WantedSubnet) -> Self {
+        Self {
+            cidr: subnet.cidr.to_string(),
+            gateway: subnet.gateway.map_or_else(String::new, |gateway| gateway.to_string()),
+            ip_range: subnet.ip_range.map_or_else(String::new, |range| range.to_string()),
+        }
+    }
+}
+
+impl TryFrom<v1::Subnet> for WantedSubnet {
+    type Error = CodecError;
+
+    fn try_from(subnet: v1::Subnet) -> Result<Self, CodecError> {
+        Ok(Self {
+            cidr: parse("subnet", "cidr", &subnet.cidr, PREFIX)?,
+            gateway: parse_optional("subnet", "gateway", &subnet.gateway, ADDRESS)?,
+            ip_range: parse_optional("subnet", "ip_range", &subnet.ip_range, PREFIX)?,
+        })
+    }
+}
+
+impl From<&CreateEndpoint> for v1::CreateEndpoint {
+    fn from(wanted: &CreateEndpoint) -> Self {
+        Self {
+            network: wanted.network.0,
+            node: wanted.node.0,
+            name: wanted.name.clone(),
+            container_id: wanted.container_id.clone(),
+            aliases: wanted.aliases.clone(),
+            mac: wanted.mac.map_or_else(String::new, |mac| mac.to_string()),
+            addresses: texts(&wanted.addresses),
+            sandbox: Some((&wanted.sandbox).into()),
+            ifname: wanted.ifname.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<v1::CreateEndpoint> for CreateEndpoint {
+    type Error = CodecError;
+
+    fn try_from(wanted: v1::CreateEndpoint) -> Result<Self, CodecError> {
+        const WHAT: &str = "create_endpoint";
+        Ok(Self {
+            network: NetworkId(wanted.network),
+            node: NodeId(wanted.node),
+            name: wanted.name,
+            container_id: wanted.container_id,
+            aliases: wanted.aliases,
+            mac: parse_optional(WHAT, "mac", &wanted.mac, MAC)?,
+            addresses: addresses(WHAT, &wanted.addresses)?,
+            sandbox: required(WHAT, "sandbox", wanted.sandbox)?.into(),
+            ifname: (!wanted.ifname.is_empty()).then_some(wanted.ifname),
+        })
+    }
+}
+
+impl From<&Outcome> for v1::Outcome {
+    fn from(outcome: &Outcome) -> Self {
+        let object = match outcome {
+            Outcome::Done => None,
+            Outcome::Node(node) => Some(Object::Node(node.into())),
+            Outcome::Network(network) => Some(Object::Network(network.into())),
+            Outcome::Endpoint(endpoint) => Some(Object::Endpoint(endpoint.into())),
+        };
+        Self { object }
+    }
+}
+
+impl TryFrom<v1::Outcome> for Outcome {
+    type Error = CodecError;
+
+    fn try_from(outcome: v1::Outcome) -> Result<Self, CodecError> {
+        Ok(match outcome.object {
+            None => Self::Done,
+            Some(Object::Node(node)) => Self::Node(node.try_into()?),
+            Some(Object::Network(network)) => Self::Network(network.try_into()?),
+            Some(Object::Endpoint(endpoint)) => Self::Endpoint(endpoint.try_into()?),
+        })
+    }
+}
+
+impl From<&Rejection> for v1::Rejection {
+    fn from(rejection: &Rejection) -> Self {
+        let Rejection { reason, message, hint } = rejection;
+        Self { reason: reason.to_string(), message: message.clone(), hint: hint.clone() }
+    }
+}
+
+impl TryFrom<v1::Rejection> for Rejection {
+    type Error = CodecError;
+
+    fn try_from(rejection: v1::Rejection) -> Result<Self, CodecError> {
+        let reason = parse("rejection", "reason", &rejection.reason, "a reason")?;
+        Ok(Self { reason, message: rejection.message, hint: rejection.hint })
+    }
+}
+
+/// An answer as a message.
+pub(super) fn response(result: &Result<Outcome, Rejection>) -> v1::Response {
+    let result = match result {
+        Ok(outcome) => response::Result::Outcome(outcome.into()),
+        Err(rejection) => response::Result::Rejection(rejection.into()),
+    };
+    v1::Response { result: Some(result) }
+}
+
+/// An answer from its message.
+pub(super) fn result(response: v1::Response) -> Result<Result<Outcome, Rejection>, CodecError> {
+    match required("response", "result", response.result)? {
+        response::Result::Outcome(outcome) => Ok(Ok(outcome.try_into()?)),
+        response::Result::Rejection(rejection) => Ok(Err(rejection.try_into()?)),
+    }
+}

@@ -1,0 +1,18 @@
+//! The model's types as the messages of `pontoon.v1`, and as bytes on disk.
+//!
+//! - [`object`]: objects, also for the API
+//! - [`command`]: entries and what is answered
+//! - [`stored`]: snapshots, single objects and their hash
+
+mod command;
+mod error;
+mod object;
+mod stored;
+
+#[cfg(test)]
+mod tests;
+
+pub use command::{decode_entry, decode_response, encode_entry, encode_response};
+pub use error::CodecError;
+pub use object::lease_view;
+pub use stored::{SNAPSHOT_FORMAT, decode_snapshot, encode_snapshot, object_hash};

@@ -1,0 +1,257 @@
+//! Snapshots, and single objects as the disk keeps them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use pontoon_proto::v1;
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use crate::model::apply::Change;
+use crate::model::id::{EndpointId, NetworkId, NodeId};
+use crate::model::object::{Cluster, Endpoint, Lease, Network, Node};
+use crate::model::state::{Session, State};
+
+use super::command::{response, result};
+use super::error::{CodecError, required};
+
+/// The format of snapshots that this version writes, and the latest that it reads.
+pub const SNAPSHOT_FORMAT: u32 = 1;
+
+/// First byte of an object's key.
+mod tag {
+    pub(super) const CLUSTER: u8 = 1;
+    pub(super) const NODE: u8 = 2;
+    pub(super) const NETWORK: u8 = 3;
+    pub(super) const ENDPOINT: u8 = 4;
+    pub(super) const LEASE: u8 = 5;
+    pub(super) const ANSWER: u8 = 6;
+}
+
+/// The bytes of the whole state: the same on every node that applied the same entries.
+pub fn encode_snapshot(state: &State) -> Vec<u8> {
+    let session = |(node, session): (&NodeId, &Session)| session_message(*node, session);
+    let snapshot = v1::Snapshot {
+        format: SNAPSHOT_FORMAT,
+        applied_index: state.applied_index,
+        clock_ms: state.clock_ms,
+        cluster: state.cluster.as_ref().map(Into::into),
+        nodes: state.nodes.values().map(Into::into).collect(),
+        networks: state.networks.values().map(Into::into).collect(),
+        endpoints: state.endpoints.values().map(Into::into).collect(),
+        leases: state.leases.values().map(Into::into).collect(),
+        sessions: state.sessions.iter().map(session).collect(),
+    };
+    snapshot.encode_to_vec()
+}
+
+/// The state from a snapshot's bytes.
+///
+/// # Errors
+///
+/// [`CodecError::NewerFormat`] for a snapshot of a later version; others for bytes that no
+/// version wrote.
+pub fn decode_snapshot(bytes: &[u8]) -> Result<State, CodecError> {
+    let decoded = v1::Snapshot::decode(bytes);
+    let snapshot = decoded.map_err(|source| CodecError::Bytes { what: "snapshot", source })?;
+    if snapshot.format > SNAPSHOT_FORMAT {
+        return Err(CodecError::NewerFormat { found: snapshot.format, known: SNAPSHOT_FORMAT });
+    }
+    if snapshot.format == 0 {
+        return Err(CodecError::Missing { what: "snapshot", field: "format" });
+    }
+    let mut state = State::empty();
+    state.applied_index = snapshot.applied_index;
+    state.clock_ms = snapshot.clock_ms;
+    state.cluster = snapshot.cluster.map(Cluster::try_from).transpose()?;
+    for node in snapshot.nodes {
+        put_node(&mut state, node)?;
+    }
+    for network in snapshot.networks {
+        put_network(&mut state, network)?;
+    }
+    for endpoint in snapshot.endpoints {
+        put_endpoint(&mut state, endpoint)?;
+    }
+    for lease in snapshot.leases {
+        put_lease(&mut state, lease)?;
+    }
+    for session in snapshot.sessions {
+        put_session(&mut state, session)?;
+    }
+    state.reindex();
+    Ok(state)
+}
+
+impl Change {
+    /// The object's key on disk. Keys sort by kind, then by id.
+    pub fn key(&self) -> Vec<u8> {
+        let ids = |tag: u8, ids: &[u64]| {
+            let mut key = vec![tag];
+            ids.iter().for_each(|id| key.extend(id.to_be_bytes()));
+            key
+        };
+        match self {
+            Self::Cluster => ids(tag::CLUSTER, &[]),
+            Self::Node(id) => ids(tag::NODE, &[id.0]),
+            Self::Network(id) => ids(tag::NETWORK, &[id.0]),
+            Self::Endpoint(id) => ids(tag::ENDPOINT, &[id.0]),
+            Self::Answer(node, seq) => ids(tag::ANSWER, &[node.0, *seq]),
+            Self::Lease(network, address) => {
+                let mut key = ids(tag::LEASE, &[network.0]);
+                match address {
+                    IpAddr::V4(v4) => key.extend(v4.octets()),
+                    IpAddr::V6(v6) => key.extend(v6.octets()),
+                }
+                key
+            }
+        }
+    }
+
+    /// The object that a key on disk names.
+    ///
+    /// # Errors
+    ///
+    /// When it is none that [`Change::key`] makes.
+    pub fn from_key(key: &[u8]) -> Result<Self, CodecError> {
+        let wrong = || CodecError::Key { key: key.iter().take(32).copied().collect() };
+        let (&kind, rest) = key.split_first().ok_or_else(wrong)?;
+        let (first, rest) = rest.split_at_checked(8).unwrap_or((&[], rest));
+        let id = <[u8; 8]>::try_from(first).map(u64::from_be_bytes);
+        match (kind, id, rest) {
+            (tag::CLUSTER, Err(_), []) => Ok(Self::Cluster),
+            (tag::NODE, Ok(id), []) => Ok(Self::Node(NodeId(id))),
+            (tag::NETWORK, Ok(id), []) => Ok(Self::Network(NetworkId(id))),
+            (tag::ENDPOINT, Ok(id), []) => Ok(Self::Endpoint(EndpointId(id))),
+            (tag::LEASE, Ok(id), address) => {
+                let v4 = <[u8; 4]>::try_from(address).map(|octets| IpAddr::V4(Ipv4Addr::from(octets)));
+                let v6 = || <[u8; 16]>::try_from(address).map(|octets| IpAddr::V6(Ipv6Addr::from(octets)));
+                Ok(Self::Lease(NetworkId(id), v4.or_else(|_| v6()).map_err(|_| wrong())?))
+            }
+            (tag::ANSWER, Ok(id), seq) => {
+                let seq = <[u8; 8]>::try_from(seq).map_err(|_| wrong())?;
+                Ok(Self::Answer(NodeId(id), u64::from_be_bytes(seq)))
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl State {
+    /// The keys of everything that the state holds.
+    pub fn objects(&self) -> impl Iterator<Item = Change> {
+        let answers = |(node, session): (&NodeId, &Session)| {
+            let node = *node;
+            session.answers.keys().map(move |seq| Change::Answer(node, *seq)).collect::<Vec<_>>()
+        };
+        let cluster = self.cluster.iter().map(|_| Change::Cluster);
+        cluster
+            .chain(self.nodes.keys().map(|id| Change::Node(*id)))
+            .chain(self.networks.keys().map(|id| Change::Network(*id)))
+            .chain(self.endpoints.keys().map(|id| Change::Endpoint(*id)))
+            .chain(self.leases.keys().map(|(network, address)| Change::Lease(*network, *address)))
+            .chain(self.sessions.iter().flat_map(answers))
+    }
+
+    /// What the disk keeps under an object's key; none when there is no such object (any more).
+    pub fn object_bytes(&self, object: &Change) -> Option<Vec<u8>> {
+        match object {
+            Change::Cluster => self.cluster.as_ref().map(|cluster| v1::Cluster::from(cluster).encode_to_vec()),
+            Change::Node(id) => self.nodes.get(id).map(|node| v1::Node::from(node).encode_to_vec()),
+            Change::Network(id) => self.networks.get(id).map(|network| v1::Network::from(network).encode_to_vec()),
+            Change::Endpoint(id) => self.endpoints.get(id).map(|endpoint| v1::Endpoint::from(endpoint).encode_to_vec()),
+            Change::Lease(network, address) => {
+                self.leases.get(&(*network, *address)).map(|lease| v1::Lease::from(lease).encode_to_vec())
+            }
+            Change::Answer(node, seq) => {
+                let session = self.sessions.get(node)?;
+                let answers = BTreeMap::from([(*seq, session.answers.get(seq)?.clone())]);
+                Some(session_message(*node, &Session { run: session.run, answers }).encode_to_vec())
+            }
+        }
+    }
+
+    /// The state that was kept object by object, with the clock and index that were kept beside.
+    ///
+    /// # Errors
+    ///
+    /// When a key or a value is none that this version wrote.
+    pub fn from_objects<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        objects: impl IntoIterator<Item = (K, V)>,
+        applied_index: u64,
+        clock_ms: u64,
+    ) -> Result<Self, CodecError> {
+        let mut state = Self::empty();
+        (state.applied_index, state.clock_ms) = (applied_index, clock_ms);
+        for (key, value) in objects {
+            let value = value.as_ref();
+            match Change::from_key(key.as_ref())? {
+                Change::Cluster => state.cluster = Some(decode::<v1::Cluster>("cluster", value)?.try_into()?),
+                Change::Node(_) => put_node(&mut state, decode("node", value)?)?,
+                Change::Network(_) => put_network(&mut state, decode("network", value)?)?,
+                Change::Endpoint(_) => put_endpoint(&mut state, decode("endpoint", value)?)?,
+                Change::Lease(..) => put_lease(&mut state, decode("lease", value)?)?,
+                Change::Answer(..) => put_session(&mut state, decode("session", value)?)?,
+            }
+        }
+        state.reindex();
+        Ok(state)
+    }
+
+    /// The sum (modulo 2^128) of every object's [`object_hash`]. It does not depend on order, so whoever
+    /// keeps it subtracts an object's old hash and adds the new one.
+    pub fn hash(&self) -> u128 {
+        let hash = |object: Change| Some(object_hash(&object.key(), &self.object_bytes(&object)?));
+        self.objects().filter_map(hash).fold(0, u128::wrapping_add)
+    }
+}
+
+/// The first 16 bytes of SHA-256 over an object's key and value, as they are on disk.
+pub fn object_hash(key: &[u8], value: &[u8]) -> u128 {
+    let digest = Sha256::new().chain_update(key).chain_update(value).finalize();
+    digest.iter().take(16).fold(0, |hash, byte| hash << 8 | u128::from(*byte))
+}
+
+fn decode<M: Message + Default>(what: &'static str, bytes: &[u8]) -> Result<M, CodecError> {
+    M::decode(bytes).map_err(|source| CodecError::Bytes { what, source })
+}
+
+fn put_node(state: &mut State, node: v1::Node) -> Result<(), CodecError> {
+    let node = Node::try_from(node)?;
+    state.nodes.insert(node.id, node);
+    Ok(())
+}
+
+fn put_network(state: &mut State, network: v1::Network) -> Result<(), CodecError> {
+    let network = Network::try_from(network)?;
+    state.networks.insert(network.id, network);
+    Ok(())
+}
+
+fn put_endpoint(state: &mut State, endpoint: v1::Endpoint) -> Result<(), CodecError> {
+    let endpoint = Endpoint::try_from(endpoint)?;
+    state.endpoints.insert(endpoint.id, endpoint);
+    Ok(())
+}
+
+fn put_lease(state: &mut State, lease: v1::Lease) -> Result<(), CodecError> {
+    let lease = Lease::try_from(lease)?;
+    state.leases.insert((lease.network, lease.address), lease);
+    Ok(())
+}
+
+/// Adds answers to a session.
+fn put_session(state: &mut State, message: v1::Session) -> Result<(), CodecError> {
+    let new = || Session { run: message.run, answers: BTreeMap::new() };
+    let session = state.sessions.entry(NodeId(message.node)).or_insert_with(new);
+    for answered in message.answers {
+        let answer = result(required("session", "response", answered.response)?)?;
+        session.answers.insert(answered.seq, answer);
+    }
+    Ok(())
+}
+
+fn session_message(node: NodeId, session: &Session) -> v1::Session {
+    let answered = |(seq, answer): (&u64, &_)| v1::Answered { seq: *seq, response: Some(response(answer)) };
+    v1::Session { node: node.0, run: session.run, answers: session.answers.iter().map(answered).collect() }
+}

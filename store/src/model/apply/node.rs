@@ -1,0 +1,277 @@
+//! Nodes: admission, reports, labels, removal.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::command::{AdmitNode, Outcome, ReportNode};
+use crate::model::id::{NodeId, RaftId};
+use crate::model::name;
+use crate::model::object::{Cluster, Endpoint, Family, Labels, Node, NodeState, Route};
+use crate::model::rejection::{Reason, Rejection};
+use crate::model::voters::MAX_NODES;
+
+use super::{Change, Changing, list};
+
+/// Longest version text, in bytes.
+const MAX_VERSION: usize = 64;
+/// How many routes a node may report: hosts of a routed fabric have thousands.
+const MAX_ROUTES: usize = 4096;
+/// Longest name of a route's interface, in bytes (`IFNAMSIZ` of linux/if.h).
+const MAX_DEVICE: usize = 16;
+
+impl Changing<'_> {
+    pub(super) fn admit_node(&mut self, admit: &AdmitNode) -> Result<Outcome, Rejection> {
+        if let Some(member) = self.state.node_with_key(&admit.public_key) {
+            return Ok(Outcome::Node(member.clone()));
+        }
+        let Some(cluster) = self.state.cluster.clone() else {
+            return Err(Rejection::new(Reason::NotFounded, "there is no cluster yet", "use `pontoon init`"));
+        };
+        let node = self.checked_node(admit, &cluster)?;
+        self.put_node(node.clone());
+        self.raise_feature_level();
+        Ok(Outcome::Node(node))
+    }
+
+    /// The node that an admission makes, if nothing is in its way.
+    pub(super) fn checked_node(&self, admit: &AdmitNode, cluster: &Cluster) -> Result<Node, Rejection> {
+        name::check("node", &admit.name, name::MAX_NAME)?;
+        name::check_text("version", &admit.version, MAX_VERSION)?;
+        check_addresses(admit, cluster.underlay)?;
+        let raft_id = admit.raft_id.unwrap_or(RaftId(self.entry_index));
+        self.check_unique(admit, raft_id)?;
+        self.check_outside_networks(admit)?;
+        if self.state.nodes.len() >= MAX_NODES {
+            return Err(Rejection::new(
+                Reason::TooManyNodes,
+                format!("node {} cannot be admitted: the cluster has {MAX_NODES} nodes already", admit.name),
+                "a cluster has 5 nodes at most until there are observers; remove one with `pontoon node rm`",
+            ));
+        }
+        if admit.feature_level < cluster.feature_level {
+            return Err(Rejection::new(
+                Reason::FeatureLevelTooLow,
+                format!(
+                    "node {} runs version {:?}, which knows feature level {}; the cluster uses {}",
+                    admit.name, admit.version, admit.feature_level, cluster.feature_level
+                ),
+                "upgrade its daemon",
+            ));
+        }
+        Ok(Node {
+            id: NodeId(self.entry_index),
+            raft_id,
+            name: admit.name.clone(),
+            advertise: admit.advertise,
+            data_addr: admit.data_addr,
+            public_key: admit.public_key,
+            labels: Labels::new(),
+            version: admit.version.clone(),
+            feature_level: admit.feature_level,
+            state: NodeState::Joining,
+            joined_ms: self.state.clock_ms,
+            routes: Vec::new(),
+            underlay_mtu: 0,
+            egress_subnets: Vec::new(),
+        })
+    }
+
+    fn check_unique(&self, admit: &AdmitNode, raft_id: RaftId) -> Result<(), Rejection> {
+        for other in self.state.nodes.values() {
+            let taken = |what: String| {
+                let message = format!("node {} cannot be admitted: {what} is node {}'s", admit.name, other.name);
+                let hint = format!("use another, or remove that node with `pontoon node rm {}`", other.name);
+                (message, hint)
+            };
+            if other.name == admit.name {
+                let (message, hint) = taken(format!("the name {}", admit.name));
+                return Err(Rejection::new(Reason::NodeNameTaken, message, hint));
+            }
+            let what = if other.advertise == admit.advertise {
+                format!("the advertise address {}", admit.advertise)
+            } else if other.data_addr == admit.data_addr {
+                format!("the data address {}", admit.data_addr)
+            } else if other.raft_id == raft_id {
+                format!("the Raft id {raft_id}")
+            } else {
+                continue;
+            };
+            let (message, hint) = taken(what);
+            return Err(Rejection::new(Reason::NodeAddressTaken, message, hint));
+        }
+        Ok(())
+    }
+
+    /// Packets to a node inside an overlay subnet would go into the overlay that they carry.
+    fn check_outside_networks(&self, admit: &AdmitNode) -> Result<(), Rejection> {
+        let addresses = [admit.data_addr, admit.advertise.ip()];
+        for network in self.state.networks.values() {
+            for cidr in network.subnets.iter().map(|subnet| subnet.cidr) {
+                if let Some(address) = addresses.iter().find(|address| cidr.contains(*address)) {
+                    return Err(Rejection::new(
+                        Reason::InvalidNodeAddress,
+                        format!(
+                            "node {} cannot be admitted: its address {address} is in {cidr} of network {}",
+                            admit.name, network.name
+                        ),
+                        "use an address outside the networks, or remove that network",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn report_node(&mut self, report: &ReportNode) -> Result<Outcome, Rejection> {
+        let old = self.node(report.node)?;
+        name::check_text("version", &report.version, MAX_VERSION)?;
+        if report.routes.len() > MAX_ROUTES {
+            let message = format!("node {} reports {} routes", old.name, report.routes.len());
+            return Err(Rejection::new(Reason::TooLarge, message, format!("report {MAX_ROUTES} at most")));
+        }
+        for route in &report.routes {
+            name::check_text("interface", &route.device, MAX_DEVICE)?;
+        }
+        let node = Node {
+            version: report.version.clone(),
+            feature_level: report.feature_level,
+            routes: tidy_routes(&report.routes),
+            underlay_mtu: report.underlay_mtu,
+            egress_subnets: one_per_family(&report.egress_subnets),
+            state: if old.state == NodeState::Joining { NodeState::Ready } else { old.state },
+            ..old.clone()
+        };
+        if node != *old {
+            self.put_node(node);
+            self.raise_feature_level();
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// The cluster's feature level is the lowest of its nodes', and is never lowered.
+    fn raise_feature_level(&mut self) {
+        let lowest = self.state.nodes.values().map(|node| node.feature_level).min();
+        let (Some(cluster), Some(lowest)) = (&self.state.cluster, lowest) else { return };
+        if lowest > cluster.feature_level {
+            let cluster = Cluster { feature_level: lowest, ..cluster.clone() };
+            self.put_cluster(cluster);
+        }
+    }
+
+    /// A node that never reported itself stays `Joining` instead of becoming `Ready`, and no
+    /// node goes back to `Joining`.
+    pub(super) fn set_node_state(&mut self, id: NodeId, state: NodeState) -> Result<Outcome, Rejection> {
+        let old = self.node(id)?;
+        let reported = !old.routes.is_empty() || old.underlay_mtu != 0 || old.state == NodeState::Ready;
+        let state = match state {
+            NodeState::Ready if !reported => NodeState::Joining,
+            NodeState::Joining => old.state,
+            state => state,
+        };
+        if state != old.state {
+            let node = Node { state, ..old.clone() };
+            self.put_node(node);
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn label_node(&mut self, id: NodeId, set: &Labels, remove: &[String]) -> Result<Outcome, Rejection> {
+        let old = self.node(id)?;
+        let mut labels = old.labels.clone();
+        labels.retain(|key, _| !remove.contains(key));
+        labels.extend(set.clone());
+        name::check_labels(&format!("node {}", old.name), &labels)?;
+        let node = Node { labels, ..old.clone() };
+        if node != *old {
+            self.put_node(node.clone());
+        }
+        Ok(Outcome::Node(node))
+    }
+
+    pub(super) fn remove_node(&mut self, id: NodeId, force: bool) -> Result<Outcome, Rejection> {
+        let node = self.node(id)?.clone();
+        let endpoints: Vec<Endpoint> = self.state.endpoints_of_node(id).cloned().collect();
+        if !force && !endpoints.is_empty() {
+            let users = list(endpoints.iter().map(|endpoint| self.describe_on_network(endpoint)));
+            return Err(Rejection::new(
+                Reason::NodeInUse,
+                format!("node {} cannot be removed: it has {} endpoints: {users}", node.name, endpoints.len()),
+                "detach them, or use --force: if they still run, their addresses may be given to others",
+            ));
+        }
+        if !force && self.state.nodes.len() == 1 {
+            return Err(Rejection::new(
+                Reason::NodeInUse,
+                format!("node {} cannot be removed: it is the last one of the cluster", node.name),
+                "use --force: the cluster and its networks are gone then",
+            ));
+        }
+        for endpoint in &endpoints {
+            self.end_endpoint(endpoint);
+        }
+        self.state.nodes.remove(&id);
+        self.changes.insert(Change::Node(id));
+        self.drop_session(id);
+        self.raise_feature_level();
+        Ok(Outcome::Node(node))
+    }
+
+    fn describe_on_network(&self, endpoint: &Endpoint) -> String {
+        let network = self.state.networks.get(&endpoint.network).map_or("?", |network| &network.name);
+        let addresses: Vec<String> = endpoint.addresses.iter().map(IpAddr::to_string).collect();
+        format!("{} on network {network} ({})", endpoint.name, addresses.join(", "))
+    }
+}
+
+fn check_addresses(admit: &AdmitNode, underlay: Family) -> Result<(), Rejection> {
+    let refuse = |message: String, hint: &str| Err(Rejection::new(Reason::InvalidNodeAddress, message, hint));
+    let data_addr = admit.data_addr;
+    if !is_destination(data_addr) {
+        let message = format!("node {} cannot have the data address {data_addr}: no packet can go to it", admit.name);
+        return refuse(message, "use an address of the host that the other hosts reach");
+    }
+    if Family::of(data_addr) != underlay {
+        let message = format!(
+            "node {} cannot have the data address {data_addr}: the cluster's data addresses are {}",
+            admit.name,
+            family_name(underlay)
+        );
+        return refuse(message, "use --data-addr with an address of that family");
+    }
+    if !is_destination(admit.advertise.ip()) || admit.advertise.port() == 0 {
+        let message = format!("node {} cannot be reached at {}", admit.name, admit.advertise);
+        return refuse(message, "use an address of the host that the other hosts reach, and the peer port");
+    }
+    Ok(())
+}
+
+/// Whether packets can be sent to the address from another host (or this one: loopback is for
+/// several daemons on one machine). An IPv6 link-local address would need an interface.
+fn is_destination(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast(),
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_unicast_link_local(),
+    }
+}
+
+fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+/// Routes in order, each once, without host bits and default routes.
+fn tidy_routes(routes: &[Route]) -> Vec<Route> {
+    let tidy = |route: &Route| Route { destination: route.destination.trunc(), device: route.device.clone() };
+    let mut tidied: Vec<Route> = routes.iter().filter(|r| r.destination.prefix_len() > 0).map(tidy).collect();
+    tidied.sort();
+    tidied.dedup();
+    tidied
+}
+
+fn one_per_family(subnets: &[IpNet]) -> Vec<IpNet> {
+    let first = |v4: bool| subnets.iter().find(|subnet| subnet.addr().is_ipv4() == v4).map(IpNet::trunc);
+    [first(true), first(false)].into_iter().flatten().collect()
+}

@@ -1,0 +1,164 @@
+//! What holds at all times. Runs after every entry in tests, and on demand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::id::NodeId;
+use super::index::Index;
+use super::object::{Endpoint, EndpointState, Lease, LeaseState, Network};
+use super::state::{Session, State};
+use super::subnet::{is_host, overlap};
+
+/// An invariant that does not hold, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation(pub String);
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl State {
+    /// Every invariant that does not hold; none in a state that only [`State::apply`] changed.
+    pub fn check(&self) -> Vec<Violation> {
+        let mut found = Found::default();
+        self.check_nodes(&mut found);
+        self.check_networks(&mut found);
+        self.check_endpoints(&mut found);
+        self.check_sandboxes(&mut found);
+        self.check_leases(&mut found);
+        for (node, session) in &self.sessions {
+            found.unless(session.answers.len() <= Session::MAX_ANSWERS, || format!("session {node} keeps too many"));
+        }
+        found.unless(self.index == Index::of(self), || "what is derived differs from the objects".to_owned());
+        found.0
+    }
+
+    fn check_nodes(&self, found: &mut Found) {
+        let founded = self.cluster.is_some();
+        found.unless(founded || self.nodes.is_empty(), || "there are nodes without a cluster".to_owned());
+        found.unique("node name", self.nodes.values().map(|node| &node.name));
+        found.unique("advertise address", self.nodes.values().map(|node| node.advertise));
+        found.unique("data address", self.nodes.values().map(|node| node.data_addr));
+        found.unique("public key", self.nodes.values().map(|node| node.public_key));
+        found.unique("Raft id", self.nodes.values().map(|node| node.raft_id));
+        for (id, node) in &self.nodes {
+            found.unless(*id == node.id, || format!("node {} is kept as {id}", node.id));
+            for network in self.networks.values() {
+                let inside = network.subnets.iter().any(|subnet| subnet.cidr.contains(&node.data_addr));
+                found.unless(!inside, || format!("VTEP {} is in network {}", node.data_addr, network.name));
+            }
+        }
+    }
+
+    fn check_networks(&self, found: &mut Found) {
+        found.unique("network name", self.networks.values().map(|network| &network.name));
+        found.unique("VNI", self.networks.values().map(|network| network.vni));
+        let mut cidrs = Vec::new();
+        for (id, network) in &self.networks {
+            found.unless(*id == network.id, || format!("network {} is kept as {id}", network.id));
+            for subnet in &network.subnets {
+                let gateway = self.leases.get(&(*id, subnet.gateway));
+                let reserved = gateway.is_some_and(|l| l.state == LeaseState::Reserved && l.reserved_for.is_none());
+                found.unless(reserved, || format!("gateway {} is not reserved", subnet.gateway));
+                found.unless(is_host(subnet.cidr, subnet.gateway), || format!("gateway {} is no host", subnet.gateway));
+                let other = cidrs.iter().find(|other| overlap(**other, subnet.cidr));
+                found.unless(other.is_none(), || format!("{} overlaps {other:?}", subnet.cidr));
+                cidrs.push(subnet.cidr);
+            }
+            let families = network.subnets.iter().map(|subnet| subnet.cidr.addr().is_ipv4());
+            let families: Vec<bool> = families.collect();
+            let right = matches!(families.as_slice(), [true] | [true, false]);
+            found.unless(right, || format!("network {} has wrong subnets", network.name));
+        }
+    }
+
+    fn check_endpoints(&self, found: &mut Found) {
+        found.unique("container", self.endpoints.values().map(|e| (e.network, e.node, &e.name)));
+        found.unique("MAC", self.endpoints.values().map(|e| (e.network, e.mac)));
+        let addresses = self.endpoints.values().flat_map(|e| e.addresses.iter().map(|a| (e.network, *a)));
+        found.unique("address", addresses);
+        for (id, endpoint) in &self.endpoints {
+            found.unless(*id == endpoint.id, || format!("endpoint {} is kept as {id}", endpoint.id));
+            found.unless(self.nodes.contains_key(&endpoint.node), || format!("endpoint {id} is on no node"));
+            match self.networks.get(&endpoint.network) {
+                Some(network) => self.check_addresses(found, endpoint, network),
+                None => found.unless(false, || format!("endpoint {id} is on no network")),
+            }
+        }
+    }
+
+    fn check_addresses(&self, found: &mut Found, endpoint: &Endpoint, network: &Network) {
+        let id = endpoint.id;
+        let one_each = endpoint.addresses.len() == network.subnets.len()
+            && network.subnets.iter().zip(&endpoint.addresses).all(|(subnet, a)| is_host(subnet.cidr, *a));
+        found.unless(one_each, || format!("endpoint {id} has not one address of each subnet"));
+        let state = match endpoint.state {
+            EndpointState::Pending => LeaseState::Pending,
+            EndpointState::Active => LeaseState::Active,
+        };
+        for address in &endpoint.addresses {
+            let lease = self.leases.get(&(network.id, *address));
+            let holds = |l: &Lease| l.endpoint == Some(id) && l.state == state && l.epoch == endpoint.epoch;
+            found.unless(lease.is_some_and(holds), || format!("endpoint {id} has no lease of {address}"));
+        }
+        let egress = endpoint.egress.is_some();
+        found.unless(!(egress && network.internal), || format!("endpoint {id} has a way out of an internal network"));
+    }
+
+    fn check_sandboxes(&self, found: &mut Found) {
+        let egress = self.endpoints.values().filter_map(|e| Some((e, e.egress.as_ref()?)));
+        found.unique("egress host", egress.clone().map(|(e, egress)| (e.node, egress.host)));
+        found.unique("sandbox with egress", egress.clone().map(|(e, _)| (e.node, &e.sandbox.key)));
+        found.unique("sandbox on network", self.endpoints.values().map(|e| (e.node, &e.sandbox.key, e.network)));
+        let own = self.endpoints.values().map(|e| (e.node, &e.sandbox.key, &e.ifname));
+        found.unique("interface", own.chain(egress.clone().map(|(e, way)| (e.node, &e.sandbox.key, &way.ifname))));
+        let with: BTreeSet<(NodeId, &String)> = egress.map(|(e, _)| (e.node, &e.sandbox.key)).collect();
+        for endpoint in self.endpoints.values() {
+            let internal = self.networks.get(&endpoint.network).is_none_or(|network| network.internal);
+            let out = internal || with.contains(&(endpoint.node, &endpoint.sandbox.key));
+            found.unless(out, || format!("the sandbox of endpoint {} has no way out", endpoint.id));
+        }
+    }
+
+    fn check_leases(&self, found: &mut Found) {
+        for ((network, address), lease) in &self.leases {
+            let what = || format!("lease {address} of network {network}");
+            found
+                .unless((*network, *address) == (lease.network, lease.address), || format!("{} is kept wrong", what()));
+            let inside =
+                self.networks.get(network).is_some_and(|n| n.subnets.iter().any(|s| is_host(s.cidr, *address)));
+            found.unless(inside, || format!("{} is no host address of it", what()));
+            let held = matches!(lease.state, LeaseState::Pending | LeaseState::Active);
+            let holder = lease.endpoint.and_then(|id| self.endpoints.get(&id));
+            let right = holder.is_some_and(|e| e.network == *network && e.addresses.contains(address));
+            found.unless(held == right && held == lease.endpoint.is_some(), || format!("{} has no holder", what()));
+            let same = holder.is_none_or(|e| lease.node == Some(e.node) && lease.name == e.name);
+            found.unless(same, || format!("{} tells of another holder", what()));
+            found.unless(lease.since_ms <= self.clock_ms, || format!("{} is of the future", what()));
+            found.unless(lease.previous.len() <= Lease::MAX_PREVIOUS, || format!("{} keeps too much", what()));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Found(Vec<Violation>);
+
+impl Found {
+    fn unless(&mut self, holds: bool, text: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(Violation(text()));
+        }
+    }
+
+    fn unique<T: Ord + fmt::Debug>(&mut self, what: &str, values: impl Iterator<Item = T>) {
+        let mut counts = BTreeMap::new();
+        for value in values {
+            *counts.entry(value).or_insert(0) += 1;
+        }
+        for (value, count) in counts.into_iter().filter(|(_, count)| *count > 1) {
+            self.unless(false, || format!("{what} {value:?} is there {count} times"));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What is derived from the objects so that commands need not search: never stored, never
+//! part of what nodes compare.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::id::{EndpointId, Mac, NetworkId, NodeId};
+use super::object::{Endpoint, Family, Lease, LeaseState};
+use super::state::State;
+use super::subnet::{address, number};
+
+/// Ways to find endpoints and leases.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Index {
+    names: BTreeMap<(NetworkId, NodeId, String), EndpointId>,
+    networks: BTreeSet<(NetworkId, EndpointId)>,
+    nodes: BTreeSet<(NodeId, EndpointId)>,
+    sandboxes: BTreeSet<(NodeId, String, EndpointId)>,
+    macs: BTreeMap<(NetworkId, Mac), EndpointId>,
+    egress_hosts: BTreeSet<(NodeId, u32)>,
+    /// Released addresses by who had them, with the time of release.
+    released: BTreeSet<(NetworkId, NodeId, String, u64, IpAddr)>,
+    /// Addresses kept for names.
+    kept: BTreeSet<(NetworkId, String, IpAddr)>,
+    /// Ends of cooling that are to come.
+    cooling: BTreeSet<(u64, NetworkId, IpAddr)>,
+    busy: Busy,
+}
+
+impl Index {
+    /// The index of a state.
+    pub(super) fn of(state: &State) -> Self {
+        let mut index = Self::default();
+        state.endpoints.values().for_each(|endpoint| index.add_endpoint(endpoint));
+        state.leases.values().for_each(|lease| index.add_lease(lease, state.clock_ms));
+        index
+    }
+
+    pub(super) fn add_endpoint(&mut self, endpoint: &Endpoint) {
+        let Endpoint { id, network, node, .. } = *endpoint;
+        self.names.insert((network, node, endpoint.name.clone()), id);
+        self.networks.insert((network, id));
+        self.nodes.insert((node, id));
+        self.sandboxes.insert((node, endpoint.sandbox.key.clone(), id));
+        self.macs.insert((network, endpoint.mac), id);
+        if let Some(egress) = &endpoint.egress {
+            self.egress_hosts.insert((node, egress.host));
+        }
+    }
+
+    pub(super) fn remove_endpoint(&mut self, endpoint: &Endpoint) {
+        let Endpoint { id, network, node, .. } = *endpoint;
+        self.names.remove(&(network, node, endpoint.name.clone()));
+        self.networks.remove(&(network, id));
+        self.nodes.remove(&(node, id));
+        self.sandboxes.remove(&(node, endpoint.sandbox.key.clone(), id));
+        self.macs.remove(&(network, endpoint.mac));
+        if let Some(egress) = &endpoint.egress {
+            self.egress_hosts.remove(&(node, egress.host));
+        }
+    }
+
+    pub(super) fn add_lease(&mut self, lease: &Lease, clock_ms: u64) {
+        let Lease { network, address, .. } = *lease;
+        if let Some(name) = &lease.reserved_for {
+            self.kept.insert((network, name.clone(), address));
+        }
+        let LeaseState::Cooling { until_ms } = lease.state else {
+            return self.busy.insert(network, address);
+        };
+        self.released.extend(Self::release(lease));
+        if until_ms > clock_ms {
+            self.cooling.insert((until_ms, network, address));
+            self.busy.insert(network, address);
+        }
+    }
+
+    pub(super) fn remove_lease(&mut self, lease: &Lease) {
+        let Lease { network, address, .. } = *lease;
+        if let Some(name) = &lease.reserved_for {
+            self.kept.remove(&(network, name.clone(), address));
+        }
+        if let LeaseState::Cooling { until_ms } = lease.state {
+            if let Some(release) = Self::release(lease) {
+                self.released.remove(&release);
+            }
+            self.cooling.remove(&(until_ms, network, address));
+        }
+        self.busy.remove(network, address);
+    }
+
+    fn release(lease: &Lease) -> Option<(NetworkId, NodeId, String, u64, IpAddr)> {
+        Some((lease.network, lease.node?, lease.name.clone(), lease.since_ms, lease.address))
+    }
+
+    /// Frees the addresses whose cooling has ended.
+    pub(super) fn expire(&mut self, clock_ms: u64) {
+        while let Some(&(until_ms, network, address)) = self.cooling.first() {
+            if until_ms > clock_ms {
+                return;
+            }
+            self.cooling.pop_first();
+            self.busy.remove(network, address);
+        }
+    }
+
+    pub(super) fn named(&self, network: NetworkId, node: NodeId, name: &str) -> Option<EndpointId> {
+        self.names.get(&(network, node, name.to_owned())).copied()
+    }
+
+    pub(super) fn of_network(&self, network: NetworkId) -> impl Iterator<Item = EndpointId> {
+        self.networks.range((network, EndpointId(0))..=(network, EndpointId(u64::MAX))).map(|&(_, id)| id)
+    }
+
+    pub(super) fn of_node(&self, node: NodeId) -> impl Iterator<Item = EndpointId> {
+        self.nodes.range((node, EndpointId(0))..=(node, EndpointId(u64::MAX))).map(|&(_, id)| id)
+    }
+
+    pub(super) fn of_sandbox(&self, node: NodeId, key: &str) -> impl Iterator<Item = EndpointId> {
+        let from = (node, key.to_owned(), EndpointId(0));
+        let to = (node, key.to_owned(), EndpointId(u64::MAX));
+        self.sandboxes.range(from..=to).map(|&(_, _, id)| id)
+    }
+
+    pub(super) fn with_mac(&self, network: NetworkId, mac: Mac) -> Option<EndpointId> {
+        self.macs.get(&(network, mac)).copied()
+    }
+
+    /// The addresses that a container had on this network and node and released, latest first.
+    pub(super) fn released(&self, network: NetworkId, node: NodeId, name: &str) -> impl Iterator<Item = IpAddr> {
+        let from = (network, node, name.to_owned(), 0, address(Family::V4, 0));
+        let to = (network, node, name.to_owned(), u64::MAX, address(Family::V6, u128::MAX));
+        self.released.range(from..=to).rev().map(|&(.., address)| address)
+    }
+
+    /// The addresses of a network that are kept for a name.
+    pub(super) fn kept(&self, network: NetworkId, name: &str) -> impl Iterator<Item = IpAddr> {
+        let from = (network, name.to_owned(), address(Family::V4, 0));
+        let to = (network, name.to_owned(), address(Family::V6, u128::MAX));
+        self.kept.range(from..=to).map(|&(.., address)| address)
+    }
+
+    /// Lowest number of a host from 2 that no egress interface of the node has.
+    pub(super) fn free_egress_host(&self, node: NodeId) -> u32 {
+        let mut free = 2;
+        for &(_, host) in self.egress_hosts.range((node, free)..=(node, u32::MAX)) {
+            if host != free {
+                break;
+            }
+            free += 1;
+        }
+        free
+    }
+
+    /// Lowest free number from `first` to `last`.
+    pub(super) fn free_address(&self, network: NetworkId, family: Family, first: u128, last: u128) -> Option<IpAddr> {
+        let free = self.busy.after(network, family, first)?;
+        (free <= last).then(|| address(family, free))
+    }
+}
+
+/// Addresses that nobody can get now, as runs without gaps, so that the lowest free one is
+/// found in one step however many are held.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Busy {
+    /// First number of a run → its last. Runs of one network and family neither overlap nor touch.
+    runs: BTreeMap<(NetworkId, Family, u128), u128>,
+}
+
+impl Busy {
+    /// The run that holds a number: its first and last.
+    fn run(&self, network: NetworkId, family: Family, number: u128) -> Option<(u128, u128)> {
+        let (&(.., first), &last) = self.runs.range((network, family, 0)..=(network, family, number)).next_back()?;
+        (last >= number).then_some((first, last))
+    }
+
+    /// The lowest number from `first` on that is in no run; none at the end of the numbers.
+    fn after(&self, network: NetworkId, family: Family, first: u128) -> Option<u128> {
+        match self.run(network, family, first) {
+            Some((_, last)) => last.checked_add(1),
+            None => Some(first),
+        }
+    }
+
+    fn insert(&mut self, network: NetworkId, address: IpAddr) {
+        let (family, at) = (Family::of(address), number(address));
+        if self.run(network, family, at).is_some() {
+            return;
+        }
+        let below = at.checked_sub(1).and_then(|below| self.run(network, family, below));
+        let above = at.checked_add(1).and_then(|above| self.runs.remove(&(network, family, above)));
+        let first = below.map_or(at, |(first, _)| first);
+        self.runs.insert((network, family, first), above.unwrap_or(at));
+    }
+
+    fn remove(&mut self, network: NetworkId, address: IpAddr) {
+        let (family, at) = (Family::of(address), number(address));
+        let Some((first, last)) = self.run(network, family, at) else { return };
+        self.runs.remove(&(network, family, first));
+        if first < at {
+            self.runs.insert((network, family, first), at - 1);
+        }
+        if at < last {
+            self.runs.insert((network, family, at + 1), last);
+        }
+    }
+}
