@@ -30,11 +30,9 @@ impl Cli {
     /// A usage error that names the key.
     pub(crate) fn check(&self) -> Result<(), clap::Error> {
         let twice = match &self.command {
-            Command::Network(NetworkCommand::Create(create)) => twice(create.reservations.iter().map(|pair| &pair.key))
-                .map(|key| format!("--reserve names {key:?} twice"))
-                .or_else(|| {
-                    twice(create.labels.iter().map(|pair| &pair.key)).map(|key| format!("--label sets {key:?} twice"))
-                }),
+            Command::Network(NetworkCommand::Create(create)) => {
+                twice(create.labels.iter().map(|pair| &pair.key)).map(|key| format!("--label sets {key:?} twice"))
+            }
             Command::Node(NodeCommand::Label { changes, rm, .. }) => {
                 let changed = changes.iter().map(LabelChange::key);
                 twice(changed.chain(rm)).map(|key| format!("label {key:?} is changed twice"))

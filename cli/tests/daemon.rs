@@ -9,7 +9,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::Ordering;
 
 use fake::Daemon;
-use pontoon_proto::v1::{AttachRequest, CreateNetworkRequest, DetachRequest, InitRequest, LabelNodeRequest, Pool};
+use pontoon_proto::v1::{
+    AttachRequest, CreateNetworkRequest, DetachRequest, InitRequest, LabelNodeRequest, Pool, Reservation,
+};
 
 /// What the program did.
 #[derive(Debug)]
@@ -52,7 +54,7 @@ fn create_prints_the_name_and_passes_everything_on() {
         subnets: vec!["10.1.0.0/24".into(), "fd00::/64".into()],
         gateways: vec!["10.1.0.1".into()],
         ip_ranges: vec!["10.1.0.128/25".into()],
-        reservations: [("db".into(), "10.1.0.200".into())].into(),
+        reservations: vec![Reservation { name: "db".into(), address: "10.1.0.200".into() }],
         mtu: 1400,
         vni: 70000,
         internal: true,

@@ -120,9 +120,11 @@ pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachRes
 }
 
 async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, ApiError> {
-    let report = member.reconcile.pass_now().await?;
-    if let Some(failure) = report.failure_of(endpoint.id) {
-        let message = format!("cannot make the interfaces of {:?} in {}: {failure}", endpoint.name, endpoint.sandbox.netns);
+    let report = member.reconciler.pass_now().await?;
+    let vni = member.store().state().networks.get(&endpoint.network).map(|network| network.vni);
+    let problem = vni.and_then(|vni| report.problem_of(endpoint.id, vni, endpoint.egress.is_some()));
+    if let Some(problem) = problem {
+        let message = format!("cannot make the interfaces of {:?} in {}: {problem}", endpoint.name, endpoint.sandbox.netns);
         return Err(ApiError::new(Code::Internal, "KERNEL", message, "nothing was left behind; pontoon status says more"));
     }
     expect_endpoint(member.propose(Command::ActivateEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch }).await?)
@@ -134,8 +136,8 @@ async fn undo(member: &Member, endpoint: &Endpoint) {
     if let Err(error) = member.store().propose(command, UNDO_DEADLINE).await {
         warn!(endpoint = %endpoint.id, %error, "the lease of a failed attach is released later");
     }
-    if let Err(error) = member.reconcile.pass_now().await {
-        warn!(endpoint = %endpoint.id, error = %error.message, "the interfaces of a failed attach are removed later");
+    if let Err(error) = member.reconciler.pass_now().await {
+        warn!(endpoint = %endpoint.id, %error, "the interfaces of a failed attach are removed later");
     }
 }
 
@@ -148,7 +150,7 @@ pub async fn detach(member: &Member, selection: Selection) -> Result<Vec<v1::End
         views.push(endpoint_view(&member.store().state(), &endpoint));
         remove(member, &endpoint).await?;
     }
-    member.reconcile.pass_now().await?;
+    member.reconciler.pass_now().await?;
     Ok(views)
 }
 

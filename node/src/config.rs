@@ -12,6 +12,8 @@ use pontoon_proto::{DEFAULT_PEER_PORT, DEFAULT_VXLAN_PORT};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::plan::desired::Names;
+
 /// Where the configuration file is, unless given. It need not exist.
 pub const DEFAULT_FILE: &str = "/etc/pontoon/pontoon.toml";
 
@@ -101,6 +103,13 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged.
     pub log_level: String,
+}
+
+impl Config {
+    /// Names that this daemon uses in its host's kernel.
+    pub fn names(&self) -> Names {
+        Names { netns: self.netns.clone(), gateway: self.gateway_bridge.clone() }
+    }
 }
 
 /// The configuration cannot be used.

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pontoon_store::{StoreSlot, TaskBoard};
+use pontoon_store::StoreSlot;
+use pontoon_store::tasks::TaskBoard;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -11,6 +12,7 @@ use crate::api::error::ApiError;
 use crate::config::Config;
 use crate::identity::DataDir;
 use crate::member::Member;
+use crate::host;
 
 /// A daemon, in a cluster or not yet.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ pub struct Daemon {
 impl Daemon {
     /// A daemon that is in no cluster yet.
     pub fn new(config: Config, data: DataDir, slot: StoreSlot, stop: CancellationToken) -> Self {
-        Self { config, tasks: TaskBoard::default(), slot, stop, data: Mutex::new(data), member: RwLock::new(None) }
+        Self { config, tasks: TaskBoard::new(host::now_ms), slot, stop, data: Mutex::new(data), member: RwLock::new(None) }
     }
 
     /// This daemon as a member.
@@ -53,7 +55,7 @@ impl Daemon {
 
     /// Becomes a member, or ceases to be one; returns what it was.
     pub(crate) fn set_member(&self, member: Option<Arc<Member>>) -> Option<Arc<Member>> {
-        self.slot.set(member.as_ref().map(|member| member.store.clone()));
+        self.slot.set(member.as_ref().map(|member| member.store().clone()));
         std::mem::replace(&mut *self.member.write().unwrap_or_else(PoisonError::into_inner), member)
     }
 }

@@ -1,6 +1,7 @@
 //! What this host says of itself without netlink.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
@@ -9,6 +10,12 @@ use pontoon_store::model::rejection::Reason;
 use tonic::Code;
 
 use crate::api::error::ApiError;
+
+/// This host's clock, in milliseconds since the Unix epoch; 0 before it.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// The host's name, up to its first dot.
 pub fn name() -> Result<String, ApiError> {

@@ -20,13 +20,14 @@ pub mod lifecycle;
 pub mod member;
 pub mod plan;
 pub mod reconcile;
+mod report;
 pub mod serve;
 pub mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_store::{Hello, PeerServices, StoreSlot};
+use pontoon_store::{HelloInfo, PeerServer, StoreSlot};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -73,7 +74,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
 
-    let peer = serve::bind_peer(config.listen)?;
+    let peer = serve::bind_peer(config.listen).await?;
     let address = peer.local_addr().unwrap_or(config.listen);
     let admin = serve::bind_admin(&config.socket)?;
     let config = Config { listen: address, ..config };
@@ -81,9 +82,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         socket = %config.socket.display(), peer = %address, "pontoond starts");
 
     let stop = CancellationToken::new();
-    let slot = StoreSlot::new(Hello { public_key: data.public_key() });
+    let slot = StoreSlot::new(HelloInfo { name: host::name().unwrap_or_default(), public_key: data.public_key() }, host::now_ms);
     let daemon = Arc::new(Daemon::new(config, data, slot.clone(), stop.clone()));
-    let mut peers = tokio::spawn(serve::serve_peers(PeerServices::new(slot), peer, address, stop.clone()));
+    let serving = PeerServer::new(slot).serve(peer, stop.clone().cancelled_owned());
+    let mut peers = tokio::spawn(async move {
+        serving.await.map_err(|source| ServeError::Broke { door: "peer port", source: source.into() })
+    });
     lifecycle::resume(&daemon).await.map_err(|error| RunError::Resume { message: error.message, hint: error.hint })?;
     let mut admins = tokio::spawn(serve::serve_admin(daemon.clone(), admin, stop.clone()));
     notify(sd_notify::NotifyState::Ready);
@@ -109,7 +113,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         Err(_) => warn!("requests under way were cut off"),
     }
     if let Some(member) = daemon.set_member(None) {
-        member::stop(&member).await;
+        member.stop().await;
     }
     info!("pontoond has stopped; the containers' traffic goes on");
     ended

@@ -10,17 +10,17 @@ use pontoon_store::model::command::{AdmitNode, Command, FEATURE_LEVEL, Outcome};
 use pontoon_store::model::id::{ClusterId, FOUNDER, NodeId, RaftId};
 use pontoon_store::model::object::{Cluster, Family, Node, Pool};
 use pontoon_store::model::rejection::Reason;
-use pontoon_store::{Store, StoreOptions};
-use prost::Message;
+use pontoon_store::{Store, StoreOptions, Timing};
 use tokio::sync::MutexGuard;
 use tonic::Code;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::api::error::ApiError;
 use crate::daemon::Daemon;
 use crate::identity::{DataDir, DataDirError, Membership};
-use crate::member::{self, Member};
-use crate::{host, kernel};
+use crate::kernel::Linux;
+use crate::host;
+use crate::member::Member;
 
 /// How long founding may take: one node's election and one write.
 const FOUND_DEADLINE: Duration = Duration::from_secs(10);
@@ -53,8 +53,8 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
         underlay: Family::of(entrant.data_addr),
     };
     data.remove_store()?;
-    let store = open_store(&data, cluster.id, FOUNDER, NodeId(0)).await?;
     let id = cluster.id;
+    let store = open_store(daemon, &data, Membership { cluster: id, node: NodeId(0), raft_id: FOUNDER }).await?;
     let founded = found(&store, &data, cluster, &entrant).await;
     let node = match founded {
         Ok(node) => node,
@@ -65,7 +65,6 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
         }
     };
     data.enter(Membership { cluster: id, node: node.id, raft_id: FOUNDER })?;
-    store.set_node(node.id);
     info!(cluster = %id, node = %node.id, name = node.name, "founded a cluster");
     enter(daemon, &data, store)?;
     Ok(v1::InitResponse { cluster_id: id.to_string(), node: Some((&node).into()) })
@@ -93,16 +92,11 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
         given => parse_address(given, port)?,
     };
     let entrant = entrant(&request.name, advertise, &request.data_addr)?;
-    let admitted = admit(&data, peer, &entrant).await?;
-    let membership = Membership {
-        cluster: admitted.cluster_id.parse().map_err(|error| bad_answer(peer, &format!("{error}")))?,
-        node: NodeId(admitted.node_id),
-        raft_id: RaftId(admitted.raft_id),
-    };
+    let membership = admit(&data, peer, &entrant).await?;
     data.remove_store()?;
     data.enter(membership)?;
     info!(cluster = %membership.cluster, node = %membership.node, through = %peer, "admitted to a cluster");
-    let store = open_store(&data, membership.cluster, membership.raft_id, membership.node).await?;
+    let store = open_store(daemon, &data, membership).await?;
     let member = enter(daemon, &data, store)?;
     let node = caught_up(&member).await?;
     Ok(v1::JoinResponse { cluster_id: membership.cluster.to_string(), node: Some((&node).into()) })
@@ -114,7 +108,7 @@ async fn first_member(peers: &[SocketAddr], me: [u8; 32]) -> Result<SocketAddr, 
     for peer in peers {
         match pontoon_store::hello(*peer, HELLO_DEADLINE).await {
             Ok(hello) if hello.public_key == me => reasons.push(format!("{peer} is this node itself")),
-            Ok(hello) if hello.cluster_id.is_empty() => reasons.push(format!("{peer} is in no cluster yet")),
+            Ok(hello) if hello.cluster.is_none() => reasons.push(format!("{peer} is in no cluster yet")),
             Ok(_) => return Ok(*peer),
             Err(error) => reasons.push(error.to_string()),
         }
@@ -127,11 +121,11 @@ async fn first_member(peers: &[SocketAddr], me: [u8; 32]) -> Result<SocketAddr, 
     Err(ApiError::new(Code::Unavailable, "NO_MEMBER", message, hint))
 }
 
-async fn admit(data: &DataDir, peer: SocketAddr, entrant: &Entrant) -> Result<v1::AdmitResponse, ApiError> {
-    let node = v1::AdmitNode::from(&admission(data, entrant, None));
-    let signature = data.sign(&node.encode_to_vec());
-    let request = v1::AdmitRequest { node: Some(node), signature, forwarded: false };
-    Ok(pontoon_store::admit(peer, request, ADMIT_DEADLINE).await?)
+async fn admit(data: &DataDir, peer: SocketAddr, entrant: &Entrant) -> Result<Membership, ApiError> {
+    let node = admission(data, entrant, None);
+    let signature = data.sign(&node.signed_bytes());
+    let admitted = pontoon_store::admit(peer, &node, signature, ADMIT_DEADLINE).await?;
+    Ok(Membership { cluster: admitted.cluster, node: admitted.node, raft_id: admitted.raft_id })
 }
 
 fn admission(data: &DataDir, entrant: &Entrant, raft_id: Option<RaftId>) -> AdmitNode {
@@ -186,13 +180,24 @@ pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveRespons
         warnings.push(format!("the cluster does not know ({}): run pontoon node rm {name} --force on a member", error.message));
     }
     daemon.set_member(None);
-    member::stop(&member).await;
-    if let Err(error) = kernel::remove_all(&daemon.config.kernel_options()).await {
-        warnings.push(format!("not everything could be removed from this host: {error}"));
+    match member.stop().await {
+        Some(linux) => warnings.extend(clean_up(linux).await),
+        None => warnings.push("the bridges and interfaces of this node are still there: restart pontoond and look".into()),
     }
     data.leave()?;
-    info!(cluster = %member.cluster, node = %member.node(), "left the cluster");
+    info!(cluster = %member.cluster(), node = %member.node(), "left the cluster");
     Ok(v1::LeaveResponse { warnings })
+}
+
+/// Removes all that is ours from this host; tells what could not be.
+async fn clean_up(mut linux: Linux) -> Vec<String> {
+    let removed = tokio::task::spawn_blocking(move || linux.remove_all()).await;
+    let failures = match removed {
+        Ok(Ok(failures)) => failures,
+        Ok(Err(error)) => vec![error],
+        Err(error) => return vec![format!("cleaning up this host was cut off: {error}")],
+    };
+    failures.iter().map(|error| format!("not everything could be removed from this host: {error}")).collect()
 }
 
 async fn tell_the_cluster(member: &Member, force: bool) -> Result<(), ApiError> {
@@ -201,7 +206,7 @@ async fn tell_the_cluster(member: &Member, force: bool) -> Result<(), ApiError> 
         Err(error) if error.reason != Reason::NodeNotFound.as_str() => return Err(error),
         _ => {}
     }
-    if last { Ok(()) } else { member.expel(member.raft_id).await }
+    if last { Ok(()) } else { member.expel(member.raft_id()).await }
 }
 
 /// Goes on as the member that the data folder says this daemon is.
@@ -211,7 +216,7 @@ pub async fn resume(daemon: &Arc<Daemon>) -> Result<(), ApiError> {
         data.remove_store()?;
         return Ok(());
     };
-    let store = open_store(&data, membership.cluster, membership.raft_id, membership.node).await?;
+    let store = open_store(daemon, &data, membership).await?;
     enter(daemon, &data, store)?;
     Ok(())
 }
@@ -220,14 +225,34 @@ fn enter(daemon: &Arc<Daemon>, data: &DataDir, store: Store) -> Result<Arc<Membe
     let membership = data.membership().ok_or_else(|| {
         ApiError::new(Code::Internal, "INTERNAL", "the data folder names no cluster", "please report this")
     })?;
-    let member = member::start(daemon, membership, store)?;
+    let member = Member::start(daemon, membership, store)?;
     daemon.set_member(Some(member.clone()));
     Ok(member)
 }
 
-async fn open_store(data: &DataDir, cluster: ClusterId, raft_id: RaftId, node: NodeId) -> Result<Store, ApiError> {
-    let options = StoreOptions::new(data.store_path(), cluster, raft_id, node, rand::random());
+async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> Result<Store, ApiError> {
+    let options = StoreOptions {
+        dir: data.store_path(),
+        cluster: membership.cluster,
+        raft_id: membership.raft_id,
+        node: membership.node,
+        run: rand::random(),
+        timing: Timing::default(),
+        clock: host::now_ms,
+        fatal: Arc::new(end_process),
+        snapshot_every: StoreOptions::SNAPSHOT_EVERY,
+        keep_entries: StoreOptions::KEEP_ENTRIES,
+        segment_bytes: StoreOptions::SEGMENT_BYTES,
+        tasks: daemon.tasks.clone(),
+    };
     Ok(Store::open(options).await?)
+}
+
+/// Nobody knows what is on the disk after a write to the log failed: this member must not go on, and reads the log
+/// anew when it is started again.
+fn end_process(reason: &str) {
+    tracing::error!(reason, "the log cannot be written: ending");
+    std::process::abort();
 }
 
 fn exclusive(daemon: &Daemon) -> Result<MutexGuard<'_, DataDir>, ApiError> {
@@ -297,11 +322,6 @@ fn random_ula() -> Ipv6Net {
     let [a, b, c, d, e] = rand::random::<[u8; 5]>();
     let pair = |high, low| u16::from_be_bytes([high, low]);
     Ipv6Net::new_assert(Ipv6Addr::new(pair(0xfd, a), pair(b, c), pair(d, e), 0, 0, 0, 0, 0), 48)
-}
-
-fn bad_answer(peer: SocketAddr, why: &str) -> ApiError {
-    let message = format!("{peer} gave an answer that makes no sense: {why}");
-    ApiError::new(Code::Internal, "INTERNAL", message, "compare the versions of both daemons with pontoon status")
 }
 
 impl From<DataDirError> for ApiError {

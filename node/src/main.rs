@@ -32,8 +32,9 @@ fn start() -> Result<(), String> {
 }
 
 fn start_log(config: &Config) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.log_level)
-        .map_err(|error| format!("log-level {:?} cannot be understood: {error}; give one such as info", config.log_level))?;
+    let filter = EnvFilter::try_new(&config.log_level).map_err(|error| {
+        format!("log-level {:?} cannot be understood: {error}; give one such as info", config.log_level)
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.init(),

@@ -1,5 +1,9 @@
-//! This daemon as a member of a cluster: its store, and what it may ask of it.
+//! This daemon as a member of a cluster: its store, its reconcile loop and what runs beside them.
 
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pontoon_proto::v1;
@@ -7,41 +11,147 @@ use pontoon_store::Store;
 use pontoon_store::model::command::{Command, Outcome};
 use pontoon_store::model::id::{ClusterId, NodeId, RaftId};
 use pontoon_store::model::state::State;
+use pontoon_store::tasks::Task;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::api::error::ApiError;
-use crate::reconcile::ReconcileHandle;
+use crate::attach::{self, InFlight};
+use crate::daemon::Daemon;
+use crate::identity::Membership;
+use crate::kernel::{self, KernelError, Linux};
+use crate::reconcile::{self, Reconciler, StateSource};
+use crate::report;
 
-/// How long a write may take before its asker is told what is in its way.
+/// How long a write may take before its asker is told what is in its way: less than the 5 s
+/// in which a request without quorum must be answered.
 const WRITE_DEADLINE: Duration = Duration::from_secs(4);
 /// How long a read waits for the leader before the local copy answers.
 const READ_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a change of the Raft membership may take.
 const EXPEL_DEADLINE: Duration = Duration::from_secs(15);
+/// How often background tasks look although nothing has woken them.
+const TICK: Duration = Duration::from_secs(30);
+/// How long a task waits after a failure.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A member of a cluster, running.
-#[derive(Debug)]
 pub struct Member {
-    pub(crate) cluster: ClusterId,
-    pub(crate) node: NodeId,
-    pub(crate) raft_id: RaftId,
-    pub(crate) store: Store,
-    pub(crate) reconcile: ReconcileHandle,
-    pub(crate) attachments: crate::attach::InFlight,
-    pub(crate) stop: CancellationToken,
-    pub(crate) tasks: Vec<JoinHandle<()>>,
+    cluster: ClusterId,
+    node: NodeId,
+    raft_id: RaftId,
+    store: Store,
+    pub(crate) reconciler: Reconciler,
+    pub(crate) attachments: InFlight,
+    reclaimed: AtomicU64,
+    stop: CancellationToken,
+    background: Mutex<Option<Background>>,
+}
+
+/// What ends with the member.
+struct Background {
+    reconcile: JoinHandle<Linux>,
+    others: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("cluster", &self.cluster).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// The state, for the reconcile loop.
+struct Source {
+    store: Store,
+    node: NodeId,
+}
+
+impl StateSource for Source {
+    fn node(&self) -> Option<NodeId> {
+        Some(self.node)
+    }
+
+    fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.store.state())
+    }
 }
 
 impl Member {
-    /// The store.
-    pub fn store(&self) -> &Store {
-        &self.store
+    /// Starts everything that a member does in the background.
+    pub(crate) fn start(daemon: &Daemon, membership: Membership, store: Store) -> Result<Arc<Self>, KernelError> {
+        let names = daemon.config.names();
+        let linux = Linux::open(names.clone())?;
+        let (stop, wake) = (CancellationToken::new(), Arc::new(Notify::new()));
+        let source = Arc::new(Source { store: store.clone(), node: membership.node });
+        let (reconciler, run) = reconcile::new(linux, names.clone(), source, store.applied(), wake.clone());
+        let member = Arc::new(Self {
+            cluster: membership.cluster,
+            node: membership.node,
+            raft_id: membership.raft_id,
+            store,
+            reconciler,
+            attachments: InFlight::default(),
+            reclaimed: AtomicU64::new(0),
+            stop: stop.clone(),
+            background: Mutex::new(None),
+        });
+        let background = Background {
+            reconcile: tokio::spawn(run.run(stop.clone())),
+            others: vec![
+                tokio::spawn(kernel::watch::watch(names, wake, stop)),
+                tokio::spawn(run_reports(member.clone(), daemon.tasks.task("report"), daemon.config.egress_subnet)),
+                tokio::spawn(run_collector(member.clone(), daemon.tasks.task("collect"))),
+            ],
+        };
+        *member.background() = Some(background);
+        Ok(member)
+    }
+
+    /// Ends it: first what changes the kernel, then the store. The kernel keeps what it has. Gives back the means to
+    /// clean it up.
+    pub(crate) async fn stop(&self) -> Option<Linux> {
+        self.stop.cancel();
+        let background = self.background().take()?;
+        for task in background.others {
+            if let Err(error) = task.await {
+                warn!(%error, "a background task did not end well");
+            }
+        }
+        let linux = background.reconcile.await;
+        self.store.clone().shutdown().await;
+        linux.inspect_err(|error| warn!(%error, "the reconcile loop did not end well")).ok()
+    }
+
+    fn background(&self) -> std::sync::MutexGuard<'_, Option<Background>> {
+        // What is in there is put and taken whole.
+        self.background.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
     }
 
     /// This node.
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// This node in the Raft membership.
+    pub fn raft_id(&self) -> RaftId {
+        self.raft_id
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Endpoints that were ended because their namespace was gone or nobody finished them.
+    pub fn reclaimed(&self) -> u64 {
+        self.reclaimed.load(Ordering::Relaxed)
     }
 
     /// Writes, through the leader.
@@ -55,13 +165,13 @@ impl Member {
     }
 
     /// Prepares a read. Without a leader the local copy answers, and says so.
-    pub async fn read(&self, options: Option<v1::ReadOptions>) -> Result<ReadBasis, ApiError> {
+    pub async fn read(&self, options: Option<v1::ReadOptions>) -> ReadBasis {
         if options.is_some_and(|options| options.stale) {
-            return Ok(ReadBasis { linearizable: false, reason: String::new() });
+            return ReadBasis { linearizable: false, reason: String::new() };
         }
         match self.store.read_barrier(READ_DEADLINE).await {
-            Ok(()) => Ok(ReadBasis { linearizable: true, reason: String::new() }),
-            Err(error) => Ok(ReadBasis { linearizable: false, reason: error.to_string() }),
+            Ok(()) => ReadBasis { linearizable: true, reason: String::new() },
+            Err(error) => ReadBasis { linearizable: false, reason: error.to_string() },
         }
     }
 
@@ -90,19 +200,45 @@ impl ReadBasis {
     }
 }
 
-/// Starts everything that a member does in the background.
-pub(crate) fn start(daemon: &Arc<Daemon>, membership: Membership, store: Store) -> Result<Arc<Member>, ApiError> {
-    todo!()
-}
-
-/// Ends it: the loop first, so that nothing is half done, then the store.
-pub(crate) async fn stop(member: &Member) {
-    member.stop.cancel();
-    let tasks = std::mem::take(&mut *member.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-    for task in tasks {
-        if let Err(error) = task.await {
-            warn!(%error, "a background task did not end well");
+/// Tells the cluster about this host, whenever a pass of the loop has seen something else than before.
+async fn run_reports(member: Arc<Member>, task: Task, wanted: Option<ipnet::IpNet>) {
+    let mut status = member.reconciler.status();
+    loop {
+        let facts = {
+            let status = status.borrow_and_update();
+            status.first_pass_done.then(|| status.facts.clone())
+        };
+        let mut pause = TICK;
+        if let Some(facts) = facts {
+            task.begin();
+            let result = report::report(&member, &facts, wanted).await;
+            pause = if result.is_err() { AGAIN } else { TICK };
+            task.end(result);
+        }
+        tokio::select! {
+            () = member.stop.cancelled() => return,
+            changed = status.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
         }
     }
-    member.store.shutdown().await;
+}
+
+/// Ends endpoints of this node that nobody uses: their namespace is gone, or an attach did not come to its end.
+async fn run_collector(member: Arc<Member>, task: Task) {
+    let mut status = member.reconciler.status();
+    loop {
+        let vanished: BTreeSet<_> = status.borrow_and_update().vanished.iter().copied().collect();
+        task.begin();
+        let result = attach::collect(&member, &vanished).await;
+        let pause = if result.is_err() { AGAIN } else { TICK };
+        if let Ok(count) = &result {
+            member.reclaimed.fetch_add(*count, Ordering::Relaxed);
+        }
+        task.end(result.map(|_| ()));
+        tokio::select! {
+            () = member.stop.cancelled() => return,
+            changed = status.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
 }

@@ -1,25 +1,21 @@
 //! The two doors: the admin socket and the peer port.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use pontoon_proto::MAX_MESSAGE_BYTES;
 use pontoon_proto::v1::cluster_service_server::ClusterServiceServer;
 use pontoon_proto::v1::endpoint_service_server::EndpointServiceServer;
 use pontoon_proto::v1::network_service_server::NetworkServiceServer;
 use pontoon_proto::v1::node_service_server::NodeServiceServer;
-use pontoon_store::PeerServices;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::api::cluster::Cluster;
 use crate::api::endpoint::Endpoints;
@@ -29,10 +25,6 @@ use crate::daemon::Daemon;
 
 /// Largest request on the admin socket, in bytes: far above what any of them needs.
 const MAX_ADMIN_REQUEST: usize = 1 << 20;
-/// How often and for how long an idle peer is asked whether it lives. A dead one is found well
-/// within the 10 s that a stopping daemon has.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
-
 /// A door cannot be opened, or broke.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -64,25 +56,20 @@ pub enum ServeError {
         /// Which.
         door: &'static str,
         /// Why.
-        source: tonic::transport::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 /// Opens the peer port. Where there is no IPv6, the default address falls back to IPv4.
-pub fn bind_peer(address: SocketAddr) -> Result<StdTcpListener, ServeError> {
-    let bind = |address: SocketAddr| {
-        let listener = StdTcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
+pub async fn bind_peer(address: SocketAddr) -> Result<TcpListener, ServeError> {
     let no_ipv6 = |error: &io::Error| error.raw_os_error() == Some(libc::EAFNOSUPPORT);
-    match bind(address) {
+    let bound = match TcpListener::bind(address).await {
         Err(error) if address.ip().is_unspecified() && no_ipv6(&error) => {
-            bind((Ipv4Addr::UNSPECIFIED, address.port()).into())
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
         }
         result => result,
-    }
-    .map_err(|source| ServeError::Peer { address, source })
+    };
+    bound.map_err(|source| ServeError::Peer { address, source })
 }
 
 /// Opens the admin socket, for root and its group.
@@ -115,24 +102,5 @@ pub async fn serve_admin(
         .add_service(NetworkServiceServer::new(Networks(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(EndpointServiceServer::new(Endpoints(daemon)).max_decoding_message_size(MAX_ADMIN_REQUEST));
     let result = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned()).await;
-    result.map_err(|source| ServeError::Broke { door: "admin socket", source })
-}
-
-/// Serves members until `stop`.
-pub async fn serve_peers(
-    services: PeerServices,
-    listener: StdTcpListener,
-    address: SocketAddr,
-    stop: CancellationToken,
-) -> Result<(), ServeError> {
-    let listener = TcpListener::from_std(listener).map_err(|source| ServeError::Peer { address, source })?;
-    // A heartbeat that waits for more bytes to come would delay elections.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .add_service(services.raft().max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(services.peer().max_decoding_message_size(MAX_MESSAGE_BYTES));
-    let result = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await;
-    result.map_err(|source| ServeError::Broke { door: "peer port", source })
+    result.map_err(|source| ServeError::Broke { door: "admin socket", source: source.into() })
 }

@@ -6,19 +6,17 @@ use pontoon_store::model::id::NodeId;
 use pontoon_store::model::object::NodeState;
 use pontoon_store::model::state::State;
 use pontoon_store::model::voters;
+use pontoon_store::tasks::{TaskReport, TaskState};
 
 use crate::api;
 use crate::daemon::Daemon;
 use crate::member::Member;
 
-/// Clocks of two members that differ by more are warned of, in milliseconds.
-const CLOCK_SKEW_WARNING_MS: u64 = 500;
-
 /// How this daemon and its cluster are.
 pub fn status(daemon: &Daemon) -> v1::StatusResponse {
     let mut response = v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        tasks: daemon.tasks.list(),
+        tasks: daemon.tasks.reports().into_iter().map(task).collect(),
         ..v1::StatusResponse::default()
     };
     if let Some(member) = daemon.try_member() {
@@ -30,7 +28,7 @@ pub fn status(daemon: &Daemon) -> v1::StatusResponse {
 fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     let status = member.store().status();
     let state = member.store().state();
-    response.cluster_id = member.cluster.to_string();
+    response.cluster_id = member.cluster().to_string();
     response.node_id = member.node().0;
     response.term = status.term;
     response.leader = state.nodes.values().find(|n| Some(n.raft_id) == status.leader).map_or(0, |n| n.id.0);
@@ -41,10 +39,42 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     response.members = state.nodes.values().map(|node| api::member(node, &status)).collect();
     response.quorum = count(voters::quorum(status.voters.len()));
     response.tolerates = tolerated(&state, &status);
-    response.data_plane = Some(member.reconcile.status());
+    response.data_plane = Some(data_plane(member));
     response.cluster = state.cluster.as_ref().map(Into::into);
     response.state_hash = format!("{:032x}", status.state_hash);
     response.warnings = warnings(member.node(), &state, &status);
+}
+
+fn task(report: TaskReport) -> v1::TaskStatus {
+    let state = match report.state {
+        TaskState::Idle => v1::TaskState::Idle,
+        TaskState::Running => v1::TaskState::Running,
+        TaskState::Failing => v1::TaskState::Failing,
+        TaskState::Stopped => v1::TaskState::Stopped,
+    };
+    v1::TaskStatus {
+        name: report.name,
+        state: state.into(),
+        runs: report.runs,
+        failures: report.failures,
+        last_error: report.last_error.unwrap_or_default(),
+        last_run_ms: report.last_run_ms,
+    }
+}
+
+fn data_plane(member: &Member) -> v1::DataPlane {
+    let status = member.reconciler.status().borrow().clone();
+    v1::DataPlane {
+        passes: status.passes,
+        first_pass_steps: status.first_pass_steps,
+        first_pass_done: status.first_pass_done,
+        last_pass_steps: status.last_pass_steps,
+        reconciled_index: status.reconciled_index,
+        drift: status.drift.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
+        last_drift: status.last_drift,
+        failures: status.failures,
+        reclaimed: member.reclaimed(),
+    }
 }
 
 fn count(number: usize) -> u32 {
@@ -80,23 +110,15 @@ fn warnings(me: NodeId, state: &State, status: &StoreStatus) -> Vec<String> {
                 node.name
             ));
         }
-        if let Some(skew) = skewed(node.raft_id, status) {
-            warnings.push(format!("the clock of node {} differs from this one by {skew} ms: set it by NTP", node.name));
-        }
         warnings.extend(small_mtu(node, state));
     }
     warnings
 }
 
-fn skewed(peer: pontoon_store::model::id::RaftId, status: &StoreStatus) -> Option<u64> {
-    let skew = status.members.get(&peer)?.clock_skew_ms?.unsigned_abs();
-    (skew > CLOCK_SKEW_WARNING_MS).then_some(skew)
-}
-
 /// Networks whose MTU does not fit through a node's underlay.
 fn small_mtu(node: &pontoon_store::model::object::Node, state: &State) -> Vec<String> {
     let Some(cluster) = &state.cluster else { return Vec::new() };
-    let overhead = pontoon_store::model::vxlan_overhead(cluster.underlay);
+    let overhead = cluster.underlay.vxlan_overhead();
     let too_large = |mtu: u32| node.underlay_mtu != 0 && mtu + overhead > node.underlay_mtu;
     let networks = state.networks.values().filter(|network| too_large(network.mtu));
     let describe = |network: &pontoon_store::model::object::Network| {

@@ -79,7 +79,6 @@ fn these_lines_are_usage_errors() {
         ("pontoon network create", MissingRequiredArgument),
         ("pontoon network create n --reserve db", ValueValidation),
         ("pontoon network create n --reserve =10.0.0.9", ValueValidation),
-        ("pontoon network create n --reserve db=10.0.0.9 --reserve db=10.0.0.10", ValueValidation),
         ("pontoon network create n --label a=1 --label a=2", ValueValidation),
         ("pontoon network create n --mtu 0", ValueValidation),
         ("pontoon network create n --vni many", ValueValidation),

@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use pontoon_proto::v1::{
     CreateNetworkRequest, InspectNetworkRequest, ListNetworksRequest, NetworkView, ReadOptions, RemoveNetworkRequest,
+    Reservation,
 };
 
 use super::{each, line};
-use crate::args::{CreateArgs, NetworkCommand, map};
+use crate::args::{CreateArgs, NetworkCommand, Pair, map};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
@@ -33,7 +34,7 @@ async fn create(args: &CreateArgs, session: &Session, output: &Output) -> Result
         subnets: args.subnets.clone(),
         gateways: args.gateways.clone(),
         ip_ranges: args.ip_ranges.clone(),
-        reservations: map(&args.reservations),
+        reservations: args.reservations.iter().map(reservation).collect(),
         mtu: args.mtu.unwrap_or_default(),
         vni: args.vni.unwrap_or_default(),
         internal: args.internal,
@@ -44,6 +45,10 @@ async fn create(args: &CreateArgs, session: &Session, output: &Output) -> Result
     let waiting = format!("creating network {}", args.name);
     let answer = session.call(Kind::WRITE, &waiting, session.networks().create_network(request)).await?;
     output.message(&answer, || line(answer.network.as_ref().map_or(&args.name, |network| &network.name)))
+}
+
+fn reservation(pair: &Pair) -> Reservation {
+    Reservation { name: pair.key.clone(), address: pair.value.clone() }
 }
 
 async fn list(quiet: bool, read: ReadOptions, session: &Session, output: &Output) -> Result<(), Failure> {

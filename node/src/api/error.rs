@@ -3,7 +3,11 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 
+use pontoon_store::{AdmitError, ExpelError, OpenError, ProposeError, ReadError};
 use pontoon_store::model::rejection::{Reason, Rejection};
+use crate::kernel::KernelError;
+use crate::reconcile::PassError;
+use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -11,7 +15,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 const DOMAIN: &str = "pontoon";
 
 /// A request failed: what the caller is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Error)]
+#[error("{message}")]
 pub struct ApiError {
     /// Kind, for gRPC.
     pub code: Code,
@@ -32,6 +37,11 @@ impl ApiError {
     /// A field of the request cannot be understood.
     pub fn invalid(reason: Reason, message: impl Display, hint: impl Into<String>) -> Self {
         Self::new(Code::InvalidArgument, reason.as_str(), message.to_string(), hint)
+    }
+
+    /// The store does not go on.
+    fn stopped(message: String) -> Self {
+        Self::new(Code::Internal, "STOPPED", message, "the log of pontoond says more; containers keep their network")
     }
 }
 
@@ -55,13 +65,106 @@ impl From<ApiError> for Status {
     }
 }
 
+/// What somebody who lacks a majority can do.
+const NO_QUORUM_HINT: &str = "bring the missing nodes back; containers keep their network meanwhile, and ls, inspect and \
+                              status answer from the local copy";
+
+impl From<ProposeError> for ApiError {
+    fn from(error: ProposeError) -> Self {
+        let message = error.to_string();
+        match error {
+            ProposeError::Rejected(rejection) => rejection.into(),
+            ProposeError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
+            ProposeError::Unknown { .. } => {
+                let hint = "look whether it was done before you try again (ls or inspect)";
+                Self::new(Code::Unknown, "UNKNOWN_OUTCOME", message, hint)
+            }
+            ProposeError::TooLarge { .. } => Self::invalid(Reason::TooLarge, message, "make it smaller"),
+            ProposeError::NotFeature { .. } => {
+                Self::new(Code::FailedPrecondition, "FEATURE_LEVEL", message, "pontoon node ls shows every node's version")
+            }
+            ProposeError::Stopped { .. } => Self::stopped(message),
+        }
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        let message = error.to_string();
+        match error {
+            ReadError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
+            ReadError::Stopped { .. } => Self::stopped(message),
+        }
+    }
+}
+
+impl From<ExpelError> for ApiError {
+    fn from(error: ExpelError) -> Self {
+        let message = error.to_string();
+        match error {
+            ExpelError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
+            ExpelError::OnlyVoter { .. } => {
+                Self::new(Code::FailedPrecondition, "LAST_NODE", message, "let another node catch up first: pontoon node ls")
+            }
+            ExpelError::Stopped { .. } => Self::stopped(message),
+        }
+    }
+}
+
+impl From<OpenError> for ApiError {
+    fn from(error: OpenError) -> Self {
+        let mut message = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            message = format!("{message}: {inner}");
+            cause = inner.source();
+        }
+        Self::new(Code::Internal, "STORE", message, "")
+    }
+}
+
+impl From<AdmitError> for ApiError {
+    fn from(error: AdmitError) -> Self {
+        let message = error.to_string();
+        match error {
+            AdmitError::Rejected(rejection) => rejection.into(),
+            AdmitError::Unreachable { .. } => {
+                Self::new(Code::Unavailable, "PEER_UNREACHABLE", message, "check the address, and that TCP port 7300 is open")
+            }
+            AdmitError::Failed { .. } => {
+                Self::new(Code::Unavailable, "PEER_UNREACHABLE", message, "look at pontoon status there")
+            }
+            AdmitError::Malformed { .. } => {
+                Self::new(Code::Internal, "PEER_UNREACHABLE", message, "compare the versions of both daemons")
+            }
+        }
+    }
+}
+
+impl From<PassError> for ApiError {
+    fn from(error: PassError) -> Self {
+        let message = error.to_string();
+        match error {
+            PassError::Stopped => Self::new(Code::Unavailable, "SHUTTING_DOWN", message, "try again once it runs"),
+            PassError::Kernel(_) => Self::new(Code::Internal, "KERNEL", message, "pontoon status says more"),
+            PassError::NoMember => Self::new(Code::FailedPrecondition, "NOT_IN_CLUSTER", message, ""),
+        }
+    }
+}
+
+impl From<KernelError> for ApiError {
+    fn from(error: KernelError) -> Self {
+        Self::new(Code::Internal, "KERNEL", error.to_string(), "the log of pontoond says more")
+    }
+}
+
 fn code_of(reason: Reason) -> Code {
     use Reason::{
         AddressReserved, AddressTaken, AlreadyAttached, AlreadyFounded, EgressFull, EndpointNameTaken,
         EndpointNotFound, EpochMismatch, IfnameTaken, InvalidAddress, InvalidCluster, InvalidGateway, InvalidIfname,
         InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange, InvalidSubnet, MacTaken, NetworkFull,
         NetworkInUse, NetworkNameTaken, NetworkNotFound, NodeAddressTaken, NodeInUse, NodeNameTaken, NodeNotFound,
-        NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TooLarge, TooManyNodes, VniExhausted,
+        FeatureLevelTooLow, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TooLarge, TooManyNodes, VniExhausted,
         VniTaken,
     };
     match reason {
@@ -70,7 +173,7 @@ fn code_of(reason: Reason) -> Code {
         NodeNotFound | NetworkNotFound | EndpointNotFound => Code::NotFound,
         AlreadyFounded | NodeNameTaken | NodeAddressTaken | NetworkNameTaken | VniTaken | AddressTaken
         | AddressReserved | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
-        NotFounded | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => Code::FailedPrecondition,
+        NotFounded | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => Code::FailedPrecondition,
         TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,
         EpochMismatch | RequestTooOld => Code::Aborted,
     }

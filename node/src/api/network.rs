@@ -40,7 +40,7 @@ impl NetworkService for Networks {
         request: Request<v1::ListNetworksRequest>,
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
         let member = self.0.member()?;
-        let freshness = member.read(request.into_inner().read).await?;
+        let freshness = member.read(request.into_inner().read).await;
         let state = member.store().state();
         let networks = state.networks.values().map(|network| v1::NetworkView {
             network: Some(network.into()),
@@ -55,7 +55,7 @@ impl NetworkService for Networks {
     ) -> Result<Response<v1::InspectNetworkResponse>, Status> {
         let request = request.into_inner();
         let member = self.0.member()?;
-        let freshness = member.read(request.read).await?;
+        let freshness = member.read(request.read).await;
         let state = member.store().state();
         let network = view::find_network(&state, &request.network)?;
         let endpoints = state.endpoints_of_network(network.id).map(|endpoint| view::endpoint(&state, endpoint));
@@ -88,7 +88,7 @@ impl NetworkService for Networks {
     ) -> Result<Response<v1::ListLeasesResponse>, Status> {
         let request = request.into_inner();
         let member = self.0.member()?;
-        let freshness = member.read(request.read).await?;
+        let freshness = member.read(request.read).await;
         let state = member.store().state();
         let leases = select_leases(&state, &request)?;
         Ok(Response::new(v1::ListLeasesResponse { leases, freshness: Some(freshness.of(&state)) }))
@@ -101,7 +101,7 @@ impl NetworkService for Networks {
         let request = request.into_inner();
         let address: IpAddr = parse("address", Reason::InvalidAddress, &request.address)?;
         let member = self.0.member()?;
-        let freshness = member.read(request.read).await?;
+        let freshness = member.read(request.read).await;
         let state = member.store().state();
         let lease = find_lease(&state, address)?;
         Ok(Response::new(v1::InspectLeaseResponse {
@@ -159,8 +159,8 @@ fn parse_create(request: v1::CreateNetworkRequest) -> Result<CreateNetwork, ApiE
             ApiError::new(Code::InvalidArgument, "INVALID_VNI", message, format!("give 1 to {}", Vni::MAX))
         })
     });
-    let reservations = request.reservations.iter().map(|(name, address)| {
-        parse("address", Reason::InvalidAddress, address).map(|address| (name.clone(), address))
+    let reservations = request.reservations.iter().map(|kept| {
+        parse("address", Reason::InvalidAddress, &kept.address).map(|address| (kept.name.clone(), address))
     });
     Ok(CreateNetwork {
         subnets: parse_subnets(&request)?,

@@ -1,8 +1,8 @@
 //! The model's types as the messages of `pontoon.v1`, and as bytes on disk.
 //!
-//! - [`object`]: objects, also for the API
-//! - [`command`]: entries and what is answered
-//! - [`stored`]: snapshots, single objects and their hash
+//! - `object`: objects, also for the API
+//! - `command`: entries and what is answered
+//! - `stored`: snapshots, single objects and their hash
 
 mod command;
 mod error;

@@ -46,8 +46,9 @@ impl State {
         for (id, node) in &self.nodes {
             found.unless(*id == node.id, || format!("node {} is kept as {id}", node.id));
             for network in self.networks.values() {
-                let inside = network.subnets.iter().any(|subnet| subnet.cidr.contains(&node.data_addr));
-                found.unless(!inside, || format!("VTEP {} is in network {}", node.data_addr, network.name));
+                let own = [node.data_addr, node.advertise.ip()];
+                let inside = network.subnets.iter().any(|s| own.iter().any(|address| s.cidr.contains(address)));
+                found.unless(!inside, || format!("an address of node {id} is in network {}", network.name));
             }
         }
     }

@@ -17,14 +17,15 @@ pub(super) struct Index {
     nodes: BTreeSet<(NodeId, EndpointId)>,
     sandboxes: BTreeSet<(NodeId, String, EndpointId)>,
     macs: BTreeMap<(NetworkId, Mac), EndpointId>,
-    egress_hosts: BTreeSet<(NodeId, u32)>,
+    egress_hosts: Runs<NodeId>,
     /// Released addresses by who had them, with the time of release.
     released: BTreeSet<(NetworkId, NodeId, String, u64, IpAddr)>,
     /// Addresses kept for names.
     kept: BTreeSet<(NetworkId, String, IpAddr)>,
     /// Ends of cooling that are to come.
     cooling: BTreeSet<(u64, NetworkId, IpAddr)>,
-    busy: Busy,
+    /// Addresses that nobody can get now.
+    busy: Runs<(NetworkId, Family)>,
 }
 
 impl Index {
@@ -44,7 +45,7 @@ impl Index {
         self.sandboxes.insert((node, endpoint.sandbox.key.clone(), id));
         self.macs.insert((network, endpoint.mac), id);
         if let Some(egress) = &endpoint.egress {
-            self.egress_hosts.insert((node, egress.host));
+            self.egress_hosts.insert(node, egress.host.into());
         }
     }
 
@@ -56,7 +57,7 @@ impl Index {
         self.sandboxes.remove(&(node, endpoint.sandbox.key.clone(), id));
         self.macs.remove(&(network, endpoint.mac));
         if let Some(egress) = &endpoint.egress {
-            self.egress_hosts.remove(&(node, egress.host));
+            self.egress_hosts.remove(node, egress.host.into());
         }
     }
 
@@ -66,12 +67,12 @@ impl Index {
             self.kept.insert((network, name.clone(), address));
         }
         let LeaseState::Cooling { until_ms } = lease.state else {
-            return self.busy.insert(network, address);
+            return self.busy.insert((network, Family::of(address)), number(address));
         };
         self.released.extend(Self::release(lease));
         if until_ms > clock_ms {
             self.cooling.insert((until_ms, network, address));
-            self.busy.insert(network, address);
+            self.busy.insert((network, Family::of(address)), number(address));
         }
     }
 
@@ -86,7 +87,7 @@ impl Index {
             }
             self.cooling.remove(&(until_ms, network, address));
         }
-        self.busy.remove(network, address);
+        self.busy.remove((network, Family::of(address)), number(address));
     }
 
     fn release(lease: &Lease) -> Option<(NetworkId, NodeId, String, u64, IpAddr)> {
@@ -100,7 +101,7 @@ impl Index {
                 return;
             }
             self.cooling.pop_first();
-            self.busy.remove(network, address);
+            self.busy.remove((network, Family::of(address)), number(address));
         }
     }
 
@@ -142,66 +143,63 @@ impl Index {
 
     /// Lowest number of a host from 2 that no egress interface of the node has.
     pub(super) fn free_egress_host(&self, node: NodeId) -> u32 {
-        let mut free = 2;
-        for &(_, host) in self.egress_hosts.range((node, free)..=(node, u32::MAX)) {
-            if host != free {
-                break;
-            }
-            free += 1;
-        }
-        free
+        self.egress_hosts.free(node, 2).and_then(|free| free.try_into().ok()).unwrap_or(u32::MAX)
     }
 
     /// Lowest free number from `first` to `last`.
     pub(super) fn free_address(&self, network: NetworkId, family: Family, first: u128, last: u128) -> Option<IpAddr> {
-        let free = self.busy.after(network, family, first)?;
+        let free = self.busy.free((network, family), first)?;
         (free <= last).then(|| address(family, free))
     }
 }
 
-/// Addresses that nobody can get now, as runs without gaps, so that the lowest free one is
-/// found in one step however many are held.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Busy {
-    /// First number of a run → its last. Runs of one network and family neither overlap nor touch.
-    runs: BTreeMap<(NetworkId, Family, u128), u128>,
+/// Numbers that are taken, per group, as runs without gaps, so that the lowest free one is
+/// found in one step however many are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Runs<G> {
+    /// First number of a run → its last. Runs of one group neither overlap nor touch.
+    runs: BTreeMap<(G, u128), u128>,
 }
 
-impl Busy {
+impl<G> Default for Runs<G> {
+    fn default() -> Self {
+        Self { runs: BTreeMap::new() }
+    }
+}
+
+impl<G: Ord + Copy> Runs<G> {
     /// The run that holds a number: its first and last.
-    fn run(&self, network: NetworkId, family: Family, number: u128) -> Option<(u128, u128)> {
-        let (&(.., first), &last) = self.runs.range((network, family, 0)..=(network, family, number)).next_back()?;
+    fn run(&self, group: G, number: u128) -> Option<(u128, u128)> {
+        let (&(_, first), &last) = self.runs.range((group, 0)..=(group, number)).next_back()?;
         (last >= number).then_some((first, last))
     }
 
     /// The lowest number from `first` on that is in no run; none at the end of the numbers.
-    fn after(&self, network: NetworkId, family: Family, first: u128) -> Option<u128> {
-        match self.run(network, family, first) {
+    fn free(&self, group: G, first: u128) -> Option<u128> {
+        match self.run(group, first) {
             Some((_, last)) => last.checked_add(1),
             None => Some(first),
         }
     }
 
-    fn insert(&mut self, network: NetworkId, address: IpAddr) {
-        let (family, at) = (Family::of(address), number(address));
-        if self.run(network, family, at).is_some() {
+    fn insert(&mut self, group: G, at: u128) {
+        if self.run(group, at).is_some() {
             return;
         }
-        let below = at.checked_sub(1).and_then(|below| self.run(network, family, below));
-        let above = at.checked_add(1).and_then(|above| self.runs.remove(&(network, family, above)));
+        let below = at.checked_sub(1).and_then(|below| self.run(group, below));
+        let above = at.checked_add(1).and_then(|above| self.runs.remove(&(group, above)));
         let first = below.map_or(at, |(first, _)| first);
-        self.runs.insert((network, family, first), above.unwrap_or(at));
+        self.runs.insert((group, first), above.unwrap_or(at));
     }
 
-    fn remove(&mut self, network: NetworkId, address: IpAddr) {
-        let (family, at) = (Family::of(address), number(address));
-        let Some((first, last)) = self.run(network, family, at) else { return };
-        self.runs.remove(&(network, family, first));
+    fn remove(&mut self, group: G, at: u128) {
+        let Some((first, last)) = self.run(group, at) else { return };
+        self.runs.remove(&(group, first));
         if first < at {
-            self.runs.insert((network, family, first), at - 1);
+            self.runs.insert((group, first), at - 1);
         }
         if at < last {
-            self.runs.insert((network, family, at + 1), last);
+            self.runs.insert((group, at + 1), last);
         }
     }
 }

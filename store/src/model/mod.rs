@@ -24,4 +24,4 @@ mod subnet;
 pub mod voters;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -25,6 +25,15 @@ impl Family {
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
+
+    /// Bytes that VXLAN adds on an underlay of this family: outer IP header (20 or 40), UDP 8, VXLAN 8, inner
+    /// Ethernet 14 (RFC 7348, section 5).
+    pub fn vxlan_overhead(self) -> u32 {
+        match self {
+            Self::V4 => 50,
+            Self::V6 => 70,
+        }
+    }
 }
 
 /// Settings that hold for the whole cluster.

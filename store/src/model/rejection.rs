@@ -58,7 +58,8 @@ reasons! {
     NetworkNotFound "NETWORK_NOT_FOUND",
     /// The network has endpoints.
     NetworkInUse "NETWORK_IN_USE",
-    /// A subnet that cannot be used: host bits, too small, two of one family, not unicast, IPv6 without asking.
+    /// A subnet that cannot be used: host bits, too small, two of one family, not unicast, IPv6 without asking,
+    /// or one that holds a node's address.
     InvalidSubnet "INVALID_SUBNET",
     /// The subnet overlaps another network's.
     SubnetOverlap "SUBNET_OVERLAP",
@@ -80,7 +81,7 @@ reasons! {
     InvalidAddress "INVALID_ADDRESS",
     /// Another endpoint has the address, or had it a moment ago.
     AddressTaken "ADDRESS_TAKEN",
-    /// The address is kept for another name.
+    /// The address is kept for another name, or cannot be kept because it is.
     AddressReserved "ADDRESS_RESERVED",
     /// No free address in the network.
     NetworkFull "NETWORK_FULL",

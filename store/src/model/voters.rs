@@ -84,7 +84,7 @@ fn wanted_voters(members: &Members<'_>) -> BTreeSet<RaftId> {
     staying.sort_by_key(|id| (*id != leader, !alive.contains(id), *id));
     let fresh: Vec<RaftId> = nodes.difference(voters).filter(|id| alive.contains(id)).copied().collect();
     let possible = target.min(staying.len() + fresh.len());
-    let odd = possible - usize::from(possible % 2 == 0 && possible > 0);
+    let odd = possible - usize::from(possible > 0 && possible.is_multiple_of(2));
     let count = odd.max(staying.len().min(target));
     staying.into_iter().chain(fresh).take(count).collect()
 }

@@ -24,14 +24,6 @@ const MAX_UNDERLAY_MTU: u32 = 65_535;
 /// MTU of the underlay while no node has reported one (Ethernet, RFC 894).
 const USUAL_UNDERLAY_MTU: u32 = 1500;
 
-/// Bytes that VXLAN adds: outer IP header (20 or 40), UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
-fn encapsulation(underlay: Family) -> u32 {
-    match underlay {
-        Family::V4 => 50,
-        Family::V6 => 70,
-    }
-}
-
 impl Changing<'_> {
     pub(super) fn create_network(&mut self, wanted: &CreateNetwork) -> Result<Outcome, Rejection> {
         name::check("network", &wanted.name, name::MAX_NAME)?;
@@ -103,7 +95,7 @@ impl Changing<'_> {
     fn choose_mtu(&self, wanted: &CreateNetwork) -> Result<u32, Rejection> {
         let refuse = |message: String, hint: String| Err(Rejection::new(Reason::InvalidMtu, message, hint));
         let underlay = self.state.cluster.as_ref().map_or(Family::V4, |cluster| cluster.underlay);
-        let overhead = encapsulation(underlay);
+        let overhead = underlay.vxlan_overhead();
         let smallest = if wanted.ipv6 { MIN_MTU_V6 } else { MIN_MTU };
         let narrowest = self.narrowest_node();
         let room = |node: &Node| node.underlay_mtu.min(MAX_UNDERLAY_MTU).saturating_sub(overhead);

@@ -1,0 +1,159 @@
+//! The real kernel.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::error::KernelError;
+use super::execute::Run;
+use super::facts;
+use super::firewall::{self, Table};
+use super::link;
+use super::netns::{self, DIRECTORY, Namespace};
+use super::observe::Observer;
+use super::socket::Netlink;
+use super::{Kernel, sysctl};
+use crate::plan::desired::{Desired, Names};
+use crate::plan::diff::{Step, plan};
+use crate::plan::object::{DockerUser, Forwarding, Key, Namespace as OurNamespace, Object, Vxlan};
+use crate::plan::observed::{HostFacts, Observed};
+
+/// The kernel of the host that it was opened on: the network namespace of the thread that opened it. Every call has to
+/// come from a thread in that namespace.
+pub struct Linux {
+    pub(super) names: Names,
+    pub(super) host: Netlink,
+    pub(super) table: Table,
+    /// Our own namespace, held open: its file may go, it stays.
+    overlay: Option<Namespace>,
+}
+
+impl fmt::Debug for Linux {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Linux").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl Linux {
+    /// Opens the kernel.
+    ///
+    /// # Errors
+    /// When there are no netlink sockets to be had.
+    pub fn open(names: Names) -> Result<Self, KernelError> {
+        let host = Netlink::open().map_err(|e| KernelError::netlink("open a netlink socket")(e.into()))?;
+        let table = Table::new(names.table());
+        Ok(Self { names, host, table, overlay: None })
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(DIRECTORY).join(&self.names.netns)
+    }
+
+    pub(super) fn overlay(&mut self) -> Result<&mut Namespace, KernelError> {
+        self.overlay.as_mut().ok_or_else(|| KernelError::NoOverlay(self.names.netns.clone()))
+    }
+
+    /// Takes up our namespace where an earlier daemon has left it.
+    fn adopt(&mut self) -> Result<(), KernelError> {
+        if self.overlay.is_some() {
+            return Ok(());
+        }
+        match Namespace::open(&self.path()) {
+            Ok(namespace) if namespace.is_at(&PathBuf::from("/proc/thread-self/ns/net")) => {
+                Err(KernelError::Impossible(format!(
+                    "{} names the host's own network namespace; name another with --netns",
+                    self.path().display()
+                )))
+            }
+            Ok(namespace) => {
+                self.overlay = Some(namespace);
+                Ok(())
+            }
+            // No file, or one that names nothing: made anew.
+            Err(KernelError::NoNamespace { .. }) => Ok(()),
+            Err(KernelError::Namespace { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn put_namespace(&mut self) -> Result<(), KernelError> {
+        let path = self.path();
+        match &self.overlay {
+            Some(namespace) => namespace.mount(&path),
+            None => {
+                self.overlay = Some(Namespace::create(&path)?);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn remove_namespace(&mut self) -> Result<(), KernelError> {
+        self.overlay = None;
+        netns::remove(&self.path())
+    }
+
+    pub(super) fn add_vxlan(&mut self, vxlan: &Vxlan) -> Result<(), KernelError> {
+        let overlay = self.overlay.as_ref().ok_or_else(|| KernelError::NoOverlay(self.names.netns.clone()))?;
+        let result = link::add_vxlan(&mut self.host, overlay, vxlan);
+        result.map_err(|refusal| match refusal.errno {
+            libc::EEXIST => {
+                KernelError::VniTaken { device: vxlan.name.clone(), vni: vxlan.vni.get(), port: vxlan.tunnel.port }
+            }
+            _ => KernelError::netlink(format!("create VXLAN device {}", vxlan.name))(refusal),
+        })
+    }
+
+    /// Removes everything of ours and nothing else: our namespace and with it the containers' interfaces, the gateway bridge,
+    /// the rules, and the forwarding that we switched on. Steps that fail are told; the others are carried out.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn remove_all(&mut self) -> Result<Vec<KernelError>, KernelError> {
+        let nothing = Desired::default();
+        let observed = self.observe(&nothing)?;
+        let outcomes = self.execute(&plan(&nothing, &observed));
+        Ok(outcomes.into_iter().filter_map(Result::err).collect())
+    }
+}
+
+impl Kernel for Linux {
+    fn facts(&mut self, vtep: Option<IpAddr>) -> Result<HostFacts, KernelError> {
+        facts::gather(&mut self.host, &self.table, &self.names, vtep)
+    }
+
+    fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
+        self.adopt()?;
+        let path = self.path();
+        let mut observer = Observer::new(&self.names, desired);
+        if let Some(overlay) = &mut self.overlay {
+            observer.insert(Object::Namespace(OurNamespace { mounted: overlay.is_at(&path) }));
+            observer.overlay(&mut overlay.netlink)?;
+        }
+        observer.host(&mut self.host)?;
+        for sandbox in desired.sandboxes.keys() {
+            observer.sandbox(sandbox)?;
+        }
+        if let Some(seen) = self.table.observe(desired.firewall())? {
+            observer.insert(Object::Firewall(Box::new(seen)));
+        }
+        if let Some(rules) = firewall::docker_rules(&self.names.mark())?.filter(|rules| !rules.is_empty()) {
+            let gateway = self.names.gateway.clone();
+            let complete = firewall::docker_rules_complete(&rules, &gateway);
+            observer.insert(Object::DockerUser(DockerUser { gateway, complete }));
+        }
+        let wanted = desired.objects.keys().filter_map(|key| match key {
+            Key::Forwarding(family, ifname) => Some((*family, ifname.clone())),
+            _ => None,
+        });
+        for (family, ifname) in self.table.opened()?.into_iter().chain(wanted) {
+            if sysctl::forwards(family, &ifname)? {
+                observer.insert(Object::Forwarding(Forwarding { family, ifname }));
+            }
+        }
+        Ok(observer.finish())
+    }
+
+    fn execute(&mut self, steps: &[Step]) -> Vec<Result<(), KernelError>> {
+        Run::new(self).all(steps)
+    }
+}

@@ -1,0 +1,50 @@
+//! This host's kernel: namespaces, links, addresses, neighbours, forwarding entries and the firewall. The only place
+//! that speaks netlink and nftables. It decides nothing: it tells what there is and carries out steps.
+//!
+//! Everything here blocks; the reconcile loop calls it on a thread that may.
+
+mod address;
+mod error;
+mod execute;
+mod facts;
+mod firewall;
+mod link;
+mod linux;
+#[cfg(test)]
+pub(crate) mod memory;
+mod neighbour;
+mod netns;
+mod observe;
+mod privileges;
+mod socket;
+mod sysctl;
+pub mod watch;
+
+use std::net::IpAddr;
+
+pub use error::{KernelError, Refusal};
+pub use linux::Linux;
+pub use netns::sandbox;
+pub use privileges::check_privileges;
+
+use crate::plan::desired::Desired;
+use crate::plan::diff::Step;
+use crate::plan::observed::{HostFacts, Observed};
+
+/// A kernel that steps can be carried out in.
+pub trait Kernel: Send + 'static {
+    /// Facts about the host that are not ours to decide. `vtep`: this node's data address.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn facts(&mut self, vtep: Option<IpAddr>) -> Result<HostFacts, KernelError>;
+
+    /// What it holds of ours. `desired` tells which sandboxes to look into and what the firewall is compared with.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError>;
+
+    /// Carries out steps in their order, also after one has failed, and tells how each went.
+    fn execute(&mut self, steps: &[Step]) -> Vec<Result<(), KernelError>>;
+}

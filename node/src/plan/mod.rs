@@ -1,0 +1,19 @@
+//! What this node's kernel should hold, what it holds, and the difference. Pure: no async,
+//! clock, random numbers or I/O, so that every decision can be tested with values only.
+//!
+//! - [`object`]: the things that a node keeps in its kernel
+//! - [`desired`]: which of them the cluster's state asks for
+//! - [`observed`]: which of them the kernel holds
+//! - [`diff`]: the steps from one to the other
+//! - [`drift`]: which of the steps repair what somebody else changed
+//! - [`egress`]: which subnets the gateway bridge gets
+
+mod describe;
+pub mod desired;
+pub mod diff;
+pub mod drift;
+pub mod egress;
+pub mod object;
+pub mod observed;
+#[cfg(test)]
+mod tests;

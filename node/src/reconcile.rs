@@ -1,0 +1,361 @@
+//! The loop: wait for a change of the state, an event of the kernel, a request or a tick; read all that is desired and
+//! all that is observed; plan the difference; execute; report. Events only wake it. There is no restore path: a restart is
+//! the first pass of the same loop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_store::model::id::{EndpointId, NodeId, Vni};
+use pontoon_store::model::state::State;
+use thiserror::Error;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::kernel::{Kernel, KernelError};
+use crate::plan::desired::{Desired, Names, desired};
+use crate::plan::diff::plan;
+use crate::plan::drift::drift;
+use crate::plan::object::{Key, Object, Scope};
+use crate::plan::observed::{HostFacts, Observed, SandboxState};
+
+/// How often the loop looks although nothing has woken it.
+const TICK: Duration = Duration::from_secs(30);
+
+/// How long it waits for more events after one: they come in swarms.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// How long it waits after a pass that failed, at first; twice as long each further time, up to a tick.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+
+/// Requests that may wait for a pass; each is an attach or a detach.
+const REQUESTS: usize = 256;
+
+/// Failed steps that the status names; what they have in common, the first ones show.
+const MAX_FAILURES: usize = 20;
+
+/// Where the state comes from.
+pub trait StateSource: Send + Sync + 'static {
+    /// This node; none while it is in no cluster.
+    fn node(&self) -> Option<NodeId>;
+
+    /// Calls a function with the state of one moment.
+    fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R;
+}
+
+/// What the loop has done since the daemon started.
+#[derive(Debug, Clone, Default)]
+pub struct DataPlaneStatus {
+    /// Passes.
+    pub passes: u64,
+    /// Steps that the first pass planned.
+    pub first_pass_steps: u64,
+    /// The first pass is over.
+    pub first_pass_done: bool,
+    /// Steps that the latest pass planned.
+    pub last_pass_steps: u64,
+    /// Index of the state that the latest pass carried out.
+    pub reconciled_index: u64,
+    /// Repairs of what somebody else changed, by kind.
+    pub drift: BTreeMap<&'static str, u64>,
+    /// The latest repair, as text; empty: none yet.
+    pub last_drift: String,
+    /// Steps that failed in the latest pass, or why there was none.
+    pub failures: Vec<String>,
+    /// What the administrator should know.
+    pub notes: Vec<String>,
+    /// Endpoints of this node whose sandboxes are gone: to be released.
+    pub vanished: Vec<EndpointId>,
+    /// Endpoints of this node whose sandboxes cannot be worked on, and why.
+    pub hidden: BTreeMap<EndpointId, String>,
+    /// The host as the latest pass saw it.
+    pub facts: HostFacts,
+}
+
+/// A step that failed.
+#[derive(Debug, Clone)]
+pub struct StepFailure {
+    /// Whom it concerns.
+    pub scope: Scope,
+    /// The step.
+    pub step: String,
+    /// Why it failed.
+    pub error: Arc<KernelError>,
+}
+
+/// What one pass did.
+#[derive(Debug, Clone, Default)]
+pub struct PassReport {
+    /// Index of the state that it carried out.
+    pub index: u64,
+    /// Steps that it planned.
+    pub steps: usize,
+    /// Those that failed.
+    pub failures: Vec<StepFailure>,
+    /// Endpoints whose sandboxes are gone, and how that was seen.
+    pub vanished: BTreeMap<EndpointId, String>,
+    /// Endpoints whose sandboxes cannot be worked on, and why.
+    pub hidden: BTreeMap<EndpointId, String>,
+}
+
+impl PassReport {
+    /// Why an endpoint of this node on a network is not in order; none when it is.
+    pub fn problem_of(&self, endpoint: EndpointId, network: Vni, has_egress: bool) -> Option<String> {
+        let sandbox = self.vanished.get(&endpoint).or_else(|| self.hidden.get(&endpoint)).cloned();
+        let concerns = |failure: &&StepFailure| match failure.scope {
+            Scope::Node => true,
+            Scope::Egress => has_egress,
+            Scope::Network(vni) => vni == network,
+            Scope::Endpoint(id) => id == endpoint,
+        };
+        sandbox.or_else(|| self.failures.iter().find(concerns).map(|failure| failure.error.to_string()))
+    }
+}
+
+/// A pass that was not made.
+#[derive(Debug, Clone, Error)]
+pub enum PassError {
+    /// The loop has ended.
+    #[error("the reconcile loop has ended: this daemon is stopping")]
+    Stopped,
+    /// The kernel could not be read.
+    #[error("cannot look at the kernel: {0}")]
+    Kernel(Arc<KernelError>),
+    /// This node is in no cluster, or its cluster does not know it (yet, or any more).
+    #[error("this node is no member of a cluster: see `pontoon status`")]
+    NoMember,
+}
+
+type Answer = Result<Arc<PassReport>, PassError>;
+
+/// Reaches the loop.
+#[derive(Debug, Clone)]
+pub struct Reconciler {
+    requests: mpsc::Sender<oneshot::Sender<Answer>>,
+    wake: Arc<Notify>,
+    status: watch::Receiver<DataPlaneStatus>,
+}
+
+impl Reconciler {
+    /// Makes a pass that begins after this call, and tells what it did.
+    ///
+    /// # Errors
+    /// When there was none.
+    pub async fn pass_now(&self) -> Answer {
+        let (answer, result) = oneshot::channel();
+        self.requests.send(answer).await.map_err(|_| PassError::Stopped)?;
+        result.await.unwrap_or(Err(PassError::Stopped))
+    }
+
+    /// Wakes the loop without waiting for it.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// What the loop has done; changes with each pass.
+    pub fn status(&self) -> watch::Receiver<DataPlaneStatus> {
+        self.status.clone()
+    }
+}
+
+/// The loop, not yet running.
+#[derive(Debug)]
+pub struct ReconcileLoop<K, S> {
+    core: Core<K>,
+    source: Arc<S>,
+    changes: watch::Receiver<u64>,
+    requests: mpsc::Receiver<oneshot::Sender<Answer>>,
+    wake: Arc<Notify>,
+    status: watch::Sender<DataPlaneStatus>,
+}
+
+/// Makes a loop. `changes` tells the applied index of the state; `wake` is what [`crate::kernel::watch::watch`] wakes.
+pub fn new<K: Kernel, S: StateSource>(
+    kernel: K,
+    names: Names,
+    source: Arc<S>,
+    changes: watch::Receiver<u64>,
+    wake: Arc<Notify>,
+) -> (Reconciler, ReconcileLoop<K, S>) {
+    let (requests, inbox) = mpsc::channel(REQUESTS);
+    let (status, seen) = watch::channel(DataPlaneStatus::default());
+    let core = Core { kernel, names, established: None, index: 0, status: DataPlaneStatus::default() };
+    let handle = Reconciler { requests, wake: wake.clone(), status: seen };
+    (handle, ReconcileLoop { core, source, changes, requests: inbox, wake, status })
+}
+
+impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
+    /// Runs until `stop`, and gives the kernel back. The kernel keeps what it has: traffic goes on.
+    pub async fn run(mut self, stop: CancellationToken) -> K {
+        let (mut retry, mut waiting) = (FIRST_RETRY, Vec::new());
+        loop {
+            while let Ok(request) = self.requests.try_recv() {
+                waiting.push(request);
+            }
+            self.changes.borrow_and_update();
+            let (core, source) = (self.core, self.source.clone());
+            let pass = tokio::task::spawn_blocking(move || {
+                let mut core = core;
+                let answer = core.pass(source.as_ref());
+                (core, answer)
+            });
+            let answer;
+            (self.core, answer) = match pass.await {
+                Ok(done) => done,
+                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            };
+            self.status.send_replace(self.core.status.clone());
+            let failed = match &answer {
+                Ok(report) => !report.failures.is_empty(),
+                Err(PassError::NoMember) => false,
+                Err(_) => true,
+            };
+            for request in mem::take(&mut waiting) {
+                // Whoever asked may have stopped waiting.
+                let _ = request.send(answer.clone());
+            }
+            let pause = if failed { retry } else { TICK };
+            retry = if failed { (retry * 2).min(TICK) } else { FIRST_RETRY };
+            if stop.is_cancelled()
+                || !wait(&mut self.changes, &self.wake, &mut self.requests, &mut waiting, pause, &stop).await
+            {
+                return self.core.kernel;
+            }
+        }
+    }
+}
+
+/// Waits for a reason to make a pass; false: to stop. Every arm can be dropped without loss: a change stays marked as
+/// unseen, a wake-up stays stored, and a request stays in its channel.
+async fn wait(
+    changes: &mut watch::Receiver<u64>,
+    wake: &Notify,
+    requests: &mut mpsc::Receiver<oneshot::Sender<Answer>>,
+    waiting: &mut Vec<oneshot::Sender<Answer>>,
+    pause: Duration,
+    stop: &CancellationToken,
+) -> bool {
+    let until = Instant::now() + pause;
+    tokio::select! {
+        () = stop.cancelled() => return false,
+        // The store ends before the loop only when the daemon does.
+        changed = changes.changed() => return changed.is_ok(),
+        request = requests.recv() => {
+            waiting.extend(request);
+            return true;
+        }
+        () = tokio::time::sleep_until(until) => return true,
+        () = wake.notified() => {}
+    }
+    tokio::select! {
+        () = tokio::time::sleep(DEBOUNCE) => {}
+        request = requests.recv() => waiting.extend(request),
+    }
+    true
+}
+
+/// What a pass needs, and keeps for the next one.
+#[derive(Debug)]
+struct Core<K> {
+    kernel: K,
+    names: Names,
+    /// What earlier passes have brought about or found in place; none before the first.
+    established: Option<BTreeMap<Key, Object>>,
+    /// Index of the latest state that was carried out.
+    index: u64,
+    status: DataPlaneStatus,
+}
+
+impl<K: Kernel> Core<K> {
+    fn pass(&mut self, source: &impl StateSource) -> Answer {
+        let answer = self.try_pass(source);
+        if let Err(error) = &answer {
+            self.status.failures = match error {
+                PassError::NoMember => Vec::new(),
+                _ => vec![error.to_string()],
+            };
+        }
+        answer
+    }
+
+    fn try_pass(&mut self, source: &impl StateSource) -> Answer {
+        // A node that its cluster does not know keeps what it has: losing the store, or being removed from it, must
+        // not take the network away from running containers. `pontoon leave` does.
+        let me = source.node().ok_or(PassError::NoMember)?;
+        let vtep = source.with_state(|state| state.nodes.get(&me).map(|node| node.data_addr));
+        let vtep = vtep.ok_or(PassError::NoMember)?;
+        let failed = |error| PassError::Kernel(Arc::new(error));
+        let facts = self.kernel.facts(Some(vtep)).map_err(failed)?;
+        let desired = source.with_state(|state| {
+            // A copy of the state that is older than what was carried out is not to be gone back to.
+            let usable = state.nodes.contains_key(&me) && state.applied_index >= self.index;
+            usable.then(|| desired(state, me, &self.names, &facts))
+        });
+        let desired = desired.ok_or(PassError::NoMember)?;
+        let observed = self.kernel.observe(&desired).map_err(failed)?;
+        let report = self.carry_out(desired, &observed);
+        self.status.facts = facts;
+        Ok(Arc::new(report))
+    }
+
+    fn carry_out(&mut self, desired: Desired, observed: &Observed) -> PassReport {
+        let steps = plan(&desired, observed);
+        if let Some(established) = &self.established {
+            for (kind, step) in drift(established, observed, &steps) {
+                *self.status.drift.entry(kind.as_str()).or_default() += 1;
+                self.status.last_drift = step.to_string();
+                info!(kind = kind.as_str(), %step, "repairing what somebody else changed");
+            }
+        }
+        let outcomes = self.kernel.execute(&steps);
+        let mut report = PassReport { index: desired.index, steps: steps.len(), ..PassReport::default() };
+        let mut failed = BTreeSet::new();
+        for (step, outcome) in steps.iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => debug!(%step, "done"),
+                Err(error) => {
+                    warn!(%step, %error, "failed");
+                    failed.insert(step.object().key());
+                    let (scope, step) = (step.scope(), step.to_string());
+                    report.failures.push(StepFailure { scope, step, error: Arc::new(error) });
+                }
+            }
+        }
+        for (sandbox, endpoints) in &desired.sandboxes {
+            let (list, text) = match observed.sandboxes.get(sandbox) {
+                Some(SandboxState::Vanished(text)) => (&mut report.vanished, text),
+                Some(SandboxState::Hidden(text) | SandboxState::Unreachable(text)) => (&mut report.hidden, text),
+                Some(SandboxState::Present) | None => continue,
+            };
+            list.extend(endpoints.iter().map(|id| (*id, text.clone())));
+        }
+        self.note(&desired, observed, &report, &failed);
+        report
+    }
+
+    fn note(&mut self, desired: &Desired, observed: &Observed, report: &PassReport, failed: &BTreeSet<Key>) {
+        let status = &mut self.status;
+        if !status.first_pass_done {
+            status.first_pass_steps = report.steps as u64;
+            status.first_pass_done = true;
+        }
+        status.passes += 1;
+        status.last_pass_steps = report.steps as u64;
+        status.reconciled_index = report.index;
+        let failures = report.failures.iter().take(MAX_FAILURES);
+        status.failures = failures.map(|f| format!("{}: {}", f.step, f.error)).collect();
+        status.notes = desired.notes.clone();
+        status.vanished = report.vanished.keys().copied().collect();
+        status.hidden = report.hidden.clone();
+        self.index = report.index;
+        let present = |object: &Object| {
+            let sandbox = object.sandbox().and_then(|s| observed.sandboxes.get(s));
+            matches!(sandbox, None | Some(SandboxState::Present))
+        };
+        let established = desired.objects.iter().filter(|(key, object)| !failed.contains(*key) && present(object));
+        self.established = Some(established.map(|(key, object)| (key.clone(), object.clone())).collect());
+    }
+}

@@ -1,0 +1,197 @@
+use pontoon_proto::v1;
+use prost::Message;
+
+use crate::codec::{
+    CodecError, SNAPSHOT_FORMAT, decode_entry, decode_response, decode_snapshot, encode_entry, encode_response,
+    encode_snapshot, lease_view, object_hash,
+};
+use crate::model::apply::Change;
+use crate::model::command::{Command, CreateEndpoint, CreateNetwork, Entry, Outcome, RequestId, WantedSubnet};
+use crate::model::id::{EndpointId, NetworkId, NodeId, Vni};
+use crate::model::object::{Lease, NodeState};
+use crate::model::rejection::{Reason, Rejection};
+use crate::model::state::State;
+use crate::model::tests::{World, admission, ip, named, on, report, settings};
+
+/// A command of each kind, with every field set.
+fn commands() -> Vec<Command> {
+    let (world, web) = World::with_network();
+    let full_subnet = WantedSubnet {
+        gateway: Some(ip("10.1.0.9")),
+        ip_range: Some("10.1.0.0/25".parse().unwrap()),
+        ..on("10.1.0.5/24")
+    };
+    let network = CreateNetwork {
+        subnets: vec![full_subnet, on("fd00:1::/64")],
+        mtu: Some(1400),
+        vni: Vni::new(77),
+        internal: true,
+        labels: [("k".to_owned(), "v".to_owned())].into(),
+        ipv6: true,
+        reservations: vec![("c".to_owned(), ip("10.1.0.7"))],
+        force: true,
+        ..named("net")
+    };
+    let endpoint = CreateEndpoint {
+        container_id: "0123".to_owned(),
+        aliases: vec!["a".to_owned()],
+        mac: Some("02:00:00:00:00:01".parse().unwrap()),
+        addresses: vec![ip("10.0.0.9"), ip("fd00::9")],
+        ifname: Some("eth7".to_owned()),
+        ..world.container(&web, 1, "c1")
+    };
+    let node = NodeId(3);
+    vec![
+        Command::FoundCluster { cluster: settings(), node: admission(1) },
+        Command::AdmitNode(admission(2)),
+        Command::ReportNode(report(node)),
+        Command::SetNodeState { node, state: NodeState::Down },
+        Command::LabelNode { node, set: [("a".to_owned(), "b".to_owned())].into(), remove: vec!["c".to_owned()] },
+        Command::RemoveNode { node, force: true },
+        Command::CreateNetwork(named("empty")),
+        Command::CreateNetwork(network),
+        Command::RemoveNetwork { network: NetworkId(4) },
+        Command::CreateEndpoint(world.container(&web, 1, "c1")),
+        Command::CreateEndpoint(endpoint),
+        Command::ActivateEndpoint { endpoint: EndpointId(5), epoch: 6 },
+        Command::RemoveEndpoint { endpoint: EndpointId(5), epoch: 6 },
+    ]
+}
+
+fn entry(command: Command) -> Entry {
+    Entry { time_ms: 9, request: RequestId { node: NodeId(1), run: 2, seq: 3 }, command }
+}
+
+/// A state with every kind of object and of lease.
+fn full_state() -> State {
+    let (mut world, web) = World::with_network();
+    let dual = CreateNetwork { ipv6: true, reservations: vec![("k".to_owned(), ip("10.0.1.9"))], ..named("dual") };
+    let dual = world.network(dual);
+    for name in ["c1", "c2", "k"] {
+        let made = world.endpoint(world.container(&dual, 1, name));
+        world.ok(Command::ActivateEndpoint { endpoint: made.id, epoch: made.epoch });
+        if name == "c1" {
+            world.remove(&made);
+        }
+    }
+    world.endpoint(world.container(&web, 2, "c3"));
+    world.refused(Command::CreateNetwork(named("web")), Reason::NetworkNameTaken, &[]);
+    world.state
+}
+
+#[test]
+fn entries_come_back() {
+    for command in commands() {
+        let entry = entry(command);
+        assert_eq!(decode_entry(&encode_entry(&entry)), Ok(entry));
+    }
+}
+
+#[test]
+fn answers_come_back() {
+    let state = full_state();
+    let [node, network, endpoint] = [
+        state.nodes.values().next().map(|node| Outcome::Node(node.clone())),
+        state.networks.values().last().map(|network| Outcome::Network(network.clone())),
+        state.endpoints.values().last().map(|endpoint| Outcome::Endpoint(endpoint.clone())),
+    ];
+    for outcome in [Some(Outcome::Done), node, network, endpoint] {
+        let answer = Ok(outcome.expect("there is one"));
+        assert_eq!(decode_response(&encode_response(&answer)), Ok(answer));
+    }
+    for reason in Reason::ALL {
+        let answer = Err(Rejection::new(*reason, "message", "hint"));
+        assert_eq!(decode_response(&encode_response(&answer)), Ok(answer));
+    }
+}
+
+#[test]
+fn a_command_of_a_later_version_is_told_apart() {
+    let command = Some(v1::Command { kind: None });
+    let mut later = v1::Entry { command, ..v1::Entry::from(&entry(commands().remove(0))) };
+    assert_eq!(decode_entry(&later.encode_to_vec()), Err(CodecError::UnknownCommand));
+    // Field 99 of Command, which this version does not have, in field 3 of Entry.
+    later.command = None;
+    let mut bytes = later.encode_to_vec();
+    bytes.extend([0x1a, 3, 0x9a, 0x06, 0]);
+    assert_eq!(decode_entry(&bytes), Err(CodecError::UnknownCommand));
+    let missing = CodecError::Missing { what: "entry", field: "command" };
+    assert_eq!(decode_entry(&later.encode_to_vec()), Err(missing));
+    assert!(matches!(decode_entry(&[0xff]), Err(CodecError::Bytes { what: "entry", .. })));
+}
+
+#[test]
+fn a_wrong_field_is_named() {
+    let good = v1::Network::from(full_state().networks.values().next().expect("one"));
+    let wrong = v1::Network { vni: 0, ..good.clone() };
+    let error = crate::model::object::Network::try_from(wrong).expect_err("0 is no VNI");
+    assert_eq!(error.to_string(), "network has \"0\" as vni, which is not a number from 1 to 16777215");
+    let mut wrong = good;
+    wrong.subnets[0].gateway = "x".to_owned();
+    let error = crate::model::object::Network::try_from(wrong).expect_err("x is no address");
+    assert_eq!(error.to_string(), "subnet has \"x\" as gateway, which is not an IP address");
+}
+
+#[test]
+fn snapshots_come_back() {
+    for state in [State::empty(), full_state()] {
+        let bytes = encode_snapshot(&state);
+        let decoded = decode_snapshot(&bytes).expect("just written");
+        assert_eq!(decoded, state);
+        assert_eq!(encode_snapshot(&decoded), bytes);
+        assert_eq!(decoded.check(), []);
+    }
+}
+
+#[test]
+fn a_newer_snapshot_is_refused() {
+    let newer = v1::Snapshot { format: SNAPSHOT_FORMAT + 1, ..v1::Snapshot::default() };
+    let error = CodecError::NewerFormat { found: 2, known: 1 };
+    assert_eq!(decode_snapshot(&newer.encode_to_vec()), Err(error));
+    assert!(decode_snapshot(&[]).is_err(), "an empty file is no snapshot");
+}
+
+#[test]
+fn keys_come_back_and_sort_by_kind_and_id() {
+    let keys = [
+        Change::Cluster,
+        Change::Node(NodeId(1)),
+        Change::Node(NodeId(256)),
+        Change::Network(NetworkId(u64::MAX)),
+        Change::Endpoint(EndpointId(7)),
+        Change::Lease(NetworkId(3), ip("10.0.0.2")),
+        Change::Lease(NetworkId(3), ip("fd00::2")),
+        Change::Answer(NodeId(0), 9),
+    ];
+    let bytes: Vec<Vec<u8>> = keys.iter().map(Change::key).collect();
+    assert!(bytes.is_sorted());
+    for (key, bytes) in keys.iter().zip(bytes) {
+        assert_eq!(Change::from_key(&bytes), Ok(*key));
+        let longer = [bytes.as_slice(), &[0]].concat();
+        assert!(Change::from_key(&longer).is_err());
+    }
+    for wrong in [&[][..], &[9], &[2], &[1, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        assert!(Change::from_key(wrong).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_state_is_the_sum_of_its_objects() {
+    let state = full_state();
+    let objects: Vec<_> = state.objects().map(|o| (o.key(), state.object_bytes(&o).expect("it is there"))).collect();
+    let rebuilt = State::from_objects(objects.iter().rev().cloned(), state.applied_index, state.clock_ms);
+    assert_eq!(rebuilt.as_ref(), Ok(&state));
+    let sum = objects.iter().fold(0_u128, |sum, (key, value)| sum.wrapping_add(object_hash(key, value)));
+    assert_eq!(sum, state.hash());
+    // sha256("abc"), FIPS 180-2 appendix B.1.
+    assert_eq!(object_hash(b"a", b"bc"), 0xba78_16bf_8f01_cfea_4141_40de_5dae_2223);
+}
+
+#[test]
+fn a_cooled_lease_is_shown_as_free() {
+    let state = full_state();
+    let cooling = state.leases.values().find(|lease| lease.previous.len() == 1).expect("c1's");
+    let shown = |later_ms| lease_view(cooling, state.clock_ms + later_ms).state();
+    assert_eq!(shown(Lease::COOLING_MS - 1), v1::LeaseState::Cooling);
+    assert_eq!(shown(Lease::COOLING_MS), v1::LeaseState::Free);
+}

@@ -1,0 +1,4 @@
+//! Round trips, and random logs.
+
+mod messages;
+mod random;

@@ -1,0 +1,179 @@
+use crate::model::command::{AdmitNode, Command, Outcome, ReportNode};
+use crate::model::id::{ClusterId, NodeId, RaftId};
+use crate::model::object::{Cluster, Family, LeaseState, NodeState, Pool};
+use crate::model::rejection::Reason;
+
+use super::{World, admission, ip, named, report, settings, with_subnets};
+
+fn found(cluster: Cluster) -> Command {
+    Command::FoundCluster { cluster, node: admission(1) }
+}
+
+#[test]
+fn a_cluster_is_founded_once_and_first() {
+    let mut world = World::new();
+    world.refused(Command::CreateNetwork(named("web")), Reason::NotFounded, &["no cluster", "pontoon init"]);
+    let Outcome::Node(node) = world.ok(found(settings())) else { panic!("a node") };
+    assert_eq!((node.id, node.raft_id, node.state), (NodeId(world.index), RaftId(1), NodeState::Joining));
+    let cluster = world.state.cluster.clone().expect("founded");
+    assert_eq!((cluster.created_ms, cluster.feature_level), (world.now_ms, 1));
+    world.refused(found(settings()), Reason::AlreadyFounded, &["abc", "leave"]);
+}
+
+#[test]
+fn settings_are_checked() {
+    let mut world = World::new();
+    let pool = |cidr: &str, prefix| Pool { cidr: cidr.parse().unwrap(), prefix };
+    let with = |pools: &[Pool]| Cluster { pools: pools.to_vec(), ..settings() };
+    let pool6 = |cidr: &str| Cluster { pool6: cidr.parse().unwrap(), ..settings() };
+    for (cluster, told) in [
+        (with(&[]), "0 pools"),
+        (with(&[pool("10.0.0.0/8", 24); 17]), "17 pools"),
+        (with(&[pool("10.1.0.0/8", 24)]), "use 10.0.0.0/8"),
+        (with(&[pool("10.0.0.0/8", 31)]), "/31s"),
+        (with(&[pool("10.0.0.0/16", 15)]), "/15s"),
+        (with(&[pool("10.0.0.0/31", 31)]), "/31s"),
+        (with(&[pool("224.0.0.0/8", 24)]), "224.0.0.0/8"),
+        (with(&[pool("127.0.0.0/8", 24)]), "127.0.0.0/8"),
+        (with(&[pool("0.0.0.0/0", 24)]), "0.0.0.0/0"),
+        (with(&[pool("10.0.0.0/8", 24), pool("10.5.0.0/16", 24)]), "10.5.0.0/16 overlaps pool 10.0.0.0/8"),
+        (pool6("fd00::/64"), "/48"),
+        (pool6("2001:db8::/48"), "fd00::/8"),
+        (pool6("fd00:0:0:1::/48"), "fd00::/8"),
+        (Cluster { vxlan_port: 0, ..settings() }, "port 0"),
+        (Cluster { id: ClusterId(0), ..settings() }, "id"),
+    ] {
+        world.refused(found(cluster), Reason::InvalidCluster, &[told]);
+    }
+}
+
+#[test]
+fn an_admission_is_refused_by_name() {
+    let mut world = World::founded();
+    let admit = |change: &dyn Fn(&mut AdmitNode)| {
+        let mut admit = admission(2);
+        change(&mut admit);
+        Command::AdmitNode(admit)
+    };
+    world.network(with_subnets("web", &["10.7.0.0/24"]));
+    let socket = |text: &str| text.parse().unwrap();
+    world.refused(admit(&|a| a.name = "a b".to_owned()), Reason::InvalidName, &["a b"]);
+    world.refused(admit(&|a| a.name = "n1".to_owned()), Reason::NodeNameTaken, &["n1", "node rm"]);
+    let taken = Reason::NodeAddressTaken;
+    world.refused(admit(&|a| a.advertise = socket("192.168.140.1:7300")), taken, &["n2", "192.168.140.1:7300", "n1"]);
+    world.refused(admit(&|a| a.data_addr = ip("192.168.140.1")), taken, &["n2", "192.168.140.1", "n1"]);
+    world.refused(admit(&|a| a.raft_id = Some(RaftId(1))), taken, &["n2", "Raft id 1", "n1"]);
+    let invalid = Reason::InvalidNodeAddress;
+    for address in ["0.0.0.0", "224.0.0.1", "255.255.255.255"] {
+        world.refused(admit(&|a| a.data_addr = ip(address)), invalid, &["n2", address]);
+    }
+    world.refused(admit(&|a| a.data_addr = ip("fd00::2")), invalid, &["n2", "fd00::2", "IPv4"]);
+    world.refused(admit(&|a| a.data_addr = ip("10.7.0.9")), invalid, &["n2", "10.7.0.9", "10.7.0.0/24", "web"]);
+    world.refused(admit(&|a| a.advertise = socket("10.7.0.9:1")), invalid, &["10.7.0.9", "web"]);
+    world.refused(admit(&|a| a.advertise = socket("0.0.0.0:1")), invalid, &["0.0.0.0:1"]);
+    world.refused(admit(&|a| a.advertise = socket("192.168.140.2:0")), invalid, &["192.168.140.2:0"]);
+    world.refused(admit(&|a| a.feature_level = 0), Reason::FeatureLevelTooLow, &["n2", "level 0", "uses 1"]);
+    world.refused(admit(&|a| a.version = "v".repeat(65)), Reason::TooLarge, &["65 bytes"]);
+}
+
+#[test]
+fn an_underlay_of_ipv6_takes_ipv6_nodes() {
+    let mut world = World::new();
+    let node = AdmitNode { data_addr: ip("fd00::1"), ..admission(1) };
+    world.ok(Command::FoundCluster { cluster: settings(), node });
+    assert_eq!(world.state.cluster.as_ref().map(|cluster| cluster.underlay), Some(Family::V6));
+    assert_eq!(world.network(named("web")).mtu, 1430);
+    world.refused(Command::AdmitNode(admission(2)), Reason::InvalidNodeAddress, &["IPv6"]);
+}
+
+#[test]
+fn a_key_is_admitted_once_and_five_nodes_at_most() {
+    let mut world = World::founded();
+    let Outcome::Node(second) = world.ok(Command::AdmitNode(admission(2))) else { panic!("a node") };
+    assert_eq!(second.raft_id, RaftId(second.id.0));
+    let again = AdmitNode { name: "other".to_owned(), ..admission(2) };
+    assert_eq!(world.ok(Command::AdmitNode(again)), Outcome::Node(second));
+    (3..=5).for_each(|n| drop(world.ok(Command::AdmitNode(admission(n)))));
+    world.refused(Command::AdmitNode(admission(6)), Reason::TooManyNodes, &["n6", "5 nodes", "observers"]);
+}
+
+#[test]
+fn the_first_report_makes_a_node_ready() {
+    let mut world = World::founded();
+    let node = world.node(1).id;
+    world.ok(Command::SetNodeState { node, state: NodeState::Ready });
+    assert_eq!(world.node(1).state, NodeState::Joining, "nothing is known of it yet");
+    let mut told = report(node);
+    told.routes
+        .push(crate::model::object::Route { destination: "0.0.0.0/0".parse().unwrap(), device: "ens33".to_owned() });
+    world.ok(Command::ReportNode(told));
+    assert_eq!((world.node(1).state, world.node(1).routes.len()), (NodeState::Ready, 2));
+    world.ok(Command::SetNodeState { node, state: NodeState::Joining });
+    assert_eq!(world.node(1).state, NodeState::Ready);
+    world.ok(Command::SetNodeState { node, state: NodeState::Down });
+    world.ok(Command::ReportNode(report(node)));
+    assert_eq!(world.node(1).state, NodeState::Down, "only the leader says that it hears from it");
+    world.ok(Command::SetNodeState { node, state: NodeState::Ready });
+    assert_eq!(world.node(1).state, NodeState::Ready);
+    let routes = vec![report(node).routes.remove(0); 4097];
+    world.refused(Command::ReportNode(ReportNode { routes, ..report(node) }), Reason::TooLarge, &["n1", "4097"]);
+    world.refused(Command::ReportNode(report(NodeId(99))), Reason::NodeNotFound, &["99"]);
+    let state = NodeState::Down;
+    world.refused(Command::SetNodeState { node: NodeId(99), state }, Reason::NodeNotFound, &["99"]);
+}
+
+#[test]
+fn the_feature_level_is_the_lowest_and_never_falls() {
+    let mut world = World::founded();
+    world.ok(Command::AdmitNode(admission(2)));
+    let level = |world: &World| world.state.cluster.as_ref().map(|cluster| cluster.feature_level);
+    let [first, second] = [1, 2].map(|n| world.node(n).id);
+    let mut tell = |node, feature_level| {
+        world.ok(Command::ReportNode(ReportNode { feature_level, ..report(node) }));
+        level(&world)
+    };
+    assert_eq!(tell(first, 3), Some(1));
+    assert_eq!(tell(second, 2), Some(2));
+    assert_eq!(tell(first, 1), Some(2));
+}
+
+#[test]
+fn labels_are_set_and_removed() {
+    let mut world = World::founded();
+    let node = world.node(1).id;
+    let label = |set: &[(&str, &str)], remove: &[&str]| Command::LabelNode {
+        node,
+        set: set.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        remove: remove.iter().map(|key| (*key).to_owned()).collect(),
+    };
+    world.ok(label(&[("a", "1"), ("b", "2")], &[]));
+    world.ok(label(&[("c", "3")], &["a", "none"]));
+    assert_eq!(world.node(1).labels.into_keys().collect::<Vec<_>>(), ["b", "c"]);
+    world.refused(label(&[("", "x")], &[]), Reason::InvalidLabel, &["node n1"]);
+    let gone = Command::LabelNode { node: NodeId(99), set: [].into(), remove: vec![] };
+    world.refused(gone, Reason::NodeNotFound, &["99"]);
+}
+
+#[test]
+fn a_node_in_use_goes_by_force_only() {
+    let (mut world, web) = World::with_network();
+    let db = world.network(named("db"));
+    let wanted = world.container(&web, 2, "c0");
+    world.endpoint(wanted.clone());
+    world.endpoint(crate::model::command::CreateEndpoint { network: db.id, ..wanted });
+    (1..=11).for_each(|n| drop(world.endpoint(world.container(&web, 2, &format!("c{n}")))));
+    let node = world.node(2).id;
+    let remove = |force| Command::RemoveNode { node, force };
+    let texts = ["n2", "13 endpoints", "c0 on network web (10.0.0.2)", "and 3 more", "--force"];
+    world.refused(remove(false), Reason::NodeInUse, &texts);
+    world.ok(remove(true));
+    assert_eq!((world.state.endpoints.len(), world.state.nodes.len()), (0, 2));
+    let lease = &world.state.leases[&(web.id, ip("10.0.0.2"))];
+    assert!(matches!(lease.state, LeaseState::Cooling { .. }));
+    world.refused(remove(true), Reason::NodeNotFound, &[&node.to_string()]);
+    let third = world.node(3).id;
+    world.ok(Command::RemoveNode { node: third, force: false });
+    let last = world.node(1).id;
+    world.refused(Command::RemoveNode { node: last, force: false }, Reason::NodeInUse, &["n1", "last", "--force"]);
+    world.ok(Command::RemoveNode { node: last, force: true });
+}
