@@ -124,8 +124,14 @@ async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, Api
     let vni = member.store().state().networks.get(&endpoint.network).map(|network| network.vni);
     let problem = vni.and_then(|vni| report.problem_of(endpoint.id, vni, endpoint.egress.is_some()));
     if let Some(problem) = problem {
-        let message = format!("cannot make the interfaces of {:?} in {}: {problem}", endpoint.name, endpoint.sandbox.netns);
-        return Err(ApiError::new(Code::Internal, "KERNEL", message, "nothing was left behind; pontoon status says more"));
+        let message =
+            format!("cannot make the interfaces of {:?} in {}: {problem}", endpoint.name, endpoint.sandbox.netns);
+        return Err(ApiError::new(
+            Code::Internal,
+            "KERNEL",
+            message,
+            "nothing was left behind; pontoon status says more",
+        ));
     }
     expect_endpoint(member.propose(Command::ActivateEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch }).await?)
 }
@@ -196,7 +202,10 @@ pub(crate) async fn collect(member: &Member, vanished: &BTreeSet<EndpointId>) ->
         let state = member.store().state();
         let abandoned = |e: &Endpoint| e.state == EndpointState::Pending && !member.attachments.holds(e);
         let endpoints = state.endpoints_of_node(member.node());
-        endpoints.filter(|e| abandoned(e) || (vanished.contains(&e.id) && !member.attachments.holds(e))).cloned().collect()
+        endpoints
+            .filter(|e| abandoned(e) || (vanished.contains(&e.id) && !member.attachments.holds(e)))
+            .cloned()
+            .collect()
     };
     for endpoint in &garbage {
         tracing::info!(endpoint = %endpoint.id, name = endpoint.name, netns = endpoint.sandbox.netns,

@@ -10,9 +10,9 @@ use tonic::Code;
 
 use crate::api::error::ApiError;
 use crate::config::Config;
+use crate::host;
 use crate::identity::DataDir;
 use crate::member::Member;
-use crate::host;
 
 /// A daemon, in a cluster or not yet.
 #[derive(Debug)]
@@ -33,7 +33,14 @@ pub struct Daemon {
 impl Daemon {
     /// A daemon that is in no cluster yet.
     pub fn new(config: Config, data: DataDir, slot: StoreSlot, stop: CancellationToken) -> Self {
-        Self { config, tasks: TaskBoard::new(host::now_ms), slot, stop, data: Mutex::new(data), member: RwLock::new(None) }
+        Self {
+            config,
+            tasks: TaskBoard::new(host::now_ms),
+            slot,
+            stop,
+            data: Mutex::new(data),
+            member: RwLock::new(None),
+        }
     }
 
     /// This daemon as a member.

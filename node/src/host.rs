@@ -38,7 +38,12 @@ pub fn source_address(peer: SocketAddr) -> Result<IpAddr, ApiError> {
     });
     address.map(|address| address.ip()).map_err(|error| {
         let message = format!("cannot tell which address of this host {peer} reaches it at: {error}");
-        ApiError::new(Code::FailedPrecondition, Reason::InvalidNodeAddress.as_str(), message, "give it with --advertise")
+        ApiError::new(
+            Code::FailedPrecondition,
+            Reason::InvalidNodeAddress.as_str(),
+            message,
+            "give it with --advertise",
+        )
     })
 }
 

@@ -82,7 +82,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         socket = %config.socket.display(), peer = %address, "pontoond starts");
 
     let stop = CancellationToken::new();
-    let slot = StoreSlot::new(HelloInfo { name: host::name().unwrap_or_default(), public_key: data.public_key() }, host::now_ms);
+    let slot = StoreSlot::new(
+        HelloInfo { name: host::name().unwrap_or_default(), public_key: data.public_key() },
+        host::now_ms,
+    );
     let daemon = Arc::new(Daemon::new(config, data, slot.clone(), stop.clone()));
     let serving = PeerServer::new(slot).serve(peer, stop.clone().cancelled_owned());
     let mut peers = tokio::spawn(async move {

@@ -17,9 +17,9 @@ use tracing::info;
 
 use crate::api::error::ApiError;
 use crate::daemon::Daemon;
+use crate::host;
 use crate::identity::{DataDir, DataDirError, Membership};
 use crate::kernel::Linux;
-use crate::host;
 use crate::member::Member;
 
 /// How long founding may take: one node's election and one write.
@@ -117,7 +117,8 @@ async fn first_member(peers: &[SocketAddr], me: [u8; 32]) -> Result<SocketAddr, 
         0 => "no member was named".to_owned(),
         _ => format!("cannot join: {}", reasons.join("; ")),
     };
-    let hint = "name a member: its advertise address, as pontoon node ls shows it there (the first node needs pontoon init)";
+    let hint =
+        "name a member: its advertise address, as pontoon node ls shows it there (the first node needs pontoon init)";
     Err(ApiError::new(Code::Unavailable, "NO_MEMBER", message, hint))
 }
 
@@ -176,13 +177,23 @@ pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveRespons
         if !force || error.reason == Reason::NodeInUse.as_str() {
             return Err(error);
         }
-        let name = member.store().state().nodes.get(&member.node()).map_or_else(|| member.node().to_string(), |n| n.name.clone());
-        warnings.push(format!("the cluster does not know ({}): run pontoon node rm {name} --force on a member", error.message));
+        let name = member
+            .store()
+            .state()
+            .nodes
+            .get(&member.node())
+            .map_or_else(|| member.node().to_string(), |n| n.name.clone());
+        warnings.push(format!(
+            "the cluster does not know ({}): run pontoon node rm {name} --force on a member",
+            error.message
+        ));
     }
     daemon.set_member(None);
     match member.stop().await {
         Some(linux) => warnings.extend(clean_up(linux).await),
-        None => warnings.push("the bridges and interfaces of this node are still there: restart pontoond and look".into()),
+        None => {
+            warnings.push("the bridges and interfaces of this node are still there: restart pontoond and look".into())
+        }
     }
     data.leave()?;
     info!(cluster = %member.cluster(), node = %member.node(), "left the cluster");
@@ -298,8 +309,14 @@ fn parse_address(text: &str, default_port: u16) -> Result<SocketAddr, ApiError> 
     let without = || text.trim_matches(['[', ']']).parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, default_port));
     let address = with_port().or_else(without).filter(|address| !address.ip().is_unspecified() && address.port() != 0);
     address.ok_or_else(|| {
-        let hint = format!("give one such as 192.168.140.200, 192.168.140.200:{DEFAULT_PEER_PORT} or [fd00::1]:{DEFAULT_PEER_PORT}");
-        ApiError::invalid(Reason::InvalidNodeAddress, format!("{text:?} is not an address that a daemon can be reached at"), hint)
+        let hint = format!(
+            "give one such as 192.168.140.200, 192.168.140.200:{DEFAULT_PEER_PORT} or [fd00::1]:{DEFAULT_PEER_PORT}"
+        );
+        ApiError::invalid(
+            Reason::InvalidNodeAddress,
+            format!("{text:?} is not an address that a daemon can be reached at"),
+            hint,
+        )
     })
 }
 
@@ -309,9 +326,12 @@ fn parse_pools(pools: &[v1::Pool]) -> Result<Vec<Pool>, ApiError> {
         return Ok(vec![Pool { cidr, prefix: 24 }]);
     }
     let parse = |pool: &v1::Pool| {
-        let invalid = |what: String| ApiError::invalid(Reason::InvalidCluster, what, "give one such as --pool 10.0.0.0/8 --pool-prefix 24");
+        let invalid = |what: String| {
+            ApiError::invalid(Reason::InvalidCluster, what, "give one such as --pool 10.0.0.0/8 --pool-prefix 24")
+        };
         let cidr = pool.cidr.parse().map_err(|_| invalid(format!("{:?} is not an IPv4 prefix", pool.cidr)))?;
-        let prefix = u8::try_from(pool.prefix).map_err(|_| invalid(format!("{} is not a prefix length", pool.prefix)))?;
+        let prefix =
+            u8::try_from(pool.prefix).map_err(|_| invalid(format!("{} is not a prefix length", pool.prefix)))?;
         Ok(Pool { cidr, prefix })
     };
     pools.iter().map(parse).collect()

@@ -29,7 +29,8 @@ impl ClusterService for Cluster {
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
         let daemon = self.0.clone();
-        let answer = super::to_the_end(async move { lifecycle::leave(&daemon, request.into_inner().force).await }).await?;
+        let answer =
+            super::to_the_end(async move { lifecycle::leave(&daemon, request.into_inner().force).await }).await?;
         Ok(Response::new(answer))
     }
 

@@ -71,7 +71,9 @@ fn parse_detach(request: v1::DetachRequest) -> Result<Selection, ApiError> {
 fn netns_path(netns: &str, pid: u32) -> Result<String, ApiError> {
     let invalid = |message: &str, hint: &str| Err(ApiError::new(Code::InvalidArgument, "INVALID_NETNS", message, hint));
     match (netns, pid) {
-        ("", 0) => invalid("no network namespace was given", "name its file with --netns, or a process in it with --pid"),
+        ("", 0) => {
+            invalid("no network namespace was given", "name its file with --netns, or a process in it with --pid")
+        }
         ("", pid) => Ok(format!("/proc/{pid}/ns/net")),
         (path, 0) if Path::new(path).is_absolute() => Ok(path.to_owned()),
         (path, 0) => invalid(

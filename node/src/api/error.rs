@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 
-use pontoon_store::{AdmitError, ExpelError, OpenError, ProposeError, ReadError};
-use pontoon_store::model::rejection::{Reason, Rejection};
 use crate::kernel::KernelError;
 use crate::reconcile::PassError;
+use pontoon_store::model::rejection::{Reason, Rejection};
+use pontoon_store::{AdmitError, ExpelError, OpenError, ProposeError, ReadError};
 use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -80,9 +80,12 @@ impl From<ProposeError> for ApiError {
                 Self::new(Code::Unknown, "UNKNOWN_OUTCOME", message, hint)
             }
             ProposeError::TooLarge { .. } => Self::invalid(Reason::TooLarge, message, "make it smaller"),
-            ProposeError::NotFeature { .. } => {
-                Self::new(Code::FailedPrecondition, "FEATURE_LEVEL", message, "pontoon node ls shows every node's version")
-            }
+            ProposeError::NotFeature { .. } => Self::new(
+                Code::FailedPrecondition,
+                "FEATURE_LEVEL",
+                message,
+                "pontoon node ls shows every node's version",
+            ),
             ProposeError::Stopped { .. } => Self::stopped(message),
         }
     }
@@ -103,9 +106,12 @@ impl From<ExpelError> for ApiError {
         let message = error.to_string();
         match error {
             ExpelError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
-            ExpelError::OnlyVoter { .. } => {
-                Self::new(Code::FailedPrecondition, "LAST_NODE", message, "let another node catch up first: pontoon node ls")
-            }
+            ExpelError::OnlyVoter { .. } => Self::new(
+                Code::FailedPrecondition,
+                "LAST_NODE",
+                message,
+                "let another node catch up first: pontoon node ls",
+            ),
             ExpelError::Stopped { .. } => Self::stopped(message),
         }
     }
@@ -128,9 +134,12 @@ impl From<AdmitError> for ApiError {
         let message = error.to_string();
         match error {
             AdmitError::Rejected(rejection) => rejection.into(),
-            AdmitError::Unreachable { .. } => {
-                Self::new(Code::Unavailable, "PEER_UNREACHABLE", message, "check the address, and that TCP port 7300 is open")
-            }
+            AdmitError::Unreachable { .. } => Self::new(
+                Code::Unavailable,
+                "PEER_UNREACHABLE",
+                message,
+                "check the address, and that TCP port 7300 is open",
+            ),
             AdmitError::Failed { .. } => {
                 Self::new(Code::Unavailable, "PEER_UNREACHABLE", message, "look at pontoon status there")
             }
@@ -161,11 +170,11 @@ impl From<KernelError> for ApiError {
 fn code_of(reason: Reason) -> Code {
     use Reason::{
         AddressReserved, AddressTaken, AlreadyAttached, AlreadyFounded, EgressFull, EndpointNameTaken,
-        EndpointNotFound, EpochMismatch, IfnameTaken, InvalidAddress, InvalidCluster, InvalidGateway, InvalidIfname,
-        InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange, InvalidSubnet, MacTaken, NetworkFull,
-        NetworkInUse, NetworkNameTaken, NetworkNotFound, NodeAddressTaken, NodeInUse, NodeNameTaken, NodeNotFound,
-        FeatureLevelTooLow, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TooLarge, TooManyNodes, VniExhausted,
-        VniTaken,
+        EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
+        InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
+        InvalidSubnet, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound, NodeAddressTaken,
+        NodeInUse, NodeNameTaken, NodeNotFound, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap,
+        TooLarge, TooManyNodes, VniExhausted, VniTaken,
     };
     match reason {
         InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
@@ -173,7 +182,9 @@ fn code_of(reason: Reason) -> Code {
         NodeNotFound | NetworkNotFound | EndpointNotFound => Code::NotFound,
         AlreadyFounded | NodeNameTaken | NodeAddressTaken | NetworkNameTaken | VniTaken | AddressTaken
         | AddressReserved | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
-        NotFounded | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => Code::FailedPrecondition,
+        NotFounded | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => {
+            Code::FailedPrecondition
+        }
         TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,
         EpochMismatch | RequestTooOld => Code::Aborted,
     }

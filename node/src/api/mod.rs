@@ -8,8 +8,8 @@ pub mod node;
 mod view;
 
 use pontoon_proto::v1;
-use pontoon_store::model::command::Outcome;
 use pontoon_store::StoreStatus;
+use pontoon_store::model::command::Outcome;
 use pontoon_store::model::object::Node;
 use tonic::Code;
 

@@ -30,7 +30,9 @@ impl NetworkService for Networks {
     ) -> Result<Response<v1::CreateNetworkResponse>, Status> {
         let command = Command::CreateNetwork(parse_create(request.into_inner())?);
         match self.0.member()?.propose(command).await? {
-            Outcome::Network(network) => Ok(Response::new(v1::CreateNetworkResponse { network: Some((&network).into()) })),
+            Outcome::Network(network) => {
+                Ok(Response::new(v1::CreateNetworkResponse { network: Some((&network).into()) }))
+            }
             other => Err(super::unexpected(&other).into()),
         }
     }
@@ -46,7 +48,10 @@ impl NetworkService for Networks {
             network: Some(network.into()),
             endpoints: state.endpoints_of_network(network.id).count() as u64,
         });
-        Ok(Response::new(v1::ListNetworksResponse { networks: networks.collect(), freshness: Some(freshness.of(&state)) }))
+        Ok(Response::new(v1::ListNetworksResponse {
+            networks: networks.collect(),
+            freshness: Some(freshness.of(&state)),
+        }))
     }
 
     async fn inspect_network(
@@ -77,7 +82,9 @@ impl NetworkService for Networks {
         member.refresh().await?;
         let network = view::find_network(&member.store().state(), &request.into_inner().network)?.id;
         match member.propose(Command::RemoveNetwork { network }).await? {
-            Outcome::Network(network) => Ok(Response::new(v1::RemoveNetworkResponse { network: Some((&network).into()) })),
+            Outcome::Network(network) => {
+                Ok(Response::new(v1::RemoveNetworkResponse { network: Some((&network).into()) }))
+            }
             other => Err(super::unexpected(&other).into()),
         }
     }

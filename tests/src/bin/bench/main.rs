@@ -4,7 +4,9 @@
 
 mod etcd;
 mod failover;
+mod fill;
 mod memory;
+mod program;
 mod report;
 mod socket;
 mod stats;
@@ -39,6 +41,8 @@ enum Part {
     Failover,
     /// TCP and small packets, beside the bare hosts and a VXLAN made by hand.
     Traffic,
+    /// 10,000 endpoints of other nodes after the first local one, beside `bridge -batch` and `ip -batch`.
+    Program,
     /// Idle memory, beside etcd.
     Memory,
 }
@@ -55,6 +59,7 @@ fn main() -> Result<()> {
             Part::Writes => writes::measure(&runtime)?,
             Part::Failover => failover::measure(&runtime)?,
             Part::Traffic => traffic::measure()?,
+            Part::Program => program::measure(&runtime)?,
             Part::Memory => memory::measure(&runtime)?,
         };
         println!("{section}");
