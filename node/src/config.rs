@@ -66,7 +66,7 @@ pub struct Options {
     #[arg(long, env = "PONTOON_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
-    /// What is logged: a level, or directives such as info,pontoon_store=debug [default: info]
+    /// What is logged: a level, or directives such as info,pontoon_store=debug [default: info,openraft=warn]
     #[arg(long, env = "PONTOON_LOG_LEVEL", value_name = "SPEC")]
     pub log_level: Option<String>,
 }
@@ -168,7 +168,7 @@ fn resolve(given: Options, file: Options) -> Result<Config, ConfigError> {
         gateway_bridge: given.gateway_bridge.or(file.gateway_bridge).unwrap_or_else(|| "pontoon_gw".into()),
         egress_subnet: given.egress_subnet.or(file.egress_subnet),
         log_format: given.log_format.or(file.log_format).unwrap_or_default(),
-        log_level: given.log_level.or(file.log_level).unwrap_or_else(|| "info".into()),
+        log_level: given.log_level.or(file.log_level).unwrap_or_else(|| "info,openraft=warn".into()),
     };
     check(&config)?;
     Ok(config)

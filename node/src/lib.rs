@@ -109,7 +109,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
                 served(door.await)?;
             }
         }
-        Ok(())
+        Ok::<(), RunError>(())
     };
     match tokio::time::timeout(DRAIN, drain).await {
         Ok(drained) => drained?,

@@ -1,5 +1,6 @@
 //! `pontoond`: Pontoon's daemon.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -36,6 +37,7 @@ fn start_log(config: &Config) -> Result<(), String> {
         format!("log-level {:?} cannot be understood: {error}; give one such as info", config.log_level)
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = builder.with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

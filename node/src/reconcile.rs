@@ -25,8 +25,9 @@ use crate::plan::observed::{HostFacts, Observed, SandboxState};
 /// How often the loop looks although nothing has woken it.
 const TICK: Duration = Duration::from_secs(30);
 
-/// How long it waits for more events after one: they come in swarms.
-const DEBOUNCE: Duration = Duration::from_millis(20);
+/// How long it waits for more events after one, at least and at most: they come in swarms. In between it is four times
+/// what the latest pass took, so that events of others cannot keep a processor busy.
+const DEBOUNCE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(400));
 
 /// How long it waits after a pass that failed, at first; twice as long each further time, up to a tick.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -196,18 +197,10 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
                 waiting.push(request);
             }
             self.changes.borrow_and_update();
-            let (core, source) = (self.core, self.source.clone());
-            let pass = tokio::task::spawn_blocking(move || {
-                let mut core = core;
-                let answer = core.pass(source.as_ref());
-                (core, answer)
-            });
+            let begin = Instant::now();
             let answer;
-            (self.core, answer) = match pass.await {
-                Ok(done) => done,
-                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-            };
-            self.status.send_replace(self.core.status.clone());
+            (self, answer) = self.pass().await;
+            let debounce = (begin.elapsed() * 4).clamp(DEBOUNCE.0, DEBOUNCE.1);
             let failed = match &answer {
                 Ok(report) => !report.failures.is_empty(),
                 Err(PassError::NoMember) => false,
@@ -219,42 +212,53 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
             }
             let pause = if failed { retry } else { TICK };
             retry = if failed { (retry * 2).min(TICK) } else { FIRST_RETRY };
-            if stop.is_cancelled()
-                || !wait(&mut self.changes, &self.wake, &mut self.requests, &mut waiting, pause, &stop).await
-            {
-                return self.core.kernel;
+            tokio::select! {
+                () = stop.cancelled() => return self.core.kernel,
+                more = self.wait(&mut waiting, pause, debounce) => if !more {
+                    return self.core.kernel;
+                }
             }
         }
     }
-}
 
-/// Waits for a reason to make a pass; false: to stop. Every arm can be dropped without loss: a change stays marked as
-/// unseen, a wake-up stays stored, and a request stays in its channel.
-async fn wait(
-    changes: &mut watch::Receiver<u64>,
-    wake: &Notify,
-    requests: &mut mpsc::Receiver<oneshot::Sender<Answer>>,
-    waiting: &mut Vec<oneshot::Sender<Answer>>,
-    pause: Duration,
-    stop: &CancellationToken,
-) -> bool {
-    let until = Instant::now() + pause;
-    tokio::select! {
-        () = stop.cancelled() => return false,
-        // The store ends before the loop only when the daemon does.
-        changed = changes.changed() => return changed.is_ok(),
-        request = requests.recv() => {
-            waiting.extend(request);
-            return true;
+    /// One pass, on a thread that may block.
+    async fn pass(mut self) -> (Self, Answer) {
+        let (mut core, source) = (self.core, self.source.clone());
+        let pass = tokio::task::spawn_blocking(move || {
+            let answer = core.pass(source.as_ref());
+            (core, answer)
+        });
+        let answer;
+        (self.core, answer) = match pass.await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => unreachable!("nobody cancels a pass: {error}"),
+            },
+        };
+        self.status.send_replace(self.core.status.clone());
+        (self, answer)
+    }
+
+    /// Waits for a reason to make a pass; false: there will be none. Every arm can be dropped without loss: a change stays
+    /// marked as unseen, a wake-up stays stored, and a request stays in its channel.
+    async fn wait(&mut self, waiting: &mut Vec<oneshot::Sender<Answer>>, pause: Duration, debounce: Duration) -> bool {
+        tokio::select! {
+            // The store ends before the loop only when the daemon does.
+            changed = self.changes.changed() => return changed.is_ok(),
+            request = self.requests.recv() => {
+                waiting.extend(request);
+                return true;
+            }
+            () = tokio::time::sleep(pause) => return true,
+            () = self.wake.notified() => {}
         }
-        () = tokio::time::sleep_until(until) => return true,
-        () = wake.notified() => {}
+        tokio::select! {
+            () = tokio::time::sleep(debounce) => {}
+            request = self.requests.recv() => waiting.extend(request),
+        }
+        true
     }
-    tokio::select! {
-        () = tokio::time::sleep(DEBOUNCE) => {}
-        request = requests.recv() => waiting.extend(request),
-    }
-    true
 }
 
 /// What a pass needs, and keeps for the next one.
@@ -359,3 +363,6 @@ impl<K: Kernel> Core<K> {
         self.established = Some(established.map(|(key, object)| (key.clone(), object.clone())).collect());
     }
 }
+
+#[cfg(test)]
+mod tests;

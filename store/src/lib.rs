@@ -1,5 +1,35 @@
 //! Pontoon's replicated store: what the cluster agrees on, kept by Raft on every member's
 //! disk. It knows nothing of Linux networking.
+//!
+//! [`Store`] is one member. [`PeerServer`] serves the port that members reach each other at, also
+//! while a daemon is in no cluster. [`hello`] and [`admit`] are what a newcomer asks.
 
 pub mod codec;
+mod disk;
 pub mod model;
+mod peer;
+mod raft;
+mod store;
+pub mod tasks;
+
+pub use peer::{AdmitError, Admitted, HelloInfo, Identified, PeerServer, StoreSlot, admit, hello};
+pub use store::{
+    ExpelError, Fatal, MemberStatus, Missing, OpenError, ProposeError, ReadError, Store, StoreOptions, StoreStatus,
+    Timing,
+};
+
+/// Largest command, in bytes of its encoding. A request between members carries about 1 MiB of entries,
+/// and a message is at most 8 MiB.
+pub const MAX_COMMAND_BYTES: usize = 256 << 10;
+
+/// An error and its causes in one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::lab::{Cli, Daemon, DaemonOptions, Lab, Options, run_with};
+use serde_json::Value;
 
 fn alone() -> Options {
     Options { hosts: 1, ..Options::default() }
@@ -125,13 +126,19 @@ fn a_data_folder_of_a_newer_version() -> Result<()> {
     run_with(alone(), |cluster| {
         cluster.form()?;
         cluster.daemon(0).term()?;
-        let changed = change_header(&cluster.daemon(0).data_dir(), "format", "99")?;
-        ensure!(changed == 1, "the header's format was found {changed} times");
-        says(&cluster.daemon(0).fails_to_start()?, &["99", "newer"])
+        let path = cluster.daemon(0).data_dir().join("identity.json");
+        let mut identity: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+        ensure!(identity["format"].is_number(), "{identity}");
+        identity["format"] = 99.into();
+        fs::write(&path, identity.to_string())?;
+        says(
+            &cluster.daemon(0).fails_to_start()?,
+            &["99", "later", &cluster.daemon(0).data_dir().display().to_string()],
+        )
     })
 }
 
-/// A disk that was put into another host, or copied: there would be two of one node.
+/// Files of two nodes in one folder: whichever of them it ran as, there would be two of that one.
 #[test]
 fn a_data_folder_of_another_node() -> Result<()> {
     run_with(Options { hosts: 2, ..Options::default() }, |cluster| {
@@ -140,41 +147,20 @@ fn a_data_folder_of_another_node() -> Result<()> {
             daemon.term()?;
         }
         let (from, to) = (cluster.daemon(0).data_dir(), cluster.daemon(1).data_dir());
-        // The header says who it is; the store of another node lies beside it.
-        for entry in fs::read_dir(&from)? {
-            let entry = entry?;
+        fs::rename(to.join("identity.json"), to.join("own.json"))?;
+        fs::copy(from.join("identity.json"), to.join("identity.json"))?;
+        says(&cluster.daemon(1).fails_to_start()?, &["another node", &to.display().to_string()])?;
+        fs::rename(to.join("own.json"), to.join("identity.json"))?;
+        // The right identity, beside the log and the state of the other.
+        for entry in fs::read_dir(&from)?.collect::<Result<Vec<_>, _>>()? {
             if entry.file_type()?.is_dir() {
                 let target = to.join(entry.file_name());
                 fs::remove_dir_all(&target)?;
                 ensure!(Command::new("cp").arg("-a").arg(entry.path()).arg(&target).status()?.success(), "cp failed");
             }
         }
-        says(&cluster.daemon(1).fails_to_start()?, &["node"])
+        says(&cluster.daemon(1).fails_to_start()?, &["another node"])
     })
-}
-
-/// Changes a value in the data folder's text files; returns in how many places.
-fn change_header(folder: &Path, key: &str, value: &str) -> Result<usize> {
-    let mut changed = 0;
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let Some(text) = path.is_file().then(|| fs::read_to_string(&path).ok()).flatten() else { continue };
-        let lines: Vec<String> = text.lines().map(|line| changed_line(line, key, value, &mut changed)).collect();
-        fs::write(&path, lines.join("\n") + "\n").with_context(|| path.display().to_string())?;
-    }
-    Ok(changed)
-}
-
-fn changed_line(line: &str, key: &str, value: &str, changed: &mut usize) -> String {
-    match line.split_once(['=', ':']) {
-        Some((name, _)) if name.trim().trim_matches('"') == key => {
-            *changed += 1;
-            let separator = &line[name.len()..=name.len()];
-            let end = if line.trim_end().ends_with(',') { "," } else { "" };
-            format!("{name}{separator} {value}{end}")
-        }
-        _ => line.to_owned(),
-    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `pontoon lease`.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use pontoon_proto::v1::{InspectLeaseResponse, LeaseState, LeaseView, PastHolder};
 
@@ -41,16 +43,17 @@ pub(crate) fn inspect(answer: &InspectLeaseResponse, now: Timestamp) -> String {
         ("Reserved for", or_none(&lease.reserved_for)),
         ("Epoch", lease.epoch.to_string()),
     ]);
-    block(&lines) + &section("Before", &previous(&lease.previous))
+    block(&lines) + &section("Before", &previous(&lease.previous, &view.previous_nodes))
 }
 
-fn previous(holders: &[PastHolder]) -> String {
+fn previous(holders: &[PastHolder], nodes: &BTreeMap<u64, String>) -> String {
     if holders.is_empty() {
         return String::new();
     }
     let rows = holders.iter().map(|holder| {
         let PastHolder { name, node, from_ms, to_ms } = holder;
-        [name.clone(), node.to_string(), time(*from_ms), time(*to_ms)]
+        let node = nodes.get(node).cloned().unwrap_or_else(|| format!("id {node}, removed"));
+        [name.clone(), node, time(*from_ms), time(*to_ms)]
     });
-    table(&["NAME", "NODE ID", "FROM", "TO"], rows)
+    table(&["NAME", "NODE", "FROM", "TO"], rows)
 }

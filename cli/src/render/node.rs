@@ -10,7 +10,7 @@ pub(super) fn role(member: &Member) -> &'static str {
     match (member.leader, member.voter) {
         (true, _) => "leader",
         (false, true) => "voter",
-        (false, false) => "observer",
+        (false, false) => "learner",
     }
 }
 

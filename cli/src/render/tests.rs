@@ -87,10 +87,10 @@ fn nodes() {
     golden(
         &node::list(&[member(1), second, third], now()),
         "
-ID   NAME    STATE   ROLE       ADDRESS                VTEP              VERSION   JOINED
-1    host1   ready   leader     192.168.140.200:7300   192.168.140.200   0.1.0     3 minutes ago
-2    host2   down    voter      192.168.140.201:7300   192.168.140.201   0.1.0     3 minutes ago
-3    host3   ready   observer   192.168.140.202:7300   192.168.140.202   -         3 minutes ago
+ID   NAME    STATE   ROLE      ADDRESS                VTEP              VERSION   JOINED
+1    host1   ready   leader    192.168.140.200:7300   192.168.140.200   0.1.0     3 minutes ago
+2    host2   down    voter     192.168.140.201:7300   192.168.140.201   0.1.0     3 minutes ago
+3    host3   ready   learner   192.168.140.202:7300   192.168.140.202   -         3 minutes ago
 ",
     );
     golden(&node::list(&[], now()), "ID   NAME   STATE   ROLE   ADDRESS   VTEP   VERSION   JOINED\n");
@@ -205,6 +205,7 @@ fn leases() {
         network_name: "my-overlay".into(),
         node_name: node_name.into(),
         mac: mac.into(),
+        previous_nodes: [(9, "host9".to_owned())].into(),
     };
     let views = [
         view(lease("10.0.0.1", LeaseState::Reserved, "gateway", 0), "", ""),
@@ -240,8 +241,8 @@ Reserved for: db
 Epoch:        3
 
 Before:
-NAME   NODE ID   FROM                   TO
-old    9         2026-03-01T11:58:00Z   2026-03-01T11:59:00Z
+NAME   NODE    FROM                   TO
+old    host9   2026-03-01T11:58:00Z   2026-03-01T11:59:00Z
 ",
     );
 }

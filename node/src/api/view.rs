@@ -43,10 +43,12 @@ pub(crate) fn lease(state: &State, lease: &Lease) -> v1::LeaseView {
     let network = state.networks.get(&lease.network);
     let node = lease.node.and_then(|id| state.nodes.get(&id));
     let endpoint = lease.endpoint.and_then(|id| state.endpoints.get(&id));
+    let name_of = |id| state.nodes.get(&id).map(|node| node.name.clone());
     v1::LeaseView {
         lease: Some(lease_view(lease, state.clock_ms)),
         network_name: network.map(|network| network.name.clone()).unwrap_or_default(),
         node_name: node.map(|node| node.name.clone()).unwrap_or_default(),
         mac: endpoint.map(|endpoint| endpoint.mac.to_string()).unwrap_or_default(),
+        previous_nodes: lease.previous.iter().filter_map(|past| Some((past.node.0, name_of(past.node)?))).collect(),
     }
 }

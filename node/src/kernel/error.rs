@@ -56,6 +56,17 @@ pub enum KernelError {
         /// Port.
         port: u16,
     },
+    /// The UDP port of VXLAN is in use by somebody else.
+    #[error(
+        "cannot start VXLAN device {device}: UDP port {port} is in use by another program of this host (find it with \
+         `ss -ulpn`); stop that program"
+    )]
+    PortTaken {
+        /// Our device.
+        device: String,
+        /// Port.
+        port: u16,
+    },
     /// An interface of that name is there already.
     #[error(
         "cannot create interface {ifname} in {netns}: it has an interface of that name already; remove it, or \
@@ -137,13 +148,5 @@ impl KernelError {
     pub(super) fn netlink(operation: impl Into<String>) -> impl FnOnce(Refusal) -> Self {
         let operation = operation.into();
         move |source| Self::Netlink { operation, source }
-    }
-
-    /// The error number of a refused netlink request.
-    pub fn errno(&self) -> Option<i32> {
-        match self {
-            Self::Netlink { source, .. } => Some(source.errno),
-            _ => None,
-        }
     }
 }

@@ -10,7 +10,6 @@ use super::error::{KernelError, Refusal};
 use super::link::{self, Settings};
 use super::linux::Linux;
 use super::netns::{self, Namespace};
-use super::observe::Links;
 use super::socket::{Netlink, Request};
 use super::{address, firewall, neighbour, sysctl};
 use crate::plan::desired::vxlan_name;
@@ -69,7 +68,7 @@ impl<'a> Run<'a> {
     fn put(&mut self, from: Option<&Object>, to: &Object) -> Outcome {
         match to {
             Object::Namespace(_) => self.linux.put_namespace(),
-            Object::Firewall(firewall) => self.linux.table.write(firewall),
+            Object::Firewall(firewall) => self.linux.write_firewall(firewall),
             Object::DockerUser(rules) => firewall::write_docker_rules(&self.linux.names.mark(), Some(&rules.gateway)),
             Object::Bridge(bridge) => self.put_bridge(from.is_some(), bridge),
             Object::Vxlan(vxlan) => self.put_vxlan(from, vxlan),
@@ -85,7 +84,7 @@ impl<'a> Run<'a> {
     fn remove(&mut self, object: &Object) -> Outcome {
         match object {
             Object::Namespace(_) => self.linux.remove_namespace(),
-            Object::Firewall(_) => self.linux.table.remove(),
+            Object::Firewall(_) => self.linux.remove_firewall(),
             Object::DockerUser(_) => firewall::write_docker_rules(&self.linux.names.mark(), None),
             Object::Bridge(Bridge { purpose: BridgeUse::Gateway, name, .. }) => self.delete(&Place::Host, name),
             Object::Bridge(Bridge { name, .. }) => self.delete(&Place::Overlay, name),
@@ -121,7 +120,8 @@ impl<'a> Run<'a> {
     /// An interface's index, and a socket in its namespace.
     fn find(&mut self, place: &Place, ifname: &str) -> Result<Option<(&mut Netlink, u32)>, KernelError> {
         let netlink = self.netlink(place)?;
-        let index = Links::of(netlink, place)?.index_of(ifname);
+        let index = link::index_of(netlink, ifname);
+        let index = index.map_err(KernelError::netlink(format!("look for interface {ifname} {place}")))?;
         Ok(index.map(|index| (netlink, index)))
     }
 
@@ -168,7 +168,7 @@ impl<'a> Run<'a> {
         }
         let master = self.master(&Place::Overlay, vxlan.bridge.as_deref())?;
         let moves = !matches!(from, Some(Object::Vxlan(old)) if old.bridge == vxlan.bridge);
-        self.set(
+        let result = self.set(
             &Place::Overlay,
             &vxlan.name,
             Settings {
@@ -180,7 +180,13 @@ impl<'a> Run<'a> {
                 up: Some(vxlan.up),
                 ..Settings::default()
             },
-        )
+        );
+        result.map_err(|error| match error {
+            KernelError::Netlink { source: Refusal { errno: libc::EADDRINUSE, .. }, .. } => {
+                KernelError::PortTaken { device: vxlan.name.clone(), port: vxlan.tunnel.port }
+            }
+            other => other,
+        })
     }
 
     fn master(&mut self, place: &Place, name: Option<&str>) -> Result<u32, KernelError> {
@@ -194,10 +200,10 @@ impl<'a> Run<'a> {
         let place = place_of_port(veth);
         let inside = Place::Sandbox(sandbox.clone());
         if !exists {
-            let namespace = open(&mut self.sandboxes, sandbox)?;
-            if Links::of(&mut namespace.netlink, &inside)?.index_of(&peer.ifname).is_some() {
+            if self.find(&inside, &peer.ifname)?.is_some() {
                 return Err(KernelError::NameTaken { ifname: peer.ifname.clone(), netns: sandbox.netns.clone() });
             }
+            let namespace = open(&mut self.sandboxes, sandbox)?;
             let netlink = match &place {
                 Place::Host => &mut self.linux.host,
                 _ => &mut self.linux.overlay()?.netlink,

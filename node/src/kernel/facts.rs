@@ -7,18 +7,19 @@ use ipnet::IpNet;
 use pontoon_store::model::object::{Family, Route};
 
 use super::error::KernelError;
-use super::firewall::{Table, docker_rules};
 use super::link::Link;
 use super::socket::Netlink;
 use super::{address, link, sysctl};
 use crate::plan::desired::Names;
 use crate::plan::observed::{Forwarding6, HostFacts};
 
-/// Looks at the host that the calling thread is in. `vtep` tells which interface the underlay's is.
+/// Looks at the host that the calling thread is in. `opened`: interfaces whose forwarding we switched on. `vtep` tells
+/// which interface the underlay's is.
 pub(super) fn gather(
     host: &mut Netlink,
-    table: &Table,
     names: &Names,
+    opened: BTreeSet<(Family, String)>,
+    docker_user: bool,
     vtep: Option<IpAddr>,
 ) -> Result<HostFacts, KernelError> {
     let links = link::list(host).map_err(KernelError::netlink("list the host's links"))?;
@@ -31,8 +32,8 @@ pub(super) fn gather(
     let mut facts = HostFacts {
         forwarding4: sysctl::forwarding4()?,
         forwarding6: sysctl::forwarding6()?,
-        opened: table.opened()?,
-        docker_user: docker_rules(&names.mark())?.is_some(),
+        opened,
+        docker_user,
         ..HostFacts::default()
     };
     for seen in &addresses {

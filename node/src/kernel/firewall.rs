@@ -97,7 +97,7 @@ fn rule(table: &str, chain: &str, expressions: Vec<Value>) -> Value {
 ///         iifname GW accept
 ///         oifname GW ct state established,related accept
 ///         oifname GW drop
-///         meta nfproto ipv4 iifname @opened4 drop                              # likewise ipv6
+///         meta nfproto ipv4 iifname @opened4 ct state invalid,new,untracked drop       # likewise ipv6
 ///     }
 ///     chain nat {     type nat hook postrouting priority srcnat; policy accept;
 ///         ip saddr SUBNET oifname != GW masquerade                             # for each subnet
@@ -140,16 +140,20 @@ fn render(table: &str, firewall: &Firewall) -> Vec<Value> {
         ));
     }
     let gateway = firewall.gateway.as_str();
-    let state = matches("in", json!({ "ct": { "key": "state" } }), json!(["established", "related"]));
+    let state = |states: &[&str]| matches("in", json!({ "ct": { "key": "state" } }), json!(states));
     let (accept, drop) = (json!({ "accept": null }), json!({ "drop": null }));
     let (from, to) = (meta("iifname", "==", gateway), meta("oifname", "==", gateway));
     objects.push(rule(table, "forward", vec![from.clone(), to.clone(), drop.clone()]));
     objects.push(rule(table, "forward", vec![from, accept.clone()]));
-    objects.push(rule(table, "forward", vec![to.clone(), state, accept]));
+    objects.push(rule(table, "forward", vec![to.clone(), state(&["established", "related"]), accept]));
     objects.push(rule(table, "forward", vec![to, drop.clone()]));
     for (_, suffix, _, protocol) in families {
         let opened = meta("iifname", "==", &format!("@opened{suffix}"));
-        objects.push(rule(table, "forward", vec![meta("nfproto", "==", protocol), opened, drop.clone()]));
+        objects.push(rule(
+            table,
+            "forward",
+            vec![meta("nfproto", "==", protocol), opened, state(&["invalid", "new", "untracked"]), drop.clone()],
+        ));
     }
     for subnet in &firewall.egress {
         let prefix = json!({ "prefix": { "addr": subnet.network().to_string(), "len": subnet.prefix_len() } });
@@ -207,31 +211,29 @@ impl Table {
         Self { name, written: None }
     }
 
-    /// `nft -j -s list table inet NAME`
-    fn list(&self) -> Result<Option<Vec<Value>>, KernelError> {
+    /// The table's objects in one form: `nft -j -s list table inet NAME`. None: there is no such table.
+    pub(super) fn list(&self) -> Result<Option<Vec<Value>>, KernelError> {
         let arguments = ["-j", "-s", "list", "table", "inet", &self.name];
         let Some(answer) = nft("list our table", &arguments, None)? else { return Ok(None) };
         Ok(answer["nftables"].as_array().map(|objects| normal_table(objects)))
     }
 
-    /// The table as it is: `wanted`, or what differs from it. None: there is no such table. And
-    /// the interfaces that it records as opened by us.
-    pub(super) fn observe(&self, wanted: Option<&Firewall>) -> Result<Option<Firewall>, KernelError> {
-        let Some(listed) = self.list()? else { return Ok(None) };
+    /// The table as it was listed: `wanted`, or what differs from it.
+    pub(super) fn compare(&self, listed: &[Value], wanted: Option<&Firewall>) -> Firewall {
         if let Some(wanted) = wanted {
             let same = normal_table(&render(&self.name, wanted)) == listed;
-            if same || self.written.as_ref().is_some_and(|(w, l)| w == wanted && *l == listed) {
-                return Ok(Some(wanted.clone()));
+            if same || self.written.as_ref().is_some_and(|(w, l)| w == wanted && l == listed) {
+                return wanted.clone();
             }
         }
         let rules = listed.iter().filter(|o| o.get("rule").is_some()).count();
-        let elements = |set: &str| elements(&listed, set).len();
+        let elements = |set: &str| elements(listed, set).len();
         let text = format!(
             "{rules} rules, {} members, {} opened interfaces",
             elements("members4") + elements("members6"),
             elements("opened4") + elements("opened6")
         );
-        Ok(Some(Firewall {
+        Firewall {
             vxlan_port: 0,
             vnis: BTreeSet::new(),
             members: BTreeSet::new(),
@@ -239,14 +241,7 @@ impl Table {
             egress: BTreeSet::<IpNet>::new(),
             opened: BTreeSet::new(),
             altered: Some(text),
-        }))
-    }
-
-    /// The interfaces that the table records as opened by us.
-    pub(super) fn opened(&self) -> Result<BTreeSet<(Family, String)>, KernelError> {
-        let listed = self.list()?.unwrap_or_default();
-        let of = |family, set| elements(&listed, set).into_iter().map(move |name| (family, name));
-        Ok(of(Family::V4, "opened4").chain(of(Family::V6, "opened6")).collect())
+        }
     }
 
     /// Puts the table into place of the one that is there, in one transaction: `nft -j -f -`.
@@ -265,6 +260,12 @@ impl Table {
         let table = json!({ "table": { "family": "inet", "name": self.name } });
         run("delete our table", vec![json!({ "add": table }), json!({ "delete": table })])
     }
+}
+
+/// The interfaces that the table records as opened by us.
+pub(super) fn opened(listed: &[Value]) -> BTreeSet<(Family, String)> {
+    let of = |family, set| elements(listed, set).into_iter().map(move |name| (family, name));
+    of(Family::V4, "opened4").chain(of(Family::V6, "opened6")).collect()
 }
 
 fn elements(listed: &[Value], set: &str) -> Vec<String> {

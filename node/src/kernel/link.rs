@@ -95,6 +95,18 @@ pub(super) fn list(netlink: &mut Netlink) -> Result<Vec<Link>, Refusal> {
     Ok(links.collect())
 }
 
+/// Index of a link; none when there is none of that name: `ip link show dev NAME`.
+pub(super) fn index_of(netlink: &mut Netlink, name: &str) -> Result<Option<u32>, Refusal> {
+    let mut message = named(name);
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    match netlink.get(RouteNetlinkMessage::GetLink(message)) {
+        Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link.header.index)),
+        Err(Refusal { errno: libc::ENODEV, .. }) => Ok(None),
+        Ok(_) => Err(Refusal { errno: libc::EPROTO, text: "the answer is no link".into() }),
+        Err(refusal) => Err(refusal),
+    }
+}
+
 fn named(name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));

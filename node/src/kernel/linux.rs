@@ -1,5 +1,6 @@
 //! The real kernel.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,6 +8,9 @@ use std::path::PathBuf;
 use super::error::KernelError;
 use super::execute::Run;
 use super::facts;
+use pontoon_store::model::object::Family;
+use serde_json::Value;
+
 use super::firewall::{self, Table};
 use super::link;
 use super::netns::{self, DIRECTORY, Namespace};
@@ -15,7 +19,7 @@ use super::socket::Netlink;
 use super::{Kernel, sysctl};
 use crate::plan::desired::{Desired, Names};
 use crate::plan::diff::{Step, plan};
-use crate::plan::object::{DockerUser, Forwarding, Key, Namespace as OurNamespace, Object, Vxlan};
+use crate::plan::object::{DockerUser, Firewall, Forwarding, Key, Namespace as OurNamespace, Object, Vxlan};
 use crate::plan::observed::{HostFacts, Observed};
 
 /// The kernel of the host that it was opened on: the network namespace of the thread that opened it. Every call has to
@@ -26,6 +30,19 @@ pub struct Linux {
     pub(super) table: Table,
     /// Our own namespace, held open: its file may go, it stays.
     overlay: Option<Namespace>,
+    /// The rules as the pass that has begun has read them: running nft is the slowest part of a pass.
+    rules: Option<Rules>,
+    /// Interfaces whose forwarding this process knows to be on because of us: the table, which is the lasting record of them,
+    /// may be deleted by somebody else.
+    pub(super) opened: BTreeSet<(Family, String)>,
+}
+
+/// Rules as nft lists them.
+pub(super) struct Rules {
+    /// Our table; none when there is none.
+    pub(super) table: Option<Vec<Value>>,
+    /// Our rules in Docker's chain; none when there is no such chain.
+    pub(super) docker: Option<Vec<Value>>,
 }
 
 impl fmt::Debug for Linux {
@@ -42,7 +59,7 @@ impl Linux {
     pub fn open(names: Names) -> Result<Self, KernelError> {
         let host = Netlink::open().map_err(|e| KernelError::netlink("open a netlink socket")(e.into()))?;
         let table = Table::new(names.table());
-        Ok(Self { names, host, table, overlay: None })
+        Ok(Self { names, host, table, overlay: None, rules: None, opened: BTreeSet::new() })
     }
 
     fn path(&self) -> PathBuf {
@@ -92,6 +109,18 @@ impl Linux {
         netns::remove(&self.path())
     }
 
+    pub(super) fn write_firewall(&mut self, firewall: &Firewall) -> Result<(), KernelError> {
+        self.table.write(firewall)?;
+        // What was opened before and is not to be any more, an earlier step has closed.
+        self.opened.clone_from(&firewall.opened);
+        Ok(())
+    }
+
+    pub(super) fn remove_firewall(&mut self) -> Result<(), KernelError> {
+        self.opened.clear();
+        self.table.remove()
+    }
+
     pub(super) fn add_vxlan(&mut self, vxlan: &Vxlan) -> Result<(), KernelError> {
         let overlay = self.overlay.as_ref().ok_or_else(|| KernelError::NoOverlay(self.names.netns.clone()))?;
         let result = link::add_vxlan(&mut self.host, overlay, vxlan);
@@ -101,6 +130,10 @@ impl Linux {
             }
             _ => KernelError::netlink(format!("create VXLAN device {}", vxlan.name))(refusal),
         })
+    }
+
+    fn list_rules(&self) -> Result<Rules, KernelError> {
+        Ok(Rules { table: self.table.list()?, docker: firewall::docker_rules(&self.names.mark())? })
     }
 
     /// Removes everything of ours and nothing else: our namespace and with it the containers' interfaces, the gateway bridge,
@@ -118,7 +151,11 @@ impl Linux {
 
 impl Kernel for Linux {
     fn facts(&mut self, vtep: Option<IpAddr>) -> Result<HostFacts, KernelError> {
-        facts::gather(&mut self.host, &self.table, &self.names, vtep)
+        let rules = self.list_rules()?;
+        self.opened.extend(firewall::opened(rules.table.as_deref().unwrap_or_default()));
+        let facts = facts::gather(&mut self.host, &self.names, self.opened.clone(), rules.docker.is_some(), vtep)?;
+        self.rules = Some(rules);
+        Ok(facts)
     }
 
     fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
@@ -131,21 +168,27 @@ impl Kernel for Linux {
         }
         observer.host(&mut self.host)?;
         for sandbox in desired.sandboxes.keys() {
-            observer.sandbox(sandbox)?;
+            observer.sandbox(sandbox);
         }
-        if let Some(seen) = self.table.observe(desired.firewall())? {
+        let rules = match self.rules.take() {
+            Some(rules) => rules,
+            None => self.list_rules()?,
+        };
+        if let Some(listed) = &rules.table {
+            let seen = self.table.compare(listed, desired.firewall());
             observer.insert(Object::Firewall(Box::new(seen)));
         }
-        if let Some(rules) = firewall::docker_rules(&self.names.mark())?.filter(|rules| !rules.is_empty()) {
+        if let Some(docker) = rules.docker.filter(|rules| !rules.is_empty()) {
             let gateway = self.names.gateway.clone();
-            let complete = firewall::docker_rules_complete(&rules, &gateway);
+            let complete = firewall::docker_rules_complete(&docker, &gateway);
             observer.insert(Object::DockerUser(DockerUser { gateway, complete }));
         }
         let wanted = desired.objects.keys().filter_map(|key| match key {
             Key::Forwarding(family, ifname) => Some((*family, ifname.clone())),
             _ => None,
         });
-        for (family, ifname) in self.table.opened()?.into_iter().chain(wanted) {
+        self.opened.extend(firewall::opened(rules.table.as_deref().unwrap_or_default()));
+        for (family, ifname) in self.opened.iter().cloned().chain(wanted) {
             if sysctl::forwards(family, &ifname)? {
                 observer.insert(Object::Forwarding(Forwarding { family, ifname }));
             }
@@ -154,6 +197,7 @@ impl Kernel for Linux {
     }
 
     fn execute(&mut self, steps: &[Step]) -> Vec<Result<(), KernelError>> {
+        self.rules = None;
         Run::new(self).all(steps)
     }
 }

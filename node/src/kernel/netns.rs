@@ -119,7 +119,8 @@ fn unmount(path: &Path) {
     while umount2(path, MntFlags::MNT_DETACH).is_ok() {}
 }
 
-fn is_namespace(file: &File) -> bool {
+/// Whether a file is one of a namespace.
+pub(super) fn is_namespace(file: &File) -> bool {
     #[allow(clippy::unnecessary_cast, reason = "the type differs between C libraries")]
     fstatfs(file).is_ok_and(|s| s.filesystem_type().0 as i64 == NSFS_MAGIC)
 }

@@ -20,16 +20,12 @@ use crate::plan::object::{
 use crate::plan::observed::{Observed, SandboxState};
 
 /// The links of one namespace.
-pub(super) struct Links(BTreeMap<u32, Link>);
+struct Links(BTreeMap<u32, Link>);
 
 impl Links {
-    pub(super) fn of(netlink: &mut Netlink, place: &Place) -> Result<Self, KernelError> {
+    fn of(netlink: &mut Netlink, place: &Place) -> Result<Self, KernelError> {
         let links = link::list(netlink).map_err(KernelError::netlink(format!("list the links {place}")))?;
         Ok(Self(links.into_iter().map(|l| (l.index, l)).collect()))
-    }
-
-    pub(super) fn index_of(&self, name: &str) -> Option<u32> {
-        self.0.values().find(|l| l.name == name).map(|l| l.index)
     }
 
     fn master_of(&self, link: &Link) -> Option<String> {
@@ -145,17 +141,18 @@ impl<'a> Observer<'a> {
         self.halves.push(Half { veth, index: link.index, other: link.link });
     }
 
-    /// Looks into a sandbox.
-    pub(super) fn sandbox(&mut self, sandbox: &Sandbox) -> Result<(), KernelError> {
-        let state = match netns::open_sandbox(sandbox) {
-            Ok(mut namespace) => {
-                self.inside(sandbox, &mut namespace)?;
-                SandboxState::Present
-            }
+    /// Looks into a sandbox. One that cannot be looked into is no reason to leave the others alone.
+    pub(super) fn sandbox(&mut self, sandbox: &Sandbox) {
+        let looked = netns::open_sandbox(sandbox).and_then(|mut namespace| self.inside(sandbox, &mut namespace));
+        let state = match looked {
+            Ok(()) => SandboxState::Present,
             Err(error) => {
                 let text = error.to_string();
                 let gone = match &error {
-                    KernelError::Namespace { source, .. } => source.kind() == io::ErrorKind::NotFound,
+                    // ESRCH: the file is one of a process that has ended.
+                    KernelError::Namespace { source, .. } => {
+                        source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(libc::ESRCH)
+                    }
                     KernelError::OtherNamespace { .. } | KernelError::NoNamespace { .. } => true,
                     _ => false,
                 };
@@ -168,7 +165,6 @@ impl<'a> Observer<'a> {
             }
         };
         self.observed.sandboxes.insert(sandbox.clone(), state);
-        Ok(())
     }
 
     fn inside(&mut self, sandbox: &Sandbox, namespace: &mut Namespace) -> Result<(), KernelError> {

@@ -22,6 +22,9 @@ const BATCH: usize = 128;
 /// Bytes that one answer can have: the kernel's dumps use up to 32 KiB per datagram.
 const DATAGRAM: usize = 64 * 1024;
 
+/// Bytes of a message's header (struct nlmsghdr).
+const HEADER: usize = 16;
+
 /// How often a dump is begun again that changes overtook.
 const DUMP_TRIES: usize = 5;
 
@@ -71,11 +74,17 @@ impl Netlink {
         self.socket.recv(&mut self.buffer, 0)?;
         let mut messages = Vec::new();
         let mut rest = self.buffer.as_slice();
-        while rest.len() >= 16 {
-            let message = NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;
-            let length = (message.header.length as usize).next_multiple_of(4);
-            messages.push(message);
-            rest = rest.get(length..).unwrap_or_default();
+        while let [a, b, c, d, ..] = *rest {
+            let length = u32::from_ne_bytes([a, b, c, d]) as usize;
+            if length < HEADER || length > rest.len() {
+                break;
+            }
+            match NetlinkMessage::deserialize(&rest[..length]) {
+                Ok(message) => messages.push(message),
+                // Some device of somebody else that these libraries do not know must not stop everything.
+                Err(error) => tracing::debug!(%error, "skipping a netlink message"),
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
         Ok(messages)
     }
@@ -129,6 +138,26 @@ impl Netlink {
         }
     }
 
+    /// Asks for one thing.
+    pub(super) fn get(&mut self, message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, Refusal> {
+        let mut bytes = Vec::new();
+        let sequence = self.pack((message, 0), &mut bytes);
+        self.socket.send(&bytes, 0)?;
+        loop {
+            for message in self.receive()? {
+                match message.payload {
+                    _ if message.header.sequence_number != sequence => {}
+                    NetlinkPayload::InnerMessage(inner) => return Ok(inner),
+                    NetlinkPayload::Error(answer) => {
+                        let errno = answer.code.map_or(libc::ENOENT, |code| -code.get());
+                        return Err(Refusal { errno, text: extended_text(&answer.header) });
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// Asks for everything of a kind.
     pub(super) fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Refusal> {
         for _ in 0..DUMP_TRIES {
@@ -167,7 +196,7 @@ impl Netlink {
 
 /// The kernel's own words in a refusal: attribute 1 (`NLMSGERR_ATTR_MSG`) behind the header of the refused message.
 fn extended_text(payload: &[u8]) -> String {
-    let mut rest = payload.get(16..).unwrap_or_default();
+    let mut rest = payload.get(HEADER..).unwrap_or_default();
     while let [l0, l1, t0, t1, ..] = *rest {
         let length = usize::from(u16::from_ne_bytes([l0, l1]));
         if length < 4 {

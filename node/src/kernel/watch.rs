@@ -35,6 +35,10 @@ const SANDBOXES: [u32; 5] = HOST;
 /// Bytes of a datagram that are read; the rest is of no interest either.
 const DATAGRAM: usize = 64 * 1024;
 
+/// How often, and in what intervals, a namespace's file is looked at until it is mounted on.
+const MOUNT_TRIES: u32 = 100;
+const MOUNT_WAIT: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// How long to wait before a socket that failed is opened again.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -88,10 +92,22 @@ async fn listen(socket: &mut TokioSocket, wake: &Notify) -> io::Result<()> {
     }
 }
 
+/// The namespace that a file names. A file that names none is about to: it was seen between being made and being mounted on.
+fn named(path: &Path) -> Option<File> {
+    for _ in 0..MOUNT_TRIES {
+        let file = File::open(path).ok()?;
+        if netns::is_namespace(&file) {
+            return Some(file);
+        }
+        std::thread::sleep(MOUNT_WAIT);
+    }
+    None
+}
+
 fn open_all(overlay: &Path) -> io::Result<Vec<TokioSocket>> {
     let mut sockets = vec![open(NETLINK_ROUTE, &HOST, false)?, open(NETLINK_NETFILTER, &[NFTABLES], false)?];
     // Before the first pass there may be no namespace yet; its file is watched.
-    if let Ok(file) = File::open(overlay) {
+    if let Some(file) = named(overlay) {
         let runtime = tokio::runtime::Handle::current();
         let inside = || {
             let _entered = runtime.enter();

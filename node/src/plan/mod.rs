@@ -16,4 +16,4 @@ pub mod egress;
 pub mod object;
 pub mod observed;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

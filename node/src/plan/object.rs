@@ -76,8 +76,9 @@ pub struct Firewall {
     pub gateway: String,
     /// Its subnets: what leaves from them by another interface is masqueraded.
     pub egress: BTreeSet<IpNet>,
-    /// Interfaces whose forwarding we switched on: nothing but the gateway bridge's traffic
-    /// and the replies to it passes them. The table is also the record of them.
+    /// Interfaces whose forwarding we switched on. What comes in by them passes to the gateway bridge only in reply, and
+    /// elsewhere only as part of a connection that somebody else has let through: the host does not become a router. The
+    /// table is also the record of them.
     pub opened: BTreeSet<(Family, String)>,
     /// How the table in the kernel differs from its rules; none when it does not.
     pub altered: Option<String>,

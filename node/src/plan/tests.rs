@@ -88,7 +88,7 @@ fn endpoint(id: u64, network: &Network, node: u64, place: u64, egress: Option<u3
         aliases: vec![],
         mac,
         addresses,
-        state: if id % 2 == 0 { EndpointState::Active } else { EndpointState::Pending },
+        state: if id.is_multiple_of(2) { EndpointState::Active } else { EndpointState::Pending },
         sandbox: sandbox(place),
         ifname: format!("eth{}", network.id.0),
         egress: egress.map(|host| EgressInterface { ifname: "eth9".into(), host }),
@@ -296,7 +296,8 @@ fn the_gateway_bridge_gets_the_first_free_subnet() {
         ..HostFacts::default()
     };
     let before: Vec<IpNet> = vec!["172.20.0.0/16".parse().unwrap()];
-    let table: [(&[&str], &[&str], &[IpNet], Option<&str>); 7] = [
+    type Row<'a> = (&'a [&'a str], &'a [&'a str], &'a [IpNet], Option<&'a str>);
+    let table: [Row; 7] = [
         (&[], &[], &[], Some("172.18.0.0/16")),
         (&["172.18.0.0/16"], &[], &[], Some("172.19.0.0/16")),
         (&["172.18.4.0/24", "172.16.0.0/12"], &[], &[], Some("192.168.0.0/20")),

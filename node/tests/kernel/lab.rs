@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use pontoon_node::kernel::{self, Kernel, KernelError, Linux};
-use pontoon_node::plan::desired::{Desired, Names, desired};
+use pontoon_node::plan::desired::{Names, desired};
 use pontoon_node::plan::diff::{Step, plan};
 use pontoon_node::plan::observed::Observed;
 use pontoon_store::model::id::{ClusterId, EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
@@ -78,6 +78,13 @@ impl Netns {
         format!("nsenter --net={} sh -c '{command}'", self.path())
     }
 
+    /// Frames that its eth0 has received.
+    pub(crate) fn received(&self) -> u64 {
+        let text = self.run("ip -s link show eth0");
+        let counters = text.lines().skip_while(|l| !l.contains("RX:")).nth(1).unwrap();
+        counters.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     /// Whether an address answers.
     pub(crate) fn pings(&self, address: &str) -> bool {
         self.try_run(&format!("ping -c 1 -W 1 {address}")).status.success()
@@ -103,6 +110,8 @@ pub(crate) struct Host {
     pub(crate) names: Names,
     pub(crate) id: NodeId,
     pub(crate) address: IpAddr,
+    /// The namespace that its daemon runs in.
+    place: String,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -119,16 +128,25 @@ impl Host {
         run(&format!("ip -n {host} addr add fd00:140::{id}/64 dev ens33 nodad"));
         run(&format!("ip -n {host} link set ens33 up"));
         let names = Names { netns: unique("o"), gateway: "pontoon_gw".into() };
-        let mut host = Self { netns, names, id: NodeId(id), address: address.into(), jobs: None, thread: None };
+        let place = netns.path();
+        let mut host = Self { netns, names, id: NodeId(id), address: address.into(), place, jobs: None, thread: None };
         host.start();
         host
+    }
+
+    /// Starts this host's daemon on another host, with a gateway bridge and a VTEP of its own.
+    pub(crate) fn move_to(&mut self, host: &Host, address: IpAddr) {
+        self.place = host.netns.path();
+        self.names.gateway = "other_gw".into();
+        self.address = address;
+        self.start();
     }
 
     /// Starts a daemon's kernel, in place of the one that runs.
     pub(crate) fn start(&mut self) {
         self.stop();
         let (jobs, inbox) = mpsc::channel::<Job>();
-        let (path, names) = (self.netns.path(), self.names.clone());
+        let (path, names) = (self.place.clone(), self.names.clone());
         self.thread = Some(std::thread::spawn(move || {
             enter(&path);
             let mut kernel = Linux::open(names).unwrap();
@@ -163,7 +181,7 @@ impl Host {
             let observed = kernel.observe(&desired).unwrap();
             let steps = plan(&desired, &observed);
             let outcomes = kernel.execute(&steps);
-            Pass { desired, observed, steps, outcomes }
+            Pass { observed, steps, outcomes }
         })
     }
 
@@ -193,7 +211,6 @@ impl Drop for Host {
 
 /// What a pass did.
 pub(crate) struct Pass {
-    pub(crate) desired: Desired,
     pub(crate) observed: Observed,
     pub(crate) steps: Vec<Step>,
     pub(crate) outcomes: Vec<Result<(), KernelError>>,

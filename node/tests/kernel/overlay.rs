@@ -31,3 +31,51 @@ fn containers_on_two_hosts_reach_each_other() {
     assert!(one.netns.run("ss -Hulpn").contains(":4789"), "the UDP socket is the host's");
     assert!(!one.overlay("ss -Hulpn").contains(":4789"));
 }
+
+#[test]
+fn the_underlay_may_be_ipv6() {
+    let lan = Lan::new();
+    let (mut one, mut two) = (Host::on(&lan, 1), Host::on(&lan, 2));
+    one.address = "fd00:140::1:1".parse().unwrap();
+    two.address = "fd00:140::1:2".parse().unwrap();
+    for host in [&one, &two] {
+        host.netns.run(&format!("ip addr add {}/64 dev ens33 nodad", host.address));
+    }
+    let (c1, c2) = (Netns::new("c"), Netns::new("c"));
+    let mut cluster = Cluster1::new(&[&one, &two]);
+    cluster.network(10, 65_536, &["10.0.0.0/24", "fd00:10::/64"], true);
+    cluster.endpoint(11, 10, one.id, &["10.0.0.2", "fd00:10::2"], &c1);
+    cluster.endpoint(12, 10, two.id, &["10.0.0.3", "fd00:10::3"], &c2);
+    one.settle(&cluster.state);
+    two.settle(&cluster.state);
+    assert!(c1.pings("10.0.0.3") && c1.pings("fd00:10::3"));
+}
+
+#[test]
+fn two_daemons_share_a_host() {
+    let lan = Lan::new();
+    let one = Host::on(&lan, 1);
+    let mut other = Host::on(&lan, 2);
+    // The second daemon moves to the first one's host, with names and a VTEP of its own.
+    one.netns.run("ip addr add 192.168.140.210/24 dev ens33");
+    other.move_to(&one, "192.168.140.210".parse().unwrap());
+    let (c1, c2) = (Netns::new("c"), Netns::new("c"));
+    let mut clusters = [Cluster1::new(&[&one]), Cluster1::new(&[&other])];
+    let egress = &mut clusters[1].state.nodes.get_mut(&other.id).unwrap().egress_subnets;
+    *egress = vec!["172.19.0.0/16".parse().unwrap()];
+    // The same ids in both: they are two clusters.
+    clusters[0].network(10, 65_536, &["10.0.0.0/24"], false);
+    clusters[1].network(10, 65_537, &["10.1.0.0/24"], false);
+    clusters[0].endpoint(11, 10, one.id, &["10.0.0.2"], &c1);
+    clusters[1].endpoint(11, 10, other.id, &["10.1.0.2"], &c2);
+    one.settle(&clusters[0].state);
+    other.settle(&clusters[1].state);
+    for (host, cluster) in [(&one, &clusters[0]), (&other, &clusters[1])] {
+        let pass = host.pass(&cluster.state);
+        assert!(pass.steps.is_empty(), "the other daemon's work is none of this one's:\n{}", pass.text());
+    }
+    assert!(c1.pings("192.168.140.1") && c2.pings("192.168.140.1"));
+    other.with(|kernel| kernel.remove_all().unwrap());
+    assert!(one.pass(&clusters[0].state).steps.is_empty());
+    assert!(c1.pings("192.168.140.1"));
+}

@@ -1,0 +1,53 @@
+# Plain `make` lists what there is to make.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check bench install clean root
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+export PATH := $(PATH):$(abspath $(TARGET))/tools/bin:/usr/sbin:/sbin
+
+help: ## List the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: root ## Three hosts, one overlay, and a leader that dies (KEEP=1 leaves the hosts up)
+	@tests/setup.sh demo
+	@cargo build --locked --package pontoon-node --package pontoon-cli --bins
+	@KEEP=$(KEEP) tests/demo.sh
+
+test: root ## Install what the tests need and run them all
+	@tests/setup.sh test
+	cargo nextest run --locked --workspace
+	cargo test --locked --workspace --doc
+
+lint: ## Formatting, lints, documentation, licences (no root needed)
+	@tests/setup.sh check
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	cargo deny --workspace check licenses bans sources
+
+check: lint test ## Everything that must hold before a change goes in: lint and test, house rules among the tests
+
+bench: root ## Measure (docs/benchmarks.md keeps the figures)
+	@tests/setup.sh test
+	cargo bench --locked --package pontoon-tests
+
+install: ## Build for release and install: PREFIX=/usr/local, DESTDIR= for packagers
+	cargo build --locked --release --package pontoon-node --package pontoon-cli --bins
+	install -D -m 755 $(TARGET)/release/pontoond $(DESTDIR)$(PREFIX)/bin/pontoond
+	install -D -m 755 $(TARGET)/release/pontoon $(DESTDIR)$(PREFIX)/bin/pontoon
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' node/dist/pontoond.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/pontoond.service
+	$(TARGET)/release/pontoon completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pontoon
+	$(TARGET)/release/pontoon completion zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_pontoon
+	$(TARGET)/release/pontoon completion fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/pontoon.fish
+
+clean: ## Remove what was built, and what a killed demo left
+	cargo clean
+	@[[ $$(id -u) -ne 0 ]] || tests/demo.sh down
+
+root:
+	@[[ $$(id -u) -eq 0 ]] || { echo "This makes network namespaces, which needs root: run it with sudo, or as root." >&2; exit 1; }

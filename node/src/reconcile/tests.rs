@@ -1,0 +1,137 @@
+//! The loop with a kernel in memory.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use super::*;
+use crate::kernel::memory::Memory;
+use crate::plan::object::Kind;
+use crate::plan::tests::{node, sandbox, small_state};
+
+struct Source {
+    me: Mutex<Option<NodeId>>,
+    state: Mutex<State>,
+}
+
+impl StateSource for Source {
+    fn node(&self) -> Option<NodeId> {
+        *self.me.lock().unwrap()
+    }
+
+    fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.state.lock().unwrap())
+    }
+}
+
+/// A running loop.
+struct Bench {
+    kernel: Arc<Mutex<Memory>>,
+    source: Arc<Source>,
+    changes: watch::Sender<u64>,
+    reconciler: Reconciler,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Arc<Mutex<Memory>>>,
+}
+
+impl Bench {
+    fn start(memory: Memory, state: State) -> Self {
+        let kernel = Arc::new(Mutex::new(memory));
+        let source = Arc::new(Source { me: Mutex::new(Some(NodeId(1))), state: Mutex::new(state) });
+        let (changes, seen) = watch::channel(0);
+        let wake = Arc::new(Notify::new());
+        let (reconciler, looping) = new(kernel.clone(), Names::default(), source.clone(), seen, wake);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(looping.run(stop.clone()));
+        Self { kernel, source, changes, reconciler, stop, task }
+    }
+
+    fn status(&self) -> DataPlaneStatus {
+        self.reconciler.status().borrow().clone()
+    }
+
+    async fn wait(&self, condition: impl FnMut(&DataPlaneStatus) -> bool) {
+        let mut status = self.reconciler.status();
+        let waited = tokio::time::timeout(Duration::from_secs(10), status.wait_for(condition)).await;
+        waited.expect("waited in vain").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_second_daemon_finds_everything_in_place() {
+    let bench = Bench::start(Memory::default(), small_state());
+    bench.wait(|s| s.first_pass_done).await;
+    assert!(bench.status().first_pass_steps > 10);
+    assert_eq!(bench.status().reconciled_index, 7);
+    bench.stop.cancel();
+    let kernel = bench.task.await.unwrap().lock().unwrap().clone();
+    let bench = Bench::start(kernel, small_state());
+    bench.wait(|s| s.first_pass_done).await;
+    assert_eq!(bench.status().first_pass_steps, 0);
+}
+
+#[tokio::test]
+async fn repairs_are_counted_by_kind() {
+    let bench = Bench::start(Memory::default(), small_state());
+    bench.wait(|s| s.first_pass_done).await;
+    let before = bench.kernel.lock().unwrap().objects.len();
+    let keys: Vec<Key> = bench.kernel.lock().unwrap().objects.keys().cloned().collect();
+    let neighbour = keys.iter().find(|k| matches!(k, Key::Neighbour(..))).unwrap();
+    bench.kernel.lock().unwrap().remove(neighbour);
+    bench.reconciler.wake();
+    bench.wait(|s| s.drift.get(Kind::Neighbour.as_str()) == Some(&1)).await;
+    assert!(bench.status().last_drift.starts_with("create neighbour"), "{}", bench.status().last_drift);
+    assert_eq!(bench.kernel.lock().unwrap().objects.len(), before);
+}
+
+#[tokio::test]
+async fn a_failed_step_is_told_to_whom_it_concerns_and_tried_again() {
+    let memory = Memory { refuse: Some("eth1 in /run/netns/c12"), ..Memory::default() };
+    let bench = Bench::start(memory, small_state());
+    let report = bench.reconciler.pass_now().await.unwrap();
+    let vni = small_state().networks.values().next().unwrap().vni;
+    assert_eq!(report.problem_of(EndpointId(11), vni, true), None);
+    assert_eq!(report.problem_of(EndpointId(12), vni, true).as_deref(), Some("refused"));
+    assert_eq!(bench.status().failures.len(), report.failures.len());
+    // Nobody wakes the loop: it tries again by itself.
+    bench.kernel.lock().unwrap().refuse = None;
+    bench.wait(|s| s.failures.is_empty() && s.passes > 1).await;
+    assert_eq!(bench.status().drift.values().sum::<u64>(), 0, "a late success is no repair");
+}
+
+#[tokio::test]
+async fn a_node_that_its_cluster_does_not_know_keeps_what_it_has() {
+    let bench = Bench::start(Memory::default(), small_state());
+    bench.wait(|s| s.first_pass_done).await;
+    let objects = bench.kernel.lock().unwrap().objects.clone();
+    for state in [State::default(), State { nodes: [(NodeId(2), node(2, &[]))].into(), ..small_state() }] {
+        *bench.source.state.lock().unwrap() = state;
+        bench.changes.send(8).unwrap();
+        assert!(matches!(bench.reconciler.pass_now().await, Err(PassError::NoMember)));
+        assert_eq!(bench.kernel.lock().unwrap().objects, objects);
+    }
+    *bench.source.me.lock().unwrap() = None;
+    assert!(matches!(bench.reconciler.pass_now().await, Err(PassError::NoMember)));
+    assert_eq!(bench.kernel.lock().unwrap().objects, objects);
+}
+
+#[tokio::test]
+async fn a_vanished_sandbox_is_told_and_its_endpoint_is_not_in_order() {
+    let mut memory = Memory::default();
+    memory.absent.insert(sandbox(11), SandboxState::Vanished("no such file".into()));
+    memory.absent.insert(sandbox(12), SandboxState::Unreachable("permission denied".into()));
+    let bench = Bench::start(memory, small_state());
+    let report = bench.reconciler.pass_now().await.unwrap();
+    let vni = small_state().networks.values().next().unwrap().vni;
+    assert_eq!(report.problem_of(EndpointId(11), vni, true).as_deref(), Some("no such file"));
+    assert_eq!(report.problem_of(EndpointId(12), vni, true).as_deref(), Some("permission denied"));
+    let vanished: BTreeSet<_> = bench.status().vanished.into_iter().collect();
+    assert_eq!(vanished, BTreeSet::from([EndpointId(11)]));
+}
+
+#[tokio::test]
+async fn a_loop_that_has_ended_says_so() {
+    let bench = Bench::start(Memory::default(), small_state());
+    bench.stop.cancel();
+    bench.task.await.unwrap();
+    assert!(matches!(bench.reconciler.pass_now().await, Err(PassError::Stopped)));
+}

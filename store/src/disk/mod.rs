@@ -1,0 +1,6 @@
+//! What is on disk: the write-ahead log, which is the authority, snapshots, and the
+//! materialised state, which can be built again from the two. The only module that names sled.
+
+pub(crate) mod snapshot;
+pub(crate) mod state;
+pub(crate) mod wal;

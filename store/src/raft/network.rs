@@ -1,0 +1,287 @@
+//! openraft's network over gRPC: the calling side.
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, Stream, StreamExt};
+use openraft::base::BoxFuture;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
+};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::{BasicNode, OptionalSend};
+use pontoon_proto::v1;
+use tokio::io::AsyncReadExt;
+use tonic::{Code, Status};
+
+use super::channel::{Channels, Purpose, RaftClient};
+use super::convert;
+use super::types::{Types, Vote};
+use crate::disk::snapshot::SnapshotFile;
+
+/// How long a follower may take to answer what it was sent. openraft would give it three quarters of a
+/// heartbeat, which is less than a slow disk's sync.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How long a snapshot may make no progress.
+const SNAPSHOT_IDLE: Duration = Duration::from_secs(30);
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_CHUNK: usize = 1 << 20;
+
+type Rpc = RPCError<Types>;
+type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, Rpc>>;
+
+/// Makes the clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    channels: Channels,
+}
+
+impl Network {
+    pub(crate) fn new(channels: Channels) -> Self {
+        Self { channels }
+    }
+
+    fn client(&self, target: u64, node: &BasicNode, purpose: Purpose) -> Member {
+        Member { channels: self.channels.clone(), target, address: node.addr.clone(), purpose }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Member;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Member {
+        self.client(target, node, Purpose::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Member {
+        self.client(target, node, Purpose::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &BasicNode) -> Member {
+        self.client(target, node, Purpose::Snapshot)
+    }
+}
+
+/// Another member.
+#[derive(Debug)]
+pub(crate) struct Member {
+    channels: Channels,
+    target: u64,
+    address: String,
+    /// What entries and heartbeats go by.
+    purpose: Purpose,
+}
+
+impl Member {
+    fn raft(&self, purpose: Purpose) -> Result<RaftClient, Unreachable<Types>> {
+        self.channels.raft(self.target, &self.address, purpose).map_err(|error| Unreachable::new(&error))
+    }
+
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        self.channels.request(self.target, message)
+    }
+
+    async fn ask<T>(
+        &self,
+        option: &RPCOption,
+        answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, Rpc> {
+        match tokio::time::timeout(option.soft_ttl(), answer).await {
+            Ok(result) => Ok(result.map_err(failure)?.into_inner()),
+            Err(_) => Err(silent(&self.address)),
+        }
+    }
+}
+
+impl NetBackoff<Types> for Member {
+    fn backoff(&self) -> Option<Backoff> {
+        None
+    }
+}
+
+impl NetVote<Types> for Member {
+    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, Rpc> {
+        let mut client = self.raft(Purpose::Control)?;
+        let request = self.request(convert::vote_request_out(&rpc));
+        let response = self.ask(&option, client.vote(request)).await?;
+        convert::vote_response_in(&response).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, Rpc> {
+        let mut client = self.raft(Purpose::Control)?;
+        let request = self.request(convert::vote_request_out(&rpc));
+        let response = self.ask(&option, client.pre_vote(request)).await?;
+        convert::vote_response_in(&response).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+    }
+}
+
+impl NetTransferLeader<Types> for Member {
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, Rpc> {
+        let mut client = self.raft(Purpose::Control)?;
+        let request = self.request(convert::transfer_out(&req));
+        self.ask(&option, client.transfer_leader(request)).await?;
+        Ok(Ok(()))
+    }
+}
+
+impl NetStreamAppend<Types> for Member {
+    fn stream_append<'s, S>(&'s mut self, input: S, _option: RPCOption) -> BoxFuture<'s, Result<AppendResults<'s>, Rpc>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let mut client = self.raft(self.purpose)?;
+            let sent = Arc::new(AtomicU64::new(0));
+            let count = Arc::clone(&sent);
+            let requests = input.map(move |request| {
+                count.fetch_add(1, Ordering::Relaxed);
+                convert::append_out(&request)
+            });
+            let opened = tokio::time::timeout(ANSWER, client.append(self.request(requests))).await;
+            let responses = opened.map_err(|_| silent(&self.address))?.map_err(failure)?.into_inner();
+            Ok(answers(responses, sent, self.address.clone()))
+        })
+    }
+}
+
+/// The answers of a follower, until the first that is an error.
+fn answers<'s>(
+    responses: tonic::Streaming<v1::AppendResponse>,
+    sent: Arc<AtomicU64>,
+    address: String,
+) -> AppendResults<'s> {
+    let open = Some((responses, 0));
+    let answers = stream::unfold(open, move |open| {
+        let (sent, address) = (Arc::clone(&sent), address.clone());
+        async move {
+            let (mut responses, answered) = open?;
+            loop {
+                let owed = sent.load(Ordering::Relaxed) > answered;
+                let message = match tokio::time::timeout(ANSWER, responses.message()).await {
+                    Ok(message) => message,
+                    // Nothing was sent, so nothing is owed.
+                    Err(_) if !owed => continue,
+                    Err(_) => return Some((Err(silent(&address)), None)),
+                };
+                let result = match message {
+                    Ok(None) => return None,
+                    Ok(Some(response)) => {
+                        convert::appended_in(&response).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+                    }
+                    Err(status) => Err(failure(status)),
+                };
+                let next = matches!(result, Ok(Ok(_))).then_some((responses, answered + 1));
+                return Some((result, next));
+            }
+        }
+    });
+    answers.boxed()
+}
+
+impl NetSnapshot<Types> for Member {
+    type SnapshotData = SnapshotFile;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: openraft::alias::SnapshotOf<Types, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let mut client = self.raft(Purpose::Snapshot)?;
+        let file = &snapshot.snapshot;
+        let header = convert::snapshot_out(Some(&vote), &snapshot.meta, file.data_bytes);
+        let progress = Arc::new(AtomicU64::new(0));
+        let chunks = chunks(header, file.path.clone(), file.data_offset, Arc::clone(&progress));
+        let answer = client.install_snapshot(self.request(chunks));
+        let response = tokio::select! {
+            answer = answer => answer.map_err(failure)?.into_inner(),
+            closed = cancel => return Err(closed.into()),
+            () = stalled(&progress) => return Err(StreamingError::from(silent(&self.address))),
+        };
+        let vote = convert::vote_in(response.vote.as_ref()).map_err(|error| NetworkError::new(&error))?;
+        Ok(SnapshotResponse::new(vote))
+    }
+}
+
+/// The messages that carry a snapshot. A file that cannot be read ends them early, and the receiver notices.
+fn chunks(
+    header: v1::SnapshotHeader,
+    path: PathBuf,
+    offset: u64,
+    progress: Arc<AtomicU64>,
+) -> impl Stream<Item = v1::SnapshotChunk> + Send + 'static {
+    let first = v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Header(header)) };
+    let data = stream::unfold(None, move |file| {
+        let (path, progress) = (path.clone(), Arc::clone(&progress));
+        async move {
+            match next_chunk(file, &path, offset).await {
+                Ok(None) => None,
+                Ok(Some((chunk, file))) => {
+                    progress.fetch_add(1, Ordering::Relaxed);
+                    Some((v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Data(chunk)) }, Some(file)))
+                }
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "cannot read a snapshot that is being sent");
+                    None
+                }
+            }
+        }
+    });
+    stream::iter([first]).chain(data)
+}
+
+async fn next_chunk(
+    file: Option<tokio::fs::File>,
+    path: &std::path::Path,
+    offset: u64,
+) -> io::Result<Option<(Vec<u8>, tokio::fs::File)>> {
+    let mut file = match file {
+        Some(file) => file,
+        None => {
+            let mut file = tokio::fs::File::open(path).await?;
+            tokio::io::AsyncSeekExt::seek(&mut file, io::SeekFrom::Start(offset)).await?;
+            file
+        }
+    };
+    let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK);
+    (&mut file).take(SNAPSHOT_CHUNK as u64).read_to_end(&mut chunk).await?;
+    Ok((!chunk.is_empty()).then_some((chunk, file)))
+}
+
+/// Ends when there was no progress for too long.
+async fn stalled(progress: &AtomicU64) {
+    loop {
+        let before = progress.load(Ordering::Relaxed);
+        tokio::time::sleep(SNAPSHOT_IDLE).await;
+        if progress.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
+}
+
+fn silent(address: &str) -> Rpc {
+    RPCError::Network(NetworkError::from_string(format!("{address} does not answer in time")))
+}
+
+/// openraft backs off from a member that is unreachable, and asks one again at once that failed otherwise.
+fn failure(status: Status) -> Rpc {
+    match status.code() {
+        Code::Unavailable | Code::PermissionDenied | Code::FailedPrecondition | Code::Unimplemented => {
+            RPCError::Unreachable(Unreachable::new(&status))
+        }
+        _ => RPCError::Network(NetworkError::new(&status)),
+    }
+}

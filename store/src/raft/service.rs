@@ -1,0 +1,191 @@
+//! The called side of what members say to each other.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use futures::stream::{BoxStream, StreamExt};
+use openraft::Snapshot;
+use pontoon_proto::v1;
+use prost::Message;
+use ring::signature::{ED25519, UnparsedPublicKey};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert;
+use crate::disk::snapshot::{Incoming, SnapshotError};
+use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
+use crate::model::id::{NodeId, RaftId};
+use crate::peer::{StoreSlot, rejected};
+use crate::store::{ProposeError, Proposed};
+
+/// How long admitting a node may take.
+const ADMIT: Duration = Duration::from_secs(5);
+
+/// Both services of the port.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    slot: StoreSlot,
+}
+
+impl Service {
+    pub(crate) fn new(slot: StoreSlot) -> Self {
+        Self { slot }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl v1::raft_server::Raft for Service {
+    type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
+
+    async fn append(&self, request: Request<Streaming<v1::AppendRequest>>) -> Answer<Self::AppendStream> {
+        let store = self.slot.member(request.metadata())?;
+        let requests = request.into_inner().map(|message| {
+            let message = message.map_err(|status| status.to_string())?;
+            convert::append_in(message).map_err(|error| error.to_string())
+        });
+        // The first that cannot be read ends the stream; the leader opens another.
+        let requests = requests.scan((), |(), request| async { request.ok() });
+        let answers = store.raft().stream_append(requests).map(|answer| match answer {
+            Ok(result) => Ok(convert::appended_out(&result)),
+            Err(fatal) => Err(stopped(&fatal)),
+        });
+        // Otherwise the stream would go on for as long as the leader has nothing to send.
+        Ok(Response::new(answers.take_until(store.ended()).boxed()))
+    }
+
+    async fn vote(&self, request: Request<v1::VoteRequest>) -> Answer<v1::VoteResponse> {
+        let store = self.slot.member(request.metadata())?;
+        let vote = convert::vote_request_in(request.get_ref())?;
+        let answer = store.raft().vote(vote).await.map_err(|error| stopped(&error))?;
+        Ok(Response::new(convert::vote_response_out(&answer)))
+    }
+
+    async fn pre_vote(&self, request: Request<v1::VoteRequest>) -> Answer<v1::VoteResponse> {
+        let store = self.slot.member(request.metadata())?;
+        let vote = convert::vote_request_in(request.get_ref())?;
+        let answer = store.raft().pre_vote(vote).await.map_err(|error| stopped(&error))?;
+        Ok(Response::new(convert::vote_response_out(&answer)))
+    }
+
+    async fn install_snapshot(&self, request: Request<Streaming<v1::SnapshotChunk>>) -> Answer<v1::SnapshotResponse> {
+        let store = self.slot.member(request.metadata())?;
+        let mut chunks = request.into_inner();
+        let Some(v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Header(header)) }) = chunks.message().await?
+        else {
+            return Err(Status::invalid_argument("a snapshot begins with its description"));
+        };
+        let vote = convert::vote_in(header.vote.as_ref())?;
+        let meta = convert::snapshot_in(&header)?;
+        let size = header.size;
+        let mut incoming = store.snapshots().receive(header).map_err(|error| unwritten(&error))?;
+        while let Some(chunk) = chunks.message().await? {
+            let Some(v1::snapshot_chunk::Part::Data(data)) = chunk.part else {
+                return Err(Status::invalid_argument("a snapshot has one description"));
+            };
+            incoming = write(incoming, data).await?;
+        }
+        if incoming.data_bytes() != size {
+            let message = format!("the snapshot has {size} bytes, and {} arrived", incoming.data_bytes());
+            return Err(Status::data_loss(message));
+        }
+        let finished = tokio::task::spawn_blocking(|| incoming.finish()).await;
+        let snapshot = finished.map_err(|error| stopped(&error))?.map_err(|error| unwritten(&error))?;
+        let path = snapshot.path.clone();
+        let installed = store.raft().install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
+        // One that was not wanted is still there.
+        let _ = tokio::fs::remove_file(path).await;
+        let answer = installed.map_err(|error| stopped(&error))?;
+        Ok(Response::new(v1::SnapshotResponse { vote: Some(convert::vote_out(&answer.vote)) }))
+    }
+
+    async fn transfer_leader(&self, request: Request<v1::TransferLeaderRequest>) -> Answer<v1::TransferLeaderResponse> {
+        let store = self.slot.member(request.metadata())?;
+        let transfer = convert::transfer_in(request.get_ref())?;
+        let answer = store.raft().handle_transfer_leader(transfer).await.map_err(|error| stopped(&error))?;
+        answer.map_err(|error| Status::aborted(error.to_string()))?;
+        Ok(Response::new(v1::TransferLeaderResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::peer_server::Peer for Service {
+    async fn propose(&self, request: Request<v1::ProposeRequest>) -> Answer<v1::ProposeResponse> {
+        let store = self.slot.member(request.metadata())?;
+        let message = request.into_inner();
+        let id = message.request.ok_or_else(|| Status::invalid_argument("a request without id"))?;
+        let request = RequestId { node: NodeId(id.node), run: id.run, seq: id.seq };
+        let command = message.command.ok_or_else(|| Status::invalid_argument("a request without command"))?;
+        let command = Command::try_from(command).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        match store.propose_here(request, command, &AtomicBool::new(false)).await {
+            Proposed::Done { index, result } => {
+                let result = match &*result {
+                    Ok(outcome) => v1::response::Result::Outcome(outcome.into()),
+                    Err(rejection) => v1::response::Result::Rejection(rejection.into()),
+                };
+                let response = Some(v1::Response { result: Some(result) });
+                Ok(Response::new(v1::ProposeResponse { index, response }))
+            }
+            Proposed::NotLeader => Err(not_leader()),
+            Proposed::Unknown => Err(Status::unknown("leadership was lost before the command was committed")),
+            Proposed::Stopped(reason) => Err(Status::unavailable(reason)),
+        }
+    }
+
+    async fn read_index(&self, request: Request<v1::ReadIndexRequest>) -> Answer<v1::ReadIndexResponse> {
+        let store = self.slot.member(request.metadata())?;
+        let index = store.read_index_here().await.ok_or_else(not_leader)?;
+        Ok(Response::new(v1::ReadIndexResponse { index }))
+    }
+
+    async fn admit(&self, request: Request<v1::AdmitRequest>) -> Answer<v1::AdmitResponse> {
+        let store = self.slot.any()?;
+        let v1::AdmitRequest { node, signature, .. } = request.into_inner();
+        let node = node.ok_or_else(|| Status::invalid_argument("no node to admit"))?;
+        let signed = UnparsedPublicKey::new(&ED25519, &node.public_key).verify(&node.encode_to_vec(), &signature);
+        signed.map_err(|_| Status::unauthenticated("the signature is not that of the node's key"))?;
+        let node = AdmitNode::try_from(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        // A member proposes on the leader, so this needs no forwarding of its own.
+        match store.propose(Command::AdmitNode(node), ADMIT).await {
+            Ok(Outcome::Node(node)) => Ok(Response::new(v1::AdmitResponse {
+                cluster_id: store.cluster().to_string(),
+                node_id: node.id.0,
+                raft_id: node.raft_id.0,
+            })),
+            Ok(_) => Err(Status::internal("an admission made no node")),
+            Err(ProposeError::Rejected(rejection)) => Err(rejected(&rejection)),
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+
+    async fn expel(&self, request: Request<v1::ExpelRequest>) -> Answer<v1::ExpelResponse> {
+        let store = self.slot.member(request.metadata())?;
+        if store.expel_here(RaftId(request.get_ref().raft_id)).await {
+            Ok(Response::new(v1::ExpelResponse {}))
+        } else {
+            Err(not_leader())
+        }
+    }
+
+    async fn hello(&self, _request: Request<v1::HelloRequest>) -> Answer<v1::HelloResponse> {
+        Ok(Response::new(self.slot.hello()))
+    }
+}
+
+async fn write(mut incoming: Incoming, data: Vec<u8>) -> Result<Incoming, Status> {
+    let write = move || incoming.append(&data).map(|()| incoming);
+    let written = tokio::task::spawn_blocking(write).await.map_err(|error| stopped(&error))?;
+    written.map_err(|error| unwritten(&error))
+}
+
+fn not_leader() -> Status {
+    Status::aborted("this member does not lead now: look again who does")
+}
+
+fn stopped(error: &dyn std::error::Error) -> Status {
+    Status::unavailable(crate::error_chain(error))
+}
+
+fn unwritten(error: &SnapshotError) -> Status {
+    Status::internal(crate::error_chain(error))
+}

@@ -1,0 +1,271 @@
+//! What the leader does about the members: who votes, who is gone.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{BasicNode, ChangeMembers, RaftMetrics};
+use pontoon_proto::v1;
+use thiserror::Error;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
+
+use super::propose::{Missing, ProposeError, list};
+use super::read::ReadError;
+use super::{Inner, Store, status};
+use crate::model::command::Command;
+use crate::model::id::{NodeId, RaftId};
+use crate::model::object::NodeState;
+use crate::model::voters::{self, MembershipStep};
+use crate::raft::types::Types;
+
+/// How often the leader looks.
+const LOOK: Duration = Duration::from_millis(250);
+/// How long one change may take.
+const STEP: Duration = Duration::from_secs(5);
+/// A learner that lacks more entries than this does not count as answering: it would not help as a voter.
+const NEAR: u64 = 1_000;
+
+/// Why a member was not taken out.
+#[derive(Debug, Error)]
+pub enum ExpelError {
+    /// There is no majority of voters.
+    #[error("there is no majority of voters, and it is unknown whether the member was taken out: {}", list(.missing))]
+    NoQuorum {
+        /// Voters that do not answer.
+        missing: Vec<Missing>,
+    },
+    /// It is the only voter.
+    #[error("member {raft_id} is the only voter: a cluster must keep one")]
+    OnlyVoter {
+        /// The member.
+        raft_id: RaftId,
+    },
+    /// This member does not apply entries any more.
+    #[error("the store has stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a background task failed.
+#[derive(Debug, Error)]
+enum TaskError {
+    #[error("Raft did not change the membership: {0}")]
+    Membership(String),
+    #[error("changing the membership takes longer than {STEP:?}")]
+    Slow,
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the state of node {node} cannot be written")]
+    Presence {
+        node: NodeId,
+        #[source]
+        source: ProposeError,
+    },
+}
+
+/// Starts the tasks.
+pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
+    let membership = {
+        let (weak, task) = (Arc::downgrade(&store.0), store.0.options.tasks.task("membership"));
+        let ending = store.0.ending.clone();
+        async move {
+            let mut ticks = ticks();
+            while ending.run_until_cancelled(ticks.tick()).await.is_some() {
+                let Some(store) = upgrade(&weak) else { return };
+                if !store.leads() {
+                    continue;
+                }
+                task.begin();
+                let step = ending.run_until_cancelled(store.adjust_membership()).await;
+                task.end(step.unwrap_or(Ok(())));
+            }
+        }
+    };
+    let presence = {
+        let (weak, task) = (Arc::downgrade(&store.0), store.0.options.tasks.task("presence"));
+        let ending = store.0.ending.clone();
+        async move {
+            let mut ticks = ticks();
+            let mut leads_since = None;
+            while ending.run_until_cancelled(ticks.tick()).await.is_some() {
+                let Some(store) = upgrade(&weak) else { return };
+                if !store.leads() {
+                    leads_since = None;
+                    continue;
+                }
+                let since = *leads_since.get_or_insert_with(Instant::now);
+                task.begin();
+                let done = ending.run_until_cancelled(store.tell_presence(since.elapsed())).await;
+                task.end(done.unwrap_or(Ok(())));
+            }
+        }
+    };
+    vec![tokio::spawn(membership), tokio::spawn(presence)]
+}
+
+fn upgrade(weak: &Weak<Inner>) -> Option<Store> {
+    weak.upgrade().map(Store)
+}
+
+fn ticks() -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+impl Store {
+    /// Takes a member out of the Raft membership, on whichever member. One that is out already is no error.
+    ///
+    /// # Errors
+    ///
+    /// See [`ExpelError`]. Returns about by the deadline.
+    pub async fn expel(&self, raft_id: RaftId, deadline: Duration) -> Result<(), ExpelError> {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(reason) = self.stopped() {
+                return Err(ExpelError::Stopped { reason });
+            }
+            let metrics = self.metrics();
+            if metrics.membership_config.voter_ids().eq([raft_id.0]) {
+                return Err(ExpelError::OnlyVoter { raft_id });
+            }
+            if matches!(timeout_at(end, self.expel_once(&metrics, raft_id)).await, Ok(true)) {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(ExpelError::NoQuorum { missing: self.missing().await });
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+
+    async fn expel_once(&self, metrics: &RaftMetrics<Types>, raft_id: RaftId) -> bool {
+        let Some(leader) = metrics.current_leader else { return false };
+        if leader == self.id().0 {
+            if raft_id == self.id() {
+                // The next leader does it.
+                let _ = timeout(STEP, self.hand_over()).await;
+                return false;
+            }
+            return self.expel_here(raft_id).await;
+        }
+        let Some(node) = metrics.membership_config.get_node(&leader) else { return false };
+        let Ok(mut client) = self.0.channels.peer(leader, &node.addr) else { return false };
+        let request = v1::ExpelRequest { raft_id: raft_id.0 };
+        tokio::select! {
+            answer = client.expel(self.0.channels.request(leader, request)) => answer.is_ok(),
+            () = self.other_leader(leader) => false,
+        }
+    }
+
+    /// Takes a member out, as the leader. False: it has to be tried again.
+    pub(crate) async fn expel_here(&self, raft_id: RaftId) -> bool {
+        let metrics = self.metrics();
+        if metrics.membership_config.get_node(&raft_id.0).is_none() {
+            return metrics.current_leader == Some(self.id().0);
+        }
+        let ids = BTreeSet::from([raft_id.0]);
+        let votes = metrics.membership_config.voter_ids().any(|id| id == raft_id.0);
+        let change = if votes { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
+        self.change(change, false).await.is_ok()
+    }
+
+    /// Takes one step towards the membership that the cluster should have.
+    async fn adjust_membership(&self) -> Result<(), TaskError> {
+        let metrics = self.metrics();
+        let configs = metrics.membership_config.get_joint_config();
+        if let [_, target] = configs.as_slice() {
+            // An earlier leader did not finish.
+            return self.change(ChangeMembers::ReplaceAllVoters(target.clone()), true).await;
+        }
+        if self.next_step(&metrics).is_none() {
+            return Ok(());
+        }
+        // A new leader may not have applied yet what the membership follows from.
+        self.read_barrier(STEP).await?;
+        let metrics = self.metrics();
+        let Some(step) = self.next_step(&metrics).filter(|_| self.leads()) else { return Ok(()) };
+        tracing::info!(?step, "the membership changes");
+        match step {
+            MembershipStep::AddLearner(id) => {
+                let Some(address) = self.state().node_with_raft_id(id).map(|node| node.advertise) else {
+                    return Ok(());
+                };
+                let node = BasicNode::new(address);
+                let added = timeout(STEP, self.0.raft.add_learner(id.0, node, false)).await;
+                settle(added.map(|result| result.map(drop)))
+            }
+            MembershipStep::Promote { voters } => {
+                let voters = voters.into_iter().map(|id| id.0).collect();
+                self.change(ChangeMembers::ReplaceAllVoters(voters), true).await
+            }
+            MembershipStep::Remove(id) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), true).await,
+        }
+    }
+
+    fn next_step(&self, metrics: &RaftMetrics<Types>) -> Option<MembershipStep> {
+        let nodes = self.state().nodes.values().map(|node| node.raft_id).collect();
+        let voters: BTreeSet<RaftId> = metrics.membership_config.voter_ids().map(RaftId).collect();
+        let members = metrics.membership_config.nodes().map(|(id, _)| RaftId(*id));
+        let learners = members.filter(|id| !voters.contains(id)).collect();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let matched = |id: u64| metrics.replication.as_ref()?.get(&id)?.map(|id| id.index);
+        let near = |id: &u64| matched(*id).is_some_and(|index| index + NEAR >= last);
+        let heard = status::heard(metrics).into_iter();
+        let mut alive: BTreeSet<RaftId> = heard
+            .filter(|(id, age)| *age < self.0.options.timing.down_after && (voters.contains(&RaftId(*id)) || near(id)))
+            .map(|(id, _)| RaftId(id))
+            .collect();
+        alive.insert(self.id());
+        let members =
+            voters::Members { nodes: &nodes, voters: &voters, learners: &learners, alive: &alive, leader: self.id() };
+        voters::next_step(&members)
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, BasicNode>, retain: bool) -> Result<(), TaskError> {
+        let changed = timeout(STEP, self.0.raft.change_membership(change, retain)).await;
+        settle(changed.map(|result| result.map(drop)))
+    }
+
+    /// Writes which nodes are there, where that changed.
+    async fn tell_presence(&self, led_for: Duration) -> Result<(), TaskError> {
+        let down_after = self.0.options.timing.down_after;
+        let heard = status::heard(&self.metrics());
+        let me = self.id();
+        let changed: Vec<(NodeId, NodeState)> = {
+            let state = self.state();
+            let news = state.nodes.values().filter_map(|node| {
+                let age = if node.raft_id == me { Some(Duration::ZERO) } else { heard.get(&node.raft_id.0).copied() };
+                let there = age.is_some_and(|age| age < down_after);
+                match node.state {
+                    NodeState::Down if there => Some((node.id, NodeState::Ready)),
+                    // A new leader first has to hear from everybody.
+                    NodeState::Ready if !there && led_for > down_after => Some((node.id, NodeState::Down)),
+                    _ => None,
+                }
+            });
+            news.collect()
+        };
+        for (node, state) in changed {
+            let written = self.propose(Command::SetNodeState { node, state }, STEP).await;
+            written.map_err(|source| TaskError::Presence { node, source })?;
+        }
+        Ok(())
+    }
+}
+
+type Changed = Result<Result<(), RaftError<Types, ClientWriteError<Types>>>, tokio::time::error::Elapsed>;
+
+fn settle(changed: Changed) -> Result<(), TaskError> {
+    match changed {
+        Ok(Ok(())) => Ok(()),
+        // The next leader goes on.
+        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Ok(()),
+        Ok(Err(error)) => Err(TaskError::Membership(crate::error_chain(&error))),
+        Err(_) => Err(TaskError::Slow),
+    }
+}

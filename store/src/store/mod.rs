@@ -1,0 +1,292 @@
+//! One member of the cluster.
+
+mod members;
+mod open;
+mod propose;
+mod read;
+mod status;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLockReadGuard};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{BasicNode, Raft, RaftMetrics};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::disk::snapshot::SnapshotDir;
+use crate::disk::wal::Wal;
+use crate::model::id::{ClusterId, NodeId, RaftId};
+use crate::model::state::State;
+use crate::raft::channel::Channels;
+use crate::raft::log_store::LogStore;
+use crate::raft::state_machine::{Shared, StateMachine};
+use crate::raft::types::Types;
+use crate::tasks::TaskBoard;
+
+pub use members::ExpelError;
+pub use open::OpenError;
+pub(crate) use propose::Proposed;
+pub use propose::{Missing, ProposeError};
+pub use read::ReadError;
+pub use status::{MemberStatus, StoreStatus};
+use window::Window;
+
+/// Called once when the log cannot be written any more, with the reason. It should end the process:
+/// nobody knows then what is on the disk.
+pub type Fatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Timing of Raft. The shortest safe times depend on the network and on how long a sync takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Time between heartbeats.
+    pub heartbeat: Duration,
+    /// Least time without a leader after which a member stands for election.
+    pub election_min: Duration,
+    /// Most such time. A leader that hears from no majority for this long takes no more writes.
+    pub election_max: Duration,
+    /// How long the leader may not hear from a node before it is `Down`.
+    pub down_after: Duration,
+}
+
+impl Default for Timing {
+    /// For a local network and SSDs: a leader's death costs about a second.
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(600),
+            down_after: Duration::from_secs(3),
+        }
+    }
+}
+
+/// What a store needs to be opened.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// Its folder. It is made if there is none.
+    pub dir: PathBuf,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This member.
+    pub raft_id: RaftId,
+    /// The node it is; 0 while the cluster is being founded.
+    pub node: NodeId,
+    /// Random number of this run of the daemon.
+    pub run: u64,
+    /// Timing.
+    pub timing: Timing,
+    /// Milliseconds since the Unix epoch.
+    pub clock: fn() -> u64,
+    /// What to do when the log cannot be written.
+    pub fatal: Fatal,
+    /// Entries after which a snapshot is made.
+    pub snapshot_every: u64,
+    /// Entries that are kept behind a snapshot, for members that are a little behind.
+    pub keep_entries: u64,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// Where its background tasks report.
+    pub tasks: TaskBoard,
+}
+
+impl StoreOptions {
+    /// Entries after which a snapshot is made, unless changed.
+    pub const SNAPSHOT_EVERY: u64 = 10_000;
+    /// Entries that are kept behind a snapshot, unless changed.
+    pub const KEEP_ENTRIES: u64 = 1_000;
+    /// Bytes of a segment of the log, unless changed.
+    pub const SEGMENT_BYTES: u64 = crate::disk::wal::SEGMENT_BYTES;
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("dir", &self.dir)
+            .field("cluster", &self.cluster)
+            .field("raft_id", &self.raft_id)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One member of the cluster. Clones are the same member.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    options: StoreOptions,
+    raft: Raft<Types, StateMachine>,
+    log: LogStore,
+    wal: Arc<Wal>,
+    shared: Arc<Shared>,
+    channels: Channels,
+    requests: Window,
+    /// The tasks are to end.
+    ending: CancellationToken,
+    /// Raft has ended.
+    ended: CancellationToken,
+    tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("options", &self.0.options).finish_non_exhaustive()
+    }
+}
+
+/// How long handing over leadership may take at the end.
+const HAND_OVER: Duration = Duration::from_secs(1);
+/// How long each other step of ending may take.
+const END_STEP: Duration = Duration::from_secs(2);
+
+impl Store {
+    /// Makes this member the only one of a new cluster. Does nothing when it has been done before.
+    ///
+    /// # Errors
+    ///
+    /// When Raft has stopped.
+    pub async fn initialize(&self, advertise: SocketAddr) -> Result<(), OpenError> {
+        let members = BTreeMap::from([(self.id().0, BasicNode::new(advertise))]);
+        match self.0.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(OpenError::raft(&error)),
+        }
+    }
+
+    /// This member.
+    pub fn id(&self) -> RaftId {
+        self.0.options.raft_id
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> ClusterId {
+        self.0.options.cluster
+    }
+
+    /// The node that this member is; 0 until the cluster is founded or the member's admission is applied.
+    pub fn node(&self) -> NodeId {
+        if self.0.options.node != NodeId(0) {
+            return self.0.options.node;
+        }
+        self.state().node_with_raft_id(self.id()).map_or(NodeId(0), |node| node.id)
+    }
+
+    /// The state as of the last applied entry. Applying waits while it is held: never hold it over an await.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.0.shared.state()
+    }
+
+    /// The index of the last applied entry, as it grows.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.0.shared.applied()
+    }
+
+    /// Ends the member: hands over leadership, stops Raft, and hands what is in memory to the disk. Takes a few
+    /// seconds at most.
+    pub async fn shutdown(self) {
+        self.0.ending.cancel();
+        for task in self.0.tasks.lock().await.drain(..) {
+            if tokio::time::timeout(END_STEP, task).await.is_err() {
+                tracing::warn!("a task of the store does not end");
+            }
+        }
+        if tokio::time::timeout(HAND_OVER, self.hand_over()).await.is_err() {
+            tracing::warn!("leadership was not handed over in time");
+        }
+        let flush = self.0.raft.with_state_machine(|machine| {
+            let flushed = machine.flush();
+            Box::pin(async move { flushed })
+        });
+        match tokio::time::timeout(END_STEP, flush).await {
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "the state could not be flushed; it will be applied again"),
+            Ok(_) => {}
+            Err(_) => tracing::warn!("the state was not flushed in time; it will be applied again"),
+        }
+        if tokio::time::timeout(END_STEP, self.0.raft.shutdown()).await.is_err() {
+            tracing::warn!("Raft does not end in time");
+        }
+        self.0.ended.cancel();
+        self.0.log.drain().await;
+    }
+
+    pub(crate) fn raft(&self) -> &Raft<Types, StateMachine> {
+        &self.0.raft
+    }
+
+    pub(crate) fn metrics(&self) -> RaftMetrics<Types> {
+        self.0.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Ends when Raft has ended.
+    pub(crate) fn ended(&self) -> WaitForCancellationFutureOwned {
+        self.0.ended.clone().cancelled_owned()
+    }
+
+    /// Whether it leads, as far as it knows.
+    pub(crate) fn leads(&self) -> bool {
+        self.metrics().current_leader == Some(self.id().0)
+    }
+
+    /// The folder of its snapshots.
+    pub(crate) fn snapshots(&self) -> &SnapshotDir {
+        self.0.shared.snapshots()
+    }
+
+    /// Whether a call may come from this member. One that is not in the membership may have come later than what is known
+    /// here: ids are log indexes, so a greater one than the membership's own is that of a newer member.
+    pub(crate) fn knows(&self, member: RaftId) -> bool {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let newest = membership.log_id().map_or(0, |id| id.index);
+        membership.get_node(&member.0).is_some() || member.0 > newest
+    }
+
+    /// Why it has stopped, if it has.
+    pub(crate) fn stopped(&self) -> Option<String> {
+        if let Some(reason) = self.0.shared.view().stopped.clone() {
+            return Some(reason);
+        }
+        self.metrics().running_state.err().map(|fatal| fatal.to_string())
+    }
+
+    /// Waits until an entry is applied here.
+    pub(crate) async fn wait_applied(&self, index: u64) {
+        let mut applied = self.applied();
+        // The sender lives as long as the store.
+        let _ = applied.wait_for(|&applied| applied >= index).await;
+    }
+
+    /// Gives leadership to the voter that has most of the log, if this member leads and there is one.
+    async fn hand_over(&self) {
+        let metrics = self.metrics();
+        if metrics.current_leader != Some(self.id().0) {
+            return;
+        }
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+        let heard = status::heard(&metrics);
+        let near = |id: &u64| heard.get(id).is_some_and(|age| *age < self.0.options.timing.election_max);
+        let matched = metrics.replication.unwrap_or_default();
+        let others = voters.into_iter().filter(|id| *id != self.id().0).filter(near);
+        let Some(to) = others.max_by_key(|id| matched.get(id).cloned().flatten()) else { return };
+        if self.0.raft.trigger().transfer_leader(to).await.is_err() {
+            return;
+        }
+        let mut watch = self.0.raft.metrics();
+        while watch.borrow_watched().current_leader == Some(self.id().0) {
+            if watch.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Opening a store.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use openraft::{Config, Raft, SnapshotPolicy};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use super::window::Window;
+use super::{Inner, Store, StoreOptions, members};
+use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
+use crate::disk::state::StateDb;
+use crate::disk::wal::{Identity, Wal, WalOptions};
+use crate::raft::channel::Channels;
+use crate::raft::convert;
+use crate::raft::log_store::LogStore;
+use crate::raft::network::Network;
+use crate::raft::state_machine::StateMachine;
+use crate::raft::types::SnapshotMeta;
+
+/// Why a store cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The log, the state or a snapshot: foreign, newer, damaged or not accessible.
+    #[error("cannot open the {what}")]
+    Disk {
+        /// Which of them.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// There is state without a log. Without its votes the member could split the cluster.
+    #[error(
+        "{} has state but no log: this member must not vote again. Remove the node from the cluster, clear its \
+         data folder and join again",
+        dir.display()
+    )]
+    LogMissing {
+        /// Folder.
+        dir: PathBuf,
+    },
+    /// Neither the state nor a snapshot reaches the first entry of the log.
+    #[error(
+        "the log in {} begins after entry {purged}, and neither state nor snapshot reach it (they end at {applied}). \
+         Remove the node from the cluster, clear its data folder and join again",
+        dir.display()
+    )]
+    StateLost {
+        /// Folder.
+        dir: PathBuf,
+        /// Up to where the log is purged.
+        purged: u64,
+        /// Last entry of the state or snapshot.
+        applied: u64,
+    },
+    /// Raft does not start.
+    #[error("Raft does not start: {reason}")]
+    Raft {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl OpenError {
+    fn disk(what: &'static str) -> impl FnOnce(Box<dyn Error + Send + Sync>) -> Self {
+        move |source| Self::Disk { what, source }
+    }
+
+    pub(super) fn raft(error: &dyn Error) -> Self {
+        Self::Raft { reason: crate::error_chain(error) }
+    }
+}
+
+impl Store {
+    /// Opens the member's log and state, and takes part in Raft from then on.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
+        let config = config(&options)?;
+        let channels = Channels::new(options.cluster, options.raft_id);
+        let opening = options.clone();
+        let opened = tokio::task::spawn_blocking(move || open_disk(&opening)).await;
+        let (wal, log, machine) = opened.map_err(|error| OpenError::raft(&error))??;
+        let shared = machine.shared();
+        let network = Network::new(channels.clone());
+        let raft = Raft::new(options.raft_id.0, Arc::new(config), network, log.clone(), machine).await;
+        let store = Self(Arc::new(Inner {
+            raft: raft.map_err(|error| OpenError::raft(&error))?,
+            log,
+            wal,
+            shared,
+            channels,
+            requests: Window::default(),
+            ending: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            tasks: tokio::sync::Mutex::default(),
+            options,
+        }));
+        *store.0.tasks.lock().await = members::spawn(&store);
+        Ok(store)
+    }
+}
+
+fn config(options: &StoreOptions) -> Result<Config, OpenError> {
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        cluster_name: options.cluster.to_string(),
+        heartbeat_interval: millis(options.timing.heartbeat),
+        election_timeout_min: millis(options.timing.election_min),
+        election_timeout_max: millis(options.timing.election_max),
+        enable_pre_vote: Some(true),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
+        max_in_snapshot_log_to_keep: options.keep_entries,
+        // A follower that is behind gets entries as long as they are kept.
+        replication_lag_threshold: options.snapshot_every.saturating_mul(2),
+        install_snapshot_timeout: 60_000,
+        backoff: "50ms 100ms ...1s".into(),
+        ..Config::default()
+    };
+    config.validate().map_err(|error| OpenError::raft(&error))
+}
+
+fn open_disk(options: &StoreOptions) -> Result<(Arc<Wal>, LogStore, StateMachine), OpenError> {
+    let log_dir = options.dir.join("log");
+    let state_dir = options.dir.join("state");
+    let snapshot_dir = options.dir.join("snapshots");
+    if is_empty(&log_dir) && !(is_empty(&state_dir) && is_empty(&snapshot_dir)) {
+        return Err(OpenError::LogMissing { dir: options.dir.clone() });
+    }
+    let identity = Identity { cluster: options.cluster, raft_id: options.raft_id };
+    let wal_options = WalOptions { dir: log_dir, identity, segment_bytes: options.segment_bytes };
+    let opened = Wal::open(wal_options, Arc::clone(&options.fatal));
+    let (wal, recovered) = opened.map_err(|error| OpenError::disk("log")(error.into()))?;
+    if recovered.torn {
+        tracing::info!("the last write to the log had not been finished and was cut off");
+    }
+    let wal = Arc::new(wal);
+    let log = LogStore::new(Arc::clone(&wal), recovered).map_err(|error| OpenError::disk("log")(error.into()))?;
+    let state = StateDb::open(&state_dir).map_err(|error| OpenError::disk("state")(error.into()))?;
+    let (snapshots, current) =
+        open_snapshots(snapshot_dir).map_err(|error| OpenError::disk("snapshots")(error.into()))?;
+    let snapshot_index = current.as_ref().and_then(|(meta, _)| meta.last_log_id).map_or(0, |id| id.index);
+    let machine = StateMachine::new(state, snapshots, current);
+    let machine = machine.map_err(|error| OpenError::disk("state")(error.into()))?;
+    let applied = machine.applied().map_or(0, |id| id.index).max(snapshot_index);
+    let purged = log.purged().map_or(0, |id| id.index);
+    if applied < purged {
+        return Err(OpenError::StateLost { dir: options.dir.clone(), purged, applied });
+    }
+    Ok((wal, log, machine))
+}
+
+type Current = Option<(SnapshotMeta, SnapshotFile)>;
+
+/// A damaged snapshot is moved aside: the state may still reach the log.
+fn open_snapshots(dir: PathBuf) -> Result<(SnapshotDir, Current), SnapshotError> {
+    let snapshots = SnapshotDir::open(dir)?;
+    let current = match snapshots.current() {
+        Ok(current) => current,
+        Err(SnapshotError::Damaged { path, detail }) => {
+            tracing::warn!(path = %path.display(), detail, "a snapshot is damaged and is moved aside");
+            snapshots.set_aside(&path)?;
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let current = current.and_then(|(header, file)| Some((convert::snapshot_in(&header).ok()?, file)));
+    Ok((snapshots, current))
+}
+
+fn is_empty(dir: &Path) -> bool {
+    let lock = |entry: &std::fs::DirEntry| entry.file_name() == "lock";
+    std::fs::read_dir(dir).map_or(true, |entries| entries.flatten().all(|entry| lock(&entry)))
+}

@@ -1,0 +1,285 @@
+//! Writing: on any member, passed to the leader, tried again under the same request id until it is answered.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use openraft::errors::{ClientWriteError, RaftError};
+use pontoon_proto::v1;
+use prost::Message;
+use thiserror::Error;
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::{Code, Status};
+
+use super::Store;
+use crate::codec::{CodecError, encode_entry};
+use crate::model::command::{Command, Entry, Outcome, RequestId};
+use crate::model::id::RaftId;
+use crate::model::rejection::Rejection;
+use crate::raft::types::{Answer, EntryBytes};
+use crate::{MAX_COMMAND_BYTES, error_chain};
+
+/// How long before the deadline it is given up, to find out who is missing.
+const PROBE: Duration = Duration::from_millis(500);
+/// How long to wait before looking for the leader again.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+
+/// A voter that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Raft id.
+    pub raft_id: RaftId,
+    /// Name of the node; none if the state does not know it.
+    pub name: Option<String>,
+    /// Where it was asked.
+    pub address: String,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name} ({})", self.address),
+            None => write!(f, "member {} ({})", self.raft_id, self.address),
+        }
+    }
+}
+
+/// Why a command was not done, or may not have been.
+#[derive(Debug, Error)]
+pub enum ProposeError {
+    /// It was refused; the state is as it was.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// There is no majority of voters, and nothing was written.
+    #[error("there is no majority of voters, and nothing was written: {}", list(.missing))]
+    NoQuorum {
+        /// Voters that do not answer.
+        missing: Vec<Missing>,
+    },
+    /// It was proposed and not answered: it may still be done, or not. The same request is never done twice.
+    #[error("no answer in time, and it is unknown whether it was done: {}", list(.missing))]
+    Unknown {
+        /// Voters that do not answer.
+        missing: Vec<Missing>,
+    },
+    /// The command is too large.
+    #[error(
+        "the command has {bytes} bytes, and {MAX_COMMAND_BYTES} are the most: use fewer or shorter labels, names and addresses"
+    )]
+    TooLarge {
+        /// Bytes of its encoding.
+        bytes: usize,
+    },
+    /// Some nodes do not know this kind of command yet.
+    #[error("this needs feature level {level}, which {} does not know yet: upgrade pontoond there", .nodes.join(", "))]
+    NotFeature {
+        /// The level it needs.
+        level: u32,
+        /// Names of the nodes that have a lower one.
+        nodes: Vec<String>,
+    },
+    /// This member does not apply entries any more.
+    #[error("the store has stopped: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Who is missing, for people.
+pub(super) fn list(missing: &[Missing]) -> String {
+    if missing.is_empty() {
+        return "every voter answers, but none leads yet; try again".into();
+    }
+    let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
+    format!("no answer from {}", names.join(", "))
+}
+
+/// What a leader did with a command.
+#[derive(Debug)]
+pub(crate) enum Proposed {
+    /// Applied there.
+    Done {
+        /// Index of the entry.
+        index: u64,
+        /// What apply answered.
+        result: Box<Result<Outcome, Rejection>>,
+    },
+    /// It does not lead; nothing was written.
+    NotLeader,
+    /// It lost leadership meanwhile.
+    Unknown,
+    /// It has stopped.
+    Stopped(String),
+}
+
+impl Store {
+    /// Writes a command, on whichever member. When this returns, the command is on a majority's disks and, on
+    /// success, applied on this member too.
+    ///
+    /// # Errors
+    ///
+    /// See [`ProposeError`]. Returns by the deadline.
+    pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Outcome, ProposeError> {
+        self.check_feature_level(&command)?;
+        let end = Instant::now() + deadline;
+        let give_up = end - PROBE.min(deadline / 2);
+        let Ok(numbered) = timeout_at(give_up, self.0.requests.begin()).await else {
+            return Err(ProposeError::NoQuorum { missing: self.missing().await });
+        };
+        let request = RequestId { node: self.node(), run: self.0.options.run, seq: numbered.number };
+        let bytes = encode_entry(&Entry { time_ms: u64::MAX, request, command: command.clone() }).len();
+        if bytes > MAX_COMMAND_BYTES {
+            return Err(ProposeError::TooLarge { bytes });
+        }
+        let open = AtomicBool::new(false);
+        loop {
+            let attempt = timeout_at(give_up, self.attempt(request, &command, &open)).await;
+            match attempt {
+                Ok(Proposed::Done { index, result }) => {
+                    // The write is done either way; reads here only lag when this takes too long.
+                    let _ = timeout_at(end, self.wait_applied(index)).await;
+                    return Ok((*result)?);
+                }
+                Ok(Proposed::Stopped(reason)) => return Err(ProposeError::Stopped { reason }),
+                Ok(Proposed::NotLeader | Proposed::Unknown) => {}
+                Err(_) => break,
+            }
+            if Instant::now() + LOOK_AGAIN >= give_up {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let missing = self.missing().await;
+        if open.load(Ordering::Relaxed) {
+            Err(ProposeError::Unknown { missing })
+        } else {
+            Err(ProposeError::NoQuorum { missing })
+        }
+    }
+
+    /// Proposes once, where the leader is thought to be. `open` is set while the outcome cannot be known.
+    async fn attempt(&self, request: RequestId, command: &Command, open: &AtomicBool) -> Proposed {
+        if let Some(reason) = self.stopped() {
+            return Proposed::Stopped(reason);
+        }
+        let metrics = self.metrics();
+        let Some(leader) = metrics.current_leader else { return Proposed::NotLeader };
+        if leader == self.id().0 {
+            return self.propose_here(request, command.clone(), open).await;
+        }
+        let Some(node) = metrics.membership_config.get_node(&leader) else { return Proposed::NotLeader };
+        let Ok(mut client) = self.0.channels.peer(leader, &node.addr) else { return Proposed::NotLeader };
+        let message = v1::ProposeRequest {
+            request: Some(v1::RequestId { node: request.node.0, run: request.run, seq: request.seq }),
+            command: Some(command.into()),
+        };
+        let before = open.swap(true, Ordering::Relaxed);
+        let asked = client.propose(self.0.channels.request(leader, message));
+        let answered = tokio::select! {
+            answered = asked => answered,
+            // Another leader: the old one may never answer.
+            () = self.other_leader(leader) => return Proposed::Unknown,
+        };
+        match answered {
+            Ok(response) => decode_proposed(response.into_inner()).unwrap_or(Proposed::Unknown),
+            Err(status) => {
+                if was_not_sent(&status) {
+                    open.store(before, Ordering::Relaxed);
+                }
+                Proposed::Unknown
+            }
+        }
+    }
+
+    /// Proposes as the leader.
+    pub(crate) async fn propose_here(&self, request: RequestId, command: Command, open: &AtomicBool) -> Proposed {
+        let entry = Entry { time_ms: (self.0.options.clock)(), request, command };
+        let before = open.swap(true, Ordering::Relaxed);
+        let written = self.0.raft.client_write(EntryBytes(encode_entry(&entry).into())).await;
+        match written {
+            Ok(response) => match (response.data as Answer, response.log_id.index) {
+                (Some(result), index) => Proposed::Done { index, result: Box::new(result) },
+                (None, _) => Proposed::Unknown,
+            },
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Proposed::Unknown,
+            Err(RaftError::APIError(_)) => {
+                open.store(before, Ordering::Relaxed);
+                Proposed::NotLeader
+            }
+            Err(RaftError::Fatal(error)) => Proposed::Stopped(self.stopped().unwrap_or_else(|| error_chain(&error))),
+        }
+    }
+
+    /// Ends when this member knows another leader than that one.
+    pub(super) async fn other_leader(&self, leader: u64) {
+        use openraft::async_runtime::watch::WatchReceiver;
+        let mut metrics = self.0.raft.metrics();
+        while metrics.borrow_watched().current_leader == Some(leader) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Asks every other voter whether it is there.
+    pub(super) async fn missing(&self) -> Vec<Missing> {
+        let metrics = self.metrics();
+        let membership = &metrics.membership_config;
+        let voters: BTreeSet<u64> = membership.voter_ids().filter(|id| *id != self.id().0).collect();
+        let ask = |id: u64| async move {
+            let address = membership.get_node(&id).map(|node| node.addr.clone()).unwrap_or_default();
+            let there = match address.parse::<SocketAddr>() {
+                Ok(address) => matches!(timeout(PROBE * 4 / 5, crate::peer::greet(address)).await, Ok(Ok(_))),
+                Err(_) => false,
+            };
+            (!there).then_some((id, address))
+        };
+        let missing = join_all(voters.into_iter().map(ask)).await;
+        let state = self.state();
+        let described = |(id, address): (u64, String)| {
+            let name = state.node_with_raft_id(RaftId(id)).map(|node| node.name.clone());
+            Missing { raft_id: RaftId(id), name, address }
+        };
+        missing.into_iter().flatten().map(described).collect()
+    }
+
+    fn check_feature_level(&self, command: &Command) -> Result<(), ProposeError> {
+        let level = command.feature_level();
+        let state = self.state();
+        let known = state.cluster.as_ref().map_or(level, |cluster| cluster.feature_level);
+        if level <= known {
+            return Ok(());
+        }
+        let behind = state.nodes.values().filter(|node| node.feature_level < level);
+        Err(ProposeError::NotFeature { level, nodes: behind.map(|node| node.name.clone()).collect() })
+    }
+}
+
+fn decode_proposed(response: v1::ProposeResponse) -> Result<Proposed, CodecError> {
+    let bytes = response.response.unwrap_or_default().encode_to_vec();
+    let result = Box::new(crate::codec::decode_response(&bytes)?);
+    Ok(Proposed::Done { index: response.index, result })
+}
+
+/// Whether a call certainly had no effect: it was refused before anything was written, or nobody could be reached.
+pub(super) fn was_not_sent(status: &Status) -> bool {
+    if matches!(status.code(), Code::Aborted | Code::PermissionDenied | Code::FailedPrecondition | Code::Unimplemented)
+    {
+        return true;
+    }
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+            return matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable);
+        }
+        source = error.source();
+    }
+    false
+}

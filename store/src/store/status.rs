@@ -1,0 +1,103 @@
+//! What a member tells about itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::{Instant, RaftMetrics};
+
+use super::Store;
+use crate::model::id::RaftId;
+use crate::raft::types::Types;
+
+/// What a member knows of itself and of the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// This member.
+    pub raft_id: RaftId,
+    /// Term.
+    pub term: u64,
+    /// Who leads, if anybody is known to.
+    pub leader: Option<RaftId>,
+    /// Whether this member leads.
+    pub is_leader: bool,
+    /// Last entry of its log.
+    pub last_index: u64,
+    /// Last entry that it knows to be committed.
+    pub committed_index: u64,
+    /// Last entry that it has applied.
+    pub applied_index: u64,
+    /// Hash of the state: the same on every member that has applied the same entries.
+    pub state_hash: u128,
+    /// Last entry of its latest snapshot; 0: none.
+    pub snapshot_index: u64,
+    /// Up to where its log is purged.
+    pub purged_index: u64,
+    /// Who votes.
+    pub voters: BTreeSet<RaftId>,
+    /// Every member, voter or learner.
+    pub members: BTreeMap<RaftId, MemberStatus>,
+    /// Why it does not apply entries any more.
+    pub stopped: Option<String>,
+    /// Groups of writes that its log acknowledged since it was opened.
+    pub log_groups: u64,
+    /// How often its log called `fdatasync`.
+    pub log_syncs: u64,
+}
+
+/// A member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Where it is reached.
+    pub address: String,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Last entry that it has, as the leader knows; none on other members.
+    pub matched_index: Option<u64>,
+    /// How long ago the leader heard from it, in milliseconds; none on other members and when it never did.
+    pub heard_ms: Option<u64>,
+}
+
+impl Store {
+    /// What this member knows of itself and of the others.
+    pub fn status(&self) -> StoreStatus {
+        let metrics = self.metrics();
+        let view = self.0.shared.view().clone();
+        let counts = self.0.wal.counts();
+        let index = |id: &Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
+        let voters: BTreeSet<RaftId> = metrics.membership_config.voter_ids().map(RaftId).collect();
+        let heard = heard(&metrics);
+        let member = |(id, node): (&u64, &openraft::BasicNode)| {
+            let matched = metrics.replication.as_ref().and_then(|matched| matched.get(id).copied().flatten());
+            let status = MemberStatus {
+                address: node.addr.clone(),
+                voter: voters.contains(&RaftId(*id)),
+                matched_index: matched.map(|id| id.index),
+                heard_ms: heard.get(id).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            };
+            (RaftId(*id), status)
+        };
+        StoreStatus {
+            raft_id: self.id(),
+            term: metrics.current_term,
+            leader: metrics.current_leader.map(RaftId),
+            is_leader: metrics.current_leader == Some(self.id().0),
+            last_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: index(&metrics.cluster_committed.max(metrics.local_committed)),
+            applied_index: *self.applied().borrow(),
+            state_hash: view.hash,
+            snapshot_index: index(&view.snapshot.and_then(|(meta, _)| meta.last_log_id)),
+            purged_index: index(&metrics.purged),
+            members: metrics.membership_config.nodes().map(member).collect(),
+            voters,
+            stopped: self.stopped(),
+            log_groups: counts.groups,
+            log_syncs: counts.syncs,
+        }
+    }
+}
+
+/// How long ago a leader heard from each other member.
+pub(super) fn heard(metrics: &RaftMetrics<Types>) -> BTreeMap<u64, Duration> {
+    let heartbeats = metrics.heartbeat.iter().flatten();
+    heartbeats.filter_map(|(id, last)| Some((*id, last.as_ref()?.elapsed()))).collect()
+}

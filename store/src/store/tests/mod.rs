@@ -1,0 +1,217 @@
+//! Members in one process, over real gRPC on loopback and real disks.
+
+mod cluster;
+mod damage;
+mod rates;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::*;
+use crate::model::command::{AdmitNode, Command, CreateNetwork, FEATURE_LEVEL, Outcome, ReportNode};
+use crate::model::id::FOUNDER;
+use crate::model::object::{Cluster, Family, NodeState, Pool};
+use crate::model::rejection::Reason;
+use crate::{HelloInfo, PeerServer, StoreSlot, admit, hello};
+
+const CLUSTER: ClusterId = ClusterId(0x5eed);
+const DEADLINE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn clock() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+/// A daemon: a data folder, a listening port, and a store when it is in a cluster.
+struct Daemon {
+    name: String,
+    dir: TempDir,
+    address: SocketAddr,
+    data_addr: IpAddr,
+    key: Ed25519KeyPair,
+    slot: StoreSlot,
+    stop: Option<oneshot::Sender<()>>,
+    server: Option<tokio::task::JoinHandle<()>>,
+    snapshot_every: u64,
+    run: u64,
+}
+
+impl Daemon {
+    async fn start(number: u8) -> Self {
+        let seed = [number; 32];
+        let key = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let info =
+            HelloInfo { name: format!("host-{number}"), public_key: key.public_key().as_ref().try_into().unwrap() };
+        let mut daemon = Self {
+            name: info.name.clone(),
+            dir: TempDir::new().unwrap(),
+            address,
+            data_addr: IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)),
+            key,
+            slot: StoreSlot::new(info, clock),
+            stop: None,
+            server: None,
+            snapshot_every: 10_000,
+            run: u64::from(number),
+        };
+        daemon.serve(listener);
+        daemon
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = PeerServer::new(self.slot.clone());
+        self.server = Some(tokio::spawn(async move {
+            server.serve(listener, async { drop(stopped.await) }).await.unwrap();
+        }));
+        self.stop = Some(stop);
+    }
+
+    fn options(&self, raft_id: RaftId) -> StoreOptions {
+        StoreOptions {
+            dir: self.dir.path().to_owned(),
+            cluster: CLUSTER,
+            raft_id,
+            node: NodeId(0),
+            run: self.run,
+            timing: Timing::default(),
+            clock,
+            fatal: Arc::new(|reason| panic!("{reason}")),
+            snapshot_every: self.snapshot_every,
+            keep_entries: 10,
+            segment_bytes: 64 << 10,
+            tasks: TaskBoard::new(clock),
+        }
+    }
+
+    fn admission(&self) -> AdmitNode {
+        AdmitNode {
+            name: self.name.clone(),
+            advertise: self.address,
+            data_addr: self.data_addr,
+            public_key: self.key.public_key().as_ref().try_into().unwrap(),
+            version: "0.1.0".into(),
+            feature_level: FEATURE_LEVEL,
+            raft_id: None,
+        }
+    }
+
+    async fn found(&self) {
+        let store = Store::open(self.options(FOUNDER)).await.unwrap();
+        store.initialize(self.address).await.unwrap();
+        store.initialize(self.address).await.unwrap();
+        self.slot.set(Some(store.clone()));
+        let cluster = Cluster {
+            id: CLUSTER,
+            created_ms: 0,
+            pools: vec![Pool { cidr: "10.0.0.0/8".parse().unwrap(), prefix: 24 }],
+            pool6: "fd00:1:2::/48".parse().unwrap(),
+            vxlan_port: 4789,
+            feature_level: FEATURE_LEVEL,
+            underlay: Family::V4,
+        };
+        let node = AdmitNode { raft_id: Some(FOUNDER), ..self.admission() };
+        store.propose(Command::FoundCluster { cluster, node }, DEADLINE).await.unwrap();
+        self.report().await;
+    }
+
+    async fn join(&self, through: &Daemon) {
+        let node = self.admission();
+        let signature = self.key.sign(&node.signed_bytes()).as_ref().to_vec();
+        let admitted = admit(through.address, &node, signature, DEADLINE).await.unwrap();
+        assert_eq!(admitted.cluster, CLUSTER);
+        self.slot.set(Some(Store::open(self.options(admitted.raft_id)).await.unwrap()));
+    }
+
+    /// Tells what the node is, once it knows who it is.
+    async fn report(&self) {
+        let store = self.store();
+        until("the node knows itself", || store.node() != NodeId(0)).await;
+        let report = ReportNode {
+            node: store.node(),
+            version: "0.1.0".into(),
+            feature_level: FEATURE_LEVEL,
+            routes: Vec::new(),
+            underlay_mtu: 1500,
+            egress_subnets: Vec::new(),
+        };
+        store.propose(Command::ReportNode(report), DEADLINE).await.unwrap();
+    }
+
+    fn store(&self) -> Store {
+        self.slot.get().unwrap()
+    }
+
+    /// Takes it off the network and stops it without any farewell.
+    async fn kill(&mut self) -> RaftId {
+        let store = self.store();
+        self.slot.set(None);
+        self.stop = None;
+        self.server.take().unwrap().abort();
+        let id = store.id();
+        store.0.ending.cancel();
+        store.raft().shutdown().await.unwrap();
+        id
+    }
+
+    async fn restart(&mut self, id: RaftId) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.serve(listener);
+        self.run += 100;
+        self.slot.set(Some(Store::open(self.options(id)).await.unwrap()));
+    }
+
+    async fn create(&self, name: &str) -> Result<Outcome, ProposeError> {
+        let network = CreateNetwork { name: name.into(), ..CreateNetwork::default() };
+        self.store().propose(Command::CreateNetwork(network), DEADLINE).await
+    }
+
+    fn networks(&self) -> Vec<String> {
+        self.store().state().networks.values().map(|network| network.name.clone()).collect()
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A founded cluster of three voters.
+async fn three() -> [Daemon; 3] {
+    three_with(10_000).await
+}
+
+async fn three_with(snapshot_every: u64) -> [Daemon; 3] {
+    let mut daemons = [Daemon::start(1).await, Daemon::start(2).await, Daemon::start(3).await];
+    for daemon in &mut daemons {
+        daemon.snapshot_every = snapshot_every;
+    }
+    daemons[0].found().await;
+    daemons[1].join(&daemons[0]).await;
+    // Through a member that does not lead.
+    until("the second has the log", || daemons[1].store().node() != NodeId(0)).await;
+    daemons[2].join(&daemons[1]).await;
+    for daemon in &daemons[1..] {
+        daemon.report().await;
+    }
+    let voters = |daemon: &Daemon| daemon.store().status().voters.len();
+    until("three voters", || daemons.iter().all(|daemon| voters(daemon) == 3)).await;
+    daemons
+}
+
+fn leader(daemons: &[Daemon]) -> usize {
+    let leads = |daemon: &Daemon| daemon.slot.get().is_some_and(|store| store.status().is_leader);
+    daemons.iter().position(leads).unwrap()
+}
