@@ -1,21 +1,28 @@
 //! Memory of a daemon that has nothing to do, beside an etcd member's.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nix::unistd::Pid;
 use pontoon_tests::lab::{Cluster, run};
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 use crate::etcd::Etcd;
 use crate::report::Section;
 use crate::stats::{number, ratio};
-use crate::writer::Writer;
+use crate::writer::{VALUE_BYTES, Writer};
 
 /// Networks that exist.
 const NETWORKS: usize = 10;
 /// Endpoints that exist, two on each network.
 const ENDPOINTS: usize = 20;
+
+/// Writes by each of these many clients make the load after which it is measured again.
+const CLIENTS: usize = 32;
+/// Writes of each.
+const WRITES: u64 = 300;
 
 /// A process' memory, in MB.
 #[derive(Debug, Clone, Copy)]
@@ -33,30 +40,66 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
         let etcd = Etcd::start(cluster, runtime)?;
         populate(cluster)?;
         runtime.block_on(populate_etcd(&etcd))?;
-        let (our_leader, their_leader) = (cluster.leader()?, etcd.wait_agreed(runtime)?);
-        let our_follower = (our_leader + 1) % 3;
-        let their_follower = (their_leader + 1) % 3;
-        for (what, ours, theirs) in [("leader", our_leader, their_leader), ("follower", our_follower, their_follower)] {
-            let ours = Memory::of(cluster.daemon(ours).pid().context("pontoond does not run")?)?;
-            let theirs = Memory::of(etcd.pid(theirs).context("etcd does not run")?)?;
-            let row = |kind: &str, ours: f64, theirs: f64| {
-                vec![format!("{what}, {kind}"), number(ours), number(theirs), ratio(ours, theirs)]
-            };
-            rows.push(row("resident", ours.rss, theirs.rss));
-            rows.push(row("its share", ours.pss, theirs.pss));
-        }
+        rows.extend(look(cluster, &etcd, "idle", runtime)?);
+        let daemons = cluster.daemons().iter().map(|daemon| daemon.socket()).collect::<Vec<_>>();
+        let members = (0..3).map(|host| etcd.socket(host)).collect::<Vec<_>>();
+        runtime.block_on(write_many(&daemons, &members))?;
+        cluster.wait_same_state()?;
+        rows.extend(look(cluster, &etcd, "after the writes", runtime)?);
         Ok(())
     })?;
     Ok(Section {
         title: "Idle memory",
         how: format!(
-            "3 nodes with {NETWORKS} networks and {ENDPOINTS} endpoints, nothing going on; etcd holds as many keys. \"Resident\" is \
+            "3 nodes with {NETWORKS} networks and {ENDPOINTS} endpoints, nothing going on; etcd holds as many keys. Again after {} writes (labels, \
+             and values of {VALUE_BYTES} bytes). \"Resident\" is \
              VmRSS, \"its share\" divides shared pages among their users (Pss). MB. What etcd does for the classic overlay comes \
-             on top of dockerd's 90-106 MB (measured elsewhere: Docker 20.10)."
+             on top of dockerd's 90-106 MB (measured elsewhere: Docker 20.10).",
+            CLIENTS as u64 * WRITES
         ),
         header: vec!["", "pontoond", "etcd", "ratio"],
         rows,
     })
+}
+
+/// Rows of the leaders and of a follower each.
+fn look(cluster: &mut Cluster, etcd: &Etcd, when: &str, runtime: &Runtime) -> Result<Vec<Vec<String>>> {
+    let (our_leader, their_leader) = (cluster.leader()?, etcd.wait_agreed(runtime)?);
+    let (our_follower, their_follower) = ((our_leader + 1) % 3, (their_leader + 1) % 3);
+    let mut rows = Vec::new();
+    for (what, ours, theirs) in [("leader", our_leader, their_leader), ("follower", our_follower, their_follower)] {
+        let ours = Memory::of(cluster.daemon(ours).pid().context("pontoond does not run")?)?;
+        let theirs = Memory::of(etcd.pid(theirs).context("etcd does not run")?)?;
+        let row = |kind: &str, ours: f64, theirs: f64| {
+            vec![format!("{when}: {what}, {kind}"), number(ours), number(theirs), ratio(ours, theirs)]
+        };
+        rows.push(row("resident", ours.rss, theirs.rss));
+        rows.push(row("its share", ours.pss, theirs.pss));
+    }
+    Ok(rows)
+}
+
+/// As many writes to both, one after the other.
+async fn write_many(daemons: &[PathBuf], members: &[PathBuf]) -> Result<()> {
+    for ours in [true, false] {
+        let mut tasks = JoinSet::new();
+        for client in 0..CLIENTS {
+            let mut writer = match ours {
+                true => Writer::label(&daemons[client % daemons.len()], client).await?,
+                false => Writer::put(&members[client % members.len()], client).await?,
+            };
+            tasks.spawn(async move {
+                for number in 0..WRITES {
+                    writer.write(number).await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+    }
+    Ok(())
 }
 
 impl Memory {

@@ -20,6 +20,8 @@ const SECONDS: &str = "2";
 const IPERF: &str = "5201";
 /// Port of sockperf.
 const SOCKPERF: &str = "11111";
+/// How long a way may take until it is there.
+const READY: Duration = Duration::from_secs(10);
 /// Payload of a small packet, in bytes.
 const SMALL: &str = "64";
 
@@ -48,7 +50,7 @@ impl Server {
         let mut command = netns.command(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let server = Self(command.spawn().with_context(|| format!("cannot start {program}"))?);
-        wait_for(&format!("{program} to listen"), Duration::from_secs(5), || {
+        wait_for(&format!("{program} to listen"), READY, || {
             let listening = netns.run("ss", &["-Hltn", &format!("sport = :{port}")])?;
             ensure!(!listening.is_empty(), "it does not");
             Ok(())
@@ -64,10 +66,9 @@ pub(crate) fn measure() -> Result<Section> {
     let mut ways = Vec::new();
     run(|cluster| {
         cluster.cli(0).run("network create my-overlay")?;
-        let (client, from) = cluster.attached(0, "c1", "my-overlay")?;
+        let (client, _) = cluster.attached(0, "c1", "my-overlay")?;
         let (server, to) = cluster.attached(1, "c2", "my-overlay")?;
-        cluster.pinger(&client, &to)?.lost_nothing(0)?;
-        ensure!(from.addresses.len() == 1, "not one address: {from:?}");
+        wait_for("the overlay", READY, || client.netns.reaches(to.addresses[0], 1))?;
         let hosts = bare.hosts();
         ways.push(Way::new(&hosts[0].netns, &hosts[1].netns, hosts[1].address.into())?);
         let [one, two] = make_by_hand(&bare)?;
@@ -131,7 +132,7 @@ fn make_by_hand(lab: &Lab) -> Result<[Netns; 2]> {
         made.push(container);
     }
     let [one, two] = <[Netns; 2]>::try_from(made).map_err(|_| anyhow::anyhow!("not two hosts"))?;
-    wait_for("the VXLAN made by hand", Duration::from_secs(10), || one.reaches("10.99.0.2".parse()?, 1))?;
+    wait_for("the VXLAN made by hand", READY, || one.reaches("10.99.0.2".parse()?, 1))?;
     Ok([one, two])
 }
 
