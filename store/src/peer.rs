@@ -237,7 +237,7 @@ pub async fn admit(
     signature: Vec<u8>,
     deadline: Duration,
 ) -> Result<Admitted, AdmitError> {
-    let mut request = tonic::Request::new(v1::AdmitRequest { node: Some(node.into()), signature, forwarded: false });
+    let mut request = tonic::Request::new(v1::AdmitRequest { node: Some(node.into()), signature });
     request.set_timeout(deadline);
     let ask = async {
         let endpoint = endpoint(&address.to_string()).map_err(|error| Status::unavailable(error.to_string()))?;

@@ -98,22 +98,21 @@ fn endpoint(id: u64, network: &Network, node: u64, place: u64, egress: Option<u3
 }
 
 pub(crate) fn state(networks: Vec<Network>, endpoints: Vec<Endpoint>) -> State {
-    State {
-        cluster: Some(Cluster {
-            id: ClusterId(1),
-            created_ms: 0,
-            pools: vec![],
-            pool6: "fd00:1234:5678::/48".parse().unwrap(),
-            vxlan_port: 4789,
-            feature_level: 1,
-            underlay: Family::V4,
-        }),
-        nodes: (1..4).map(|id| (NodeId(id), node(id, &["172.18.0.0/16", "fd00:1:2:3::/64"]))).collect(),
-        networks: networks.into_iter().map(|n| (n.id, n)).collect(),
-        endpoints: endpoints.into_iter().map(|e| (e.id, e)).collect(),
-        applied_index: 7,
-        ..State::default()
-    }
+    let mut state = State::default();
+    state.cluster = Some(Cluster {
+        id: ClusterId(1),
+        created_ms: 0,
+        pools: vec![],
+        pool6: "fd00:1234:5678::/48".parse().unwrap(),
+        vxlan_port: 4789,
+        feature_level: 1,
+        underlay: Family::V4,
+    });
+    state.nodes = (1..4).map(|id| (NodeId(id), node(id, &["172.18.0.0/16", "fd00:1:2:3::/64"]))).collect();
+    state.networks = networks.into_iter().map(|n| (n.id, n)).collect();
+    state.endpoints = endpoints.into_iter().map(|e| (e.id, e)).collect();
+    state.applied_index = 7;
+    state
 }
 
 /// Two containers here and one there, on one network.

@@ -251,18 +251,16 @@ pub(crate) struct Cluster1 {
 
 impl Cluster1 {
     pub(crate) fn new(hosts: &[&Host]) -> Self {
-        let mut state = State {
-            cluster: Some(Cluster {
-                id: ClusterId(1),
-                created_ms: 0,
-                pools: vec![],
-                pool6: "fd00:1234:5678::/48".parse().unwrap(),
-                vxlan_port: 4789,
-                feature_level: 1,
-                underlay: Family::V4,
-            }),
-            ..State::default()
-        };
+        let mut state = State::default();
+        state.cluster = Some(Cluster {
+            id: ClusterId(1),
+            created_ms: 0,
+            pools: vec![],
+            pool6: "fd00:1234:5678::/48".parse().unwrap(),
+            vxlan_port: 4789,
+            feature_level: 1,
+            underlay: Family::V4,
+        });
         for host in hosts {
             let node = node(host.id, host.address);
             state.nodes.insert(host.id, node);

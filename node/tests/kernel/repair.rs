@@ -1,12 +1,15 @@
 //! What somebody deletes comes back, a restart changes nothing, and what is not ours stays.
 
-use std::process::{Child, Command, Stdio};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command};
 
 use pontoon_node::kernel::Kernel;
 use pontoon_node::plan::desired::Desired;
 use pontoon_node::plan::observed::SandboxState;
 
-use crate::lab::{Cluster1, Host, Lan, Netns, run, try_run, wait_for};
+use crate::lab::{Cluster1, Host, Lan, Netns, run, try_run, unique, wait_for};
 
 /// Two hosts with a container each.
 pub(crate) struct Pair {
@@ -41,14 +44,18 @@ impl Pair {
 }
 
 /// Pings every 10 ms until it is ended, and then tells how many were lost.
-pub(crate) struct Traffic(Child);
+pub(crate) struct Traffic {
+    ping: Child,
+    output: PathBuf,
+}
 
 impl Traffic {
     pub(crate) fn start(from: &Netns, to: &str) -> Self {
         let net = format!("--net={}", from.path());
+        let output = std::env::temp_dir().join(unique("pontoon-ping-"));
         let mut command = Command::new("nsenter");
-        command.args([&net, "ping", "-i", "0.01", to]).stdout(Stdio::piped());
-        Self(command.spawn().unwrap())
+        command.args([&net, "ping", "-i", "0.01", to]).stdout(File::create(&output).unwrap());
+        Self { ping: command.spawn().unwrap(), output }
     }
 
     /// Waits until some packets have been answered since now.
@@ -57,12 +64,17 @@ impl Traffic {
         wait_for("answers", || from.received() > before + 10);
     }
 
-    pub(crate) fn end(self) -> (u32, u32) {
-        run(&format!("kill -INT {}", self.0.id()));
-        let output = String::from_utf8(self.0.wait_with_output().unwrap().stdout).unwrap();
-        let line = output.lines().find(|l| l.contains("packets transmitted")).unwrap();
-        let numbers: Vec<u32> = line.split_whitespace().filter_map(|w| w.parse().ok()).collect();
-        (numbers[0], numbers[0] - numbers[1])
+    /// How many were answered, and how many before the last of them were not: later ones may be under way.
+    pub(crate) fn end(mut self) -> (usize, usize) {
+        run(&format!("kill -INT {}", self.ping.id()));
+        self.ping.wait().unwrap();
+        let output = std::fs::read_to_string(&self.output).unwrap();
+        std::fs::remove_file(&self.output).unwrap();
+        let number = |line: &str| line.split("icmp_seq=").nth(1)?.split_whitespace().next()?.parse().ok();
+        let answered: BTreeSet<usize> =
+            output.lines().filter(|l| l.contains("bytes from")).filter_map(number).collect();
+        let last = answered.last().copied().unwrap_or(0);
+        (answered.len(), last - answered.len())
     }
 }
 

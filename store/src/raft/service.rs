@@ -14,11 +14,13 @@ use super::convert;
 use crate::disk::snapshot::{Incoming, SnapshotError};
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
-use crate::peer::{StoreSlot, rejected};
+use crate::peer::{StoreSlot, greet, rejected};
 use crate::store::{ProposeError, Proposed};
 
 /// How long admitting a node may take.
 const ADMIT: Duration = Duration::from_secs(5);
+/// How long a newcomer that is called back may take to answer.
+const CALL_BACK: Duration = Duration::from_secs(3);
 
 /// Both services of the port.
 #[derive(Debug, Clone)]
@@ -145,6 +147,7 @@ impl v1::peer_server::Peer for Service {
         let signed = UnparsedPublicKey::new(&ED25519, &node.public_key).verify(&node.encode_to_vec(), &signature);
         signed.map_err(|_| Status::unauthenticated("the signature is not that of the node's key"))?;
         let node = AdmitNode::try_from(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        reachable(&node).await?;
         // A member proposes on the leader, so this needs no forwarding of its own.
         match store.propose(Command::AdmitNode(node), ADMIT).await {
             Ok(Outcome::Node(node)) => Ok(Response::new(v1::AdmitResponse {
@@ -170,6 +173,21 @@ impl v1::peer_server::Peer for Service {
     async fn hello(&self, _request: Request<v1::HelloRequest>) -> Answer<v1::HelloResponse> {
         Ok(Response::new(self.slot.hello()))
     }
+}
+
+/// Calls a newcomer back: one that the others cannot reach would be a member in name only.
+async fn reachable(node: &AdmitNode) -> Result<(), Status> {
+    let unreachable = |why: String| {
+        let (name, address) = (&node.name, node.advertise);
+        Status::failed_precondition(format!("{name} cannot be reached at its advertise address {address}: {why}"))
+    };
+    let answer = tokio::time::timeout(CALL_BACK, greet(node.advertise)).await;
+    let hello = answer.map_err(|_| unreachable(format!("no answer within {CALL_BACK:?}")))?;
+    let hello = hello.map_err(|status| unreachable(status.message().to_owned()))?;
+    if hello.public_key != node.public_key {
+        return Err(unreachable("another daemon answers there".to_owned()));
+    }
+    Ok(())
 }
 
 async fn write(mut incoming: Incoming, data: Vec<u8>) -> Result<Incoming, Status> {

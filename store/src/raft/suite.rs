@@ -1,4 +1,4 @@
-//! openraft's own tests of a storage, over the real log and sled.
+//! openraft's own tests of a storage, over the real log and state.
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use pontoon_proto::v1;
 use thiserror::Error;
@@ -130,7 +130,9 @@ impl Store {
                 return Err(ExpelError::Stopped { reason });
             }
             let metrics = self.metrics();
-            if metrics.membership_config.voter_ids().eq([raft_id.0]) {
+            // With another node in the cluster the membership task makes that one a voter first.
+            let successor = self.state().nodes.values().any(|node| node.raft_id != raft_id);
+            if metrics.membership_config.voter_ids().eq([raft_id.0]) && !successor {
                 return Err(ExpelError::OnlyVoter { raft_id });
             }
             if matches!(timeout_at(end, self.expel_once(&metrics, raft_id)).await, Ok(true)) {
@@ -162,16 +164,17 @@ impl Store {
         }
     }
 
-    /// Takes a member out, as the leader. False: it has to be tried again.
+    /// Takes a member out that is no node of the cluster any more, as the leader: the membership follows from the
+    /// nodes, so the steps that it lacks do it, and a successor votes before the member ceases to. False: it has to be
+    /// tried again.
     pub(crate) async fn expel_here(&self, raft_id: RaftId) -> bool {
-        let metrics = self.metrics();
-        if metrics.membership_config.get_node(&raft_id.0).is_none() {
-            return metrics.current_leader == Some(self.id().0);
+        let gone = || self.metrics().membership_config.get_node(&raft_id.0).is_none();
+        if !gone()
+            && let Err(error) = self.adjust_membership().await
+        {
+            tracing::debug!(%error, member = %raft_id, "a member is not out yet");
         }
-        let ids = BTreeSet::from([raft_id.0]);
-        let votes = metrics.membership_config.voter_ids().any(|id| id == raft_id.0);
-        let change = if votes { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
-        self.change(change, false).await.is_ok()
+        self.leads() && gone()
     }
 
     /// Takes one step towards the membership that the cluster should have.
@@ -265,6 +268,10 @@ fn settle(changed: Changed) -> Result<(), TaskError> {
         Ok(Ok(())) => Ok(()),
         // The next leader goes on.
         Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Ok(()),
+        // Another change first; it is looked at again afterwards.
+        Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))))) => {
+            Ok(())
+        }
         Ok(Err(error)) => Err(TaskError::Membership(crate::error_chain(&error))),
         Err(_) => Err(TaskError::Slow),
     }

@@ -243,13 +243,13 @@ impl Store {
     }
 
     /// Whether a call may come from this member. One that is not in the membership may have come later than what is known
-    /// here: ids are log indexes, so a greater one than the membership's own is that of a newer member.
+    /// here: ids are log indexes, so a greater one than the membership's own is that of a newer member. A node that was admitted is added a moment later.
     pub(crate) fn knows(&self, member: RaftId) -> bool {
-        let metrics = self.0.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = &metrics.membership_config;
+        let membership = Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config);
         let newest = membership.log_id().map_or(0, |id| id.index);
-        membership.get_node(&member.0).is_some() || member.0 > newest
+        membership.get_node(&member.0).is_some()
+            || member.0 > newest
+            || self.state().node_with_raft_id(member).is_some()
     }
 
     /// Why it has stopped, if it has.

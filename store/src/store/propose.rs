@@ -94,7 +94,8 @@ pub enum ProposeError {
 /// Who is missing, for people.
 pub(super) fn list(missing: &[Missing]) -> String {
     if missing.is_empty() {
-        return "every voter answers, but none leads yet; try again".into();
+        return "every voter answers, but none leads that takes it: one is being elected, or this node was removed"
+            .into();
     }
     let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
     format!("no answer from {}", names.join(", "))

@@ -124,6 +124,19 @@ fn one_sync_for_each_group() {
 }
 
 #[test]
+fn nothing_is_acknowledged_before_its_sync() {
+    let dir = TempDir::new().unwrap();
+    let (wal, _) = Wal::open(options(dir.path(), SEGMENT_BYTES), no_fatal()).unwrap();
+    for index in 1..=20 {
+        let counters = Arc::clone(&wal.counters);
+        let (sender, receiver) = mpsc::channel();
+        let done: Done = Box::new(move |_| sender.send(counters.syncs.load(Ordering::Relaxed)).unwrap());
+        wal.submit(vec![entry(index)], Some(done));
+        assert_eq!(receiver.recv().unwrap(), index, "syncs when it is acknowledged");
+    }
+}
+
+#[test]
 fn any_prefix_of_the_file_is_a_prefix_of_the_writes() {
     let dir = TempDir::new().unwrap();
     let writes = [vote(1), entry(1), entry(2), vote(2), Write::Truncate(2), entry(2), entry(3)];

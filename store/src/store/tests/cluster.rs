@@ -218,7 +218,26 @@ async fn a_member_can_be_taken_out_through_any_other_and_also_the_leader() {
         .await
         .unwrap();
     let only = *asked.status().voters.first().unwrap();
-    assert!(matches!(asked.expel(only, DEADLINE).await, Err(ExpelError::OnlyVoter { .. })));
+    let alone = daemons.iter().map(Daemon::store).find(|store| store.id() == only).unwrap();
+    let last = daemons.iter().map(Daemon::store).find(|store| ![only, out.id()].contains(&store.id())).unwrap();
+    alone.propose(Command::RemoveNode { node: last.node(), force: false }, DEADLINE).await.unwrap();
+    alone.expel(last.id(), DEADLINE).await.unwrap();
+    assert!(matches!(alone.expel(only, DEADLINE).await, Err(ExpelError::OnlyVoter { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_voter_of_two_nodes_makes_the_other_one_a_voter_before_it_goes() {
+    let daemons = three().await;
+    let [first, second, third] = [0, 1, 2].map(|i| daemons[i].store());
+    first.propose(Command::RemoveNode { node: third.node(), force: false }, DEADLINE).await.unwrap();
+    first.expel(third.id(), DEADLINE).await.unwrap();
+    until("two nodes have one voter", || first.status().voters.len() == 1).await;
+    let only = *first.status().voters.first().unwrap();
+    let (going, staying) = if only == first.id() { (first, second) } else { (second, first) };
+    going.propose(Command::RemoveNode { node: going.node(), force: false }, DEADLINE).await.unwrap();
+    going.expel(going.id(), DEADLINE).await.unwrap();
+    until("the other one votes alone", || staying.status().voters.iter().eq([&staying.id()])).await;
+    until("and leads", || staying.status().is_leader).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

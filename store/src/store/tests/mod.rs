@@ -2,7 +2,6 @@
 
 mod cluster;
 mod damage;
-mod rates;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
