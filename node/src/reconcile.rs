@@ -243,18 +243,24 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
     /// Waits for a reason to make a pass; false: there will be none. Every arm can be dropped without loss: a change stays
     /// marked as unseen, a wake-up stays stored, and a request stays in its channel.
     async fn wait(&mut self, waiting: &mut Vec<oneshot::Sender<Answer>>, pause: Duration, debounce: Duration) -> bool {
-        tokio::select! {
-            // The store ends before the loop only when the daemon does.
-            changed = self.changes.changed() => return changed.is_ok(),
+        let rested = Instant::now() + debounce;
+        let until = tokio::select! {
+            // A single change is carried out at once. Of a stream of writes, most of which concern other nodes, each
+            // one must not cost a pass: together they would keep a core busy.
+            changed = self.changes.changed() => match changed {
+                Ok(()) => rested,
+                // The store ends before the loop only when the daemon does.
+                Err(_) => return false,
+            },
             request = self.requests.recv() => {
                 waiting.extend(request);
                 return true;
             }
             () = tokio::time::sleep(pause) => return true,
-            () = self.wake.notified() => {}
-        }
+            () = self.wake.notified() => Instant::now() + debounce,
+        };
         tokio::select! {
-            () = tokio::time::sleep(debounce) => {}
+            () = tokio::time::sleep_until(until) => {}
             request = self.requests.recv() => waiting.extend(request),
         }
         true

@@ -34,6 +34,8 @@ pub(crate) struct Shared {
 /// What the state machine tells about itself.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
+    /// Last entry that is in the hash.
+    pub(crate) index: u64,
     /// Hash of the state.
     pub(crate) hash: u128,
     /// The latest snapshot.
@@ -88,7 +90,7 @@ impl StateMachine {
             Some(_) => convert::snapshot_in(&meta.applied).map_err(io::Error::other)?,
         };
         let (sender, _) = watch::channel(state.applied_index);
-        let view = View { hash: meta.hash, snapshot: current, stopped: None };
+        let view = View { index: state.applied_index, hash: meta.hash, snapshot: current, stopped: None };
         let shared =
             Shared { state: RwLock::new(state), applied: sender, view: Mutex::new(view), snapshots: snapshots.clone() };
         Ok(Self {
@@ -141,7 +143,10 @@ impl StateMachine {
         let index = state.applied_index;
         drop(state);
         self.hash = meta.hash;
-        self.shared.view().hash = meta.hash;
+        {
+            let mut view = self.shared.view();
+            (view.index, view.hash) = (index, meta.hash);
+        }
         self.shared.applied.send_replace(index);
         for (responder, answer) in answers {
             responder.send(answer);
@@ -224,7 +229,7 @@ impl RaftStateMachine<Types> for StateMachine {
         *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         {
             let mut view = self.shared.view();
-            view.hash = described.hash;
+            (view.index, view.hash) = (index, described.hash);
             view.snapshot = Some((meta.clone(), kept));
         }
         self.shared.applied.send_replace(index);

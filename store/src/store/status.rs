@@ -83,7 +83,8 @@ impl Store {
             is_leader: metrics.current_leader == Some(self.id().0),
             last_index: metrics.last_log_index.unwrap_or(0),
             committed_index: index(&metrics.cluster_committed.max(metrics.local_committed)),
-            applied_index: *self.applied().borrow(),
+            // Together with the hash, which would otherwise be that of another index while entries come in.
+            applied_index: view.index,
             state_hash: view.hash,
             snapshot_index: index(&view.snapshot.and_then(|(meta, _)| meta.last_log_id)),
             purged_index: index(&metrics.purged),

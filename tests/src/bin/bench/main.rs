@@ -1,0 +1,73 @@
+//! Figures, side by side with a peer in the same run. `make bench` runs it; docs/benchmarks.md keeps what it printed.
+//!
+//! Never a test: nothing here fails because it is slow.
+
+mod etcd;
+mod failover;
+mod fill;
+mod memory;
+mod program;
+mod report;
+mod socket;
+mod stats;
+mod traffic;
+mod writer;
+mod writes;
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use tokio::runtime::Runtime;
+
+/// Measures Pontoon beside its peers.
+#[derive(Debug, Parser)]
+struct CommandLine {
+    /// What to measure; everything when none is given.
+    which: Vec<Part>,
+    /// Also write the report into this file.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Part {
+    /// Committed writes, beside etcd.
+    Writes,
+    /// The leader's SIGKILL to the next committed write, beside etcd.
+    Failover,
+    /// TCP and small packets, beside the bare hosts and a VXLAN made by hand.
+    Traffic,
+    /// 10,000 endpoints of other nodes after the first local one, beside `bridge -batch` and `ip -batch`.
+    Program,
+    /// Idle memory, beside etcd.
+    Memory,
+}
+
+fn main() -> Result<()> {
+    let line = CommandLine::parse();
+    let parts = if line.which.is_empty() { Part::value_variants() } else { &line.which };
+    let runtime = Runtime::new().context("cannot start the clients' runtime")?;
+    let machine = report::machine(&env::temp_dir())?;
+    println!("{machine}\n");
+    let mut sections = Vec::new();
+    for part in parts {
+        let section = match part {
+            Part::Writes => writes::measure(&runtime)?,
+            Part::Failover => failover::measure(&runtime)?,
+            Part::Traffic => traffic::measure()?,
+            Part::Program => program::measure(&runtime)?,
+            Part::Memory => memory::measure(&runtime)?,
+        };
+        println!("{section}");
+        sections.push(section);
+    }
+    if let Some(path) = line.markdown {
+        let text = report::document(&machine, &sections);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! What the benchmark prints and docs/benchmarks.md keeps.
+
+use std::fmt::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use nix::sys::utsname::uname;
+
+use crate::stats::{ms, number, percentile};
+
+/// Synced appends that tell what the disk can do.
+const SYNCS: usize = 300;
+/// Size of each, in bytes.
+const SYNC_BYTES: usize = 256;
+
+/// One table, and how its figures were made.
+#[derive(Debug)]
+pub(crate) struct Section {
+    /// Heading.
+    pub(crate) title: &'static str,
+    /// What was done, with what; one paragraph.
+    pub(crate) how: String,
+    /// Head of each column.
+    pub(crate) header: Vec<&'static str>,
+    /// Rows, as long as the header.
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "## {}\n\n{}\n", self.title, self.how)?;
+        let head = self.header.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
+        let lines: Vec<&Vec<String>> = std::iter::once(&head).chain(&self.rows).collect();
+        let width =
+            |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
+        let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0).max(3)).collect();
+        for (index, line) in lines.iter().enumerate() {
+            let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            writeln!(f, "| {} |", cells.join(" | "))?;
+            if index == 0 {
+                let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+                writeln!(f, "| {} |", rule.join(" | "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the figures depend on: cores, kernel, memory and the disk under `dir`.
+///
+/// # Errors
+///
+/// `dir` cannot be written to, or the kernel does not say.
+pub(crate) fn machine(dir: &Path) -> Result<String> {
+    let cores = thread::available_parallelism()?;
+    let system = uname()?;
+    let meminfo = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or("0 kB");
+    let kib: f64 = total.trim().trim_end_matches("kB").trim().parse()?;
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').next().unwrap_or_default();
+    let syncs = sync_times(dir)?;
+    let filesystem = Command::new("stat").args(["--file-system", "--format=%T"]).arg(dir).output()?;
+    Ok(format!(
+        "Machine: {cores} cores, {} GB, Linux {}, load {load} before the start; data on {}, where an append of \
+         {SYNC_BYTES} bytes and fdatasync takes {} ms (p50) and {} ms (p99).",
+        number(kib / 1e6),
+        system.release().to_string_lossy(),
+        String::from_utf8_lossy(&filesystem.stdout).trim(),
+        number(ms(percentile(&syncs, 50))),
+        number(ms(percentile(&syncs, 99))),
+    ))
+}
+
+fn sync_times(dir: &Path) -> Result<Vec<std::time::Duration>> {
+    let path = dir.join("fdatasync");
+    let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+    let mut times = (0..SYNCS).map(|_| sync_once(&mut file)).collect::<Result<Vec<_>>>()?;
+    times.sort();
+    fs::remove_file(path)?;
+    Ok(times)
+}
+
+fn sync_once(file: &mut File) -> Result<std::time::Duration> {
+    let start = Instant::now();
+    file.write_all(&[0x5a; SYNC_BYTES])?;
+    file.sync_data().context("cannot sync")?;
+    Ok(start.elapsed())
+}
+
+/// The text of docs/benchmarks.md.
+pub(crate) fn document(machine: &str, sections: &[Section]) -> String {
+    let mut text = String::from(
+        "# Benchmarks\n\nWritten by `make bench`; do not edit. Hosts are network namespaces of one machine, so all nodes, the \
+         clients and the peers share its cores\nand its disk: trust the ratios, not the absolute figures. Everything is \
+         measured beside its peer in the same run.\n\n",
+    );
+    text.push_str(machine);
+    text.push('\n');
+    for section in sections {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n{section}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned_markdown() {
+        let section = Section {
+            title: "Writes",
+            how: "Made so.".to_owned(),
+            header: vec!["what", "µs"],
+            rows: vec![vec!["one".into(), "1.00".into()], vec!["sixteen".into(), "2".into()]],
+        };
+        let expected =
+            "## Writes\n\nMade so.\n\n| what    | µs   |\n| ------- | ---- |\n| one     | 1.00 |\n| sixteen | 2    |\n";
+        assert_eq!(section.to_string(), expected);
+    }
+}
