@@ -33,7 +33,8 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     response.leader = state.nodes.values().find(|n| Some(n.raft_id) == status.leader).map_or(0, |n| n.id.0);
     response.last_index = status.last_index;
     response.committed_index = status.committed_index;
-    response.applied_index = state.applied_index;
+    // The index that belongs to the hash below.
+    response.applied_index = status.applied_index;
     response.applied_ms = state.clock_ms;
     response.members = state.nodes.values().map(|node| api::member(node, &status)).collect();
     response.quorum = count(voters::quorum(status.voters.len()));
