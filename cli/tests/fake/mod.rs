@@ -6,7 +6,7 @@ use std::future;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pontoon_proto::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
 use pontoon_proto::v1::endpoint_service_server::{EndpointService, EndpointServiceServer};
@@ -16,6 +16,7 @@ use pontoon_proto::v1::*;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
@@ -26,6 +27,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub(crate) struct Seen {
     /// How many requests came.
     pub(crate) requests: AtomicUsize,
+    /// Wakes whoever waits for one.
+    came: Notify,
     pub(crate) init: Mutex<Option<InitRequest>>,
     pub(crate) create: Mutex<Option<CreateNetworkRequest>>,
     pub(crate) label: Mutex<Option<LabelNodeRequest>>,
@@ -38,7 +41,7 @@ pub(crate) struct Seen {
 pub(crate) struct Daemon {
     pub(crate) seen: Arc<Seen>,
     socket: PathBuf,
-    _runtime: Runtime,
+    runtime: Runtime,
     _folder: TempDir,
 }
 
@@ -60,7 +63,7 @@ impl Daemon {
             .add_service(NodeServiceServer::new(canned))
             .serve_with_incoming(UnixListenerStream::new(listener));
         runtime.spawn(server);
-        Self { seen, socket, _runtime: runtime, _folder: folder }
+        Self { seen, socket, runtime, _folder: folder }
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -69,11 +72,8 @@ impl Daemon {
 
     /// Waits until a request is there.
     pub(crate) fn wait_for_request(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.seen.requests.load(Ordering::SeqCst) == 0 {
-            assert!(Instant::now() < deadline, "no request came");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let request = async { tokio::time::timeout(Duration::from_secs(20), self.seen.came.notified()).await };
+        self.runtime.block_on(request).expect("no request came");
     }
 }
 
@@ -89,6 +89,7 @@ impl Canned {
     /// Counts a request and refuses or delays it by the name in it.
     async fn meet(&self, name: &str) -> Result<(), Status> {
         self.seen.requests.fetch_add(1, Ordering::SeqCst);
+        self.seen.came.notify_one();
         match name {
             "slow" => future::pending().await,
             "missing" => {
