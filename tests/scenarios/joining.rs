@@ -106,7 +106,11 @@ fn two_joins_at_once() -> Result<()> {
             })
         })?;
         cluster.wait_all_ready()?;
-        ensure!(cluster.status(0)?["quorum"] == 2, "{}", cluster.status(0)?);
+        pontoon_tests::wait_for("three voters", Duration::from_secs(20), || {
+            let status = cluster.status(0)?;
+            ensure!(status["quorum"] == 2, "{status}");
+            Ok(())
+        })?;
         cluster.wait_same_state()
     })
 }

@@ -12,9 +12,9 @@ fn hosts_reach_each_other_and_the_outside() -> Result<()> {
     let lab = Lab::new(2)?;
     let [one, two] = lab.hosts() else { unreachable!("two were asked for") };
     for address in [two.address.into(), two.address6.into(), ROUTER.into(), ROUTER6.into(), OUTSIDE.into()] {
-        one.netns.reaches(address, 3)?;
+        wait_for("the way to be up", Duration::from_secs(10), || one.netns.reaches(address, 3))?;
     }
-    two.netns.reaches(OUTSIDE6.into(), 3)
+    wait_for("the way to be up", Duration::from_secs(10), || two.netns.reaches(OUTSIDE6.into(), 3))
 }
 
 #[test]

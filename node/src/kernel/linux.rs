@@ -142,9 +142,15 @@ impl Linux {
     /// # Errors
     /// When the kernel cannot be read.
     pub fn remove_all(&mut self) -> Result<Vec<KernelError>, KernelError> {
-        let nothing = Desired::default();
-        let observed = self.observe(&nothing)?;
-        let outcomes = self.execute(&plan(&nothing, &observed));
+        // First what is in the namespace: the kernel takes it apart some time after its last user is gone, and the
+        // containers' interfaces would stay for as long.
+        let mut empty = Desired::default();
+        empty.insert(Object::Namespace(OurNamespace { mounted: true }));
+        let mut outcomes = Vec::new();
+        for nothing in [empty, Desired::default()] {
+            let observed = self.observe(&nothing)?;
+            outcomes.extend(self.execute(&plan(&nothing, &observed)));
+        }
         Ok(outcomes.into_iter().filter_map(Result::err).collect())
     }
 }

@@ -89,7 +89,7 @@ pub struct Desired {
 }
 
 impl Desired {
-    fn insert(&mut self, object: Object) {
+    pub(crate) fn insert(&mut self, object: Object) {
         self.objects.insert(object.key(), object);
     }
 

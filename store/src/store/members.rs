@@ -182,6 +182,7 @@ impl Store {
 
     /// Takes one step towards the membership that the cluster should have.
     async fn adjust_membership(&self) -> Result<(), TaskError> {
+        let _one_at_a_time = self.0.changing.lock().await;
         let metrics = self.metrics();
         let configs = metrics.membership_config.get_joint_config();
         if let [_, target] = configs.as_slice() {

@@ -136,6 +136,8 @@ struct Inner {
     /// Raft has ended.
     ended: CancellationToken,
     tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
+    /// Held while the membership changes.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Store {

@@ -110,6 +110,7 @@ impl Store {
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
             tasks: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             options,
         }));
         *store.0.tasks.lock().await = members::spawn(&store);
