@@ -1,7 +1,10 @@
 //! What cannot be is refused, with a reason for programs and a sentence for people.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail, ensure};
 use pontoon_tests::lab::{Cluster, Options, run_with};
+use pontoon_tests::wait_for;
 
 /// A cluster of one, to ask in.
 fn alone(scenario: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
@@ -26,6 +29,12 @@ fn all_refused(cluster: &Cluster, table: &[(&str, &str, &[&str])]) -> Result<()>
 fn subnets() -> Result<()> {
     alone(|cluster| {
         cluster.cli(0).run("network create first --subnet 10.1.0.0/16")?;
+        cluster.hosts()[0].netns.ip("route add 10.77.0.0/16 via 192.168.140.1")?;
+        wait_for("the route to be reported", Duration::from_secs(10), || {
+            let node = cluster.cli(0).run("node inspect h1")?;
+            ensure!(node.to_string().contains("10.77.0.0/16"), "{node}");
+            Ok(())
+        })?;
         all_refused(
             cluster,
             &[
@@ -41,7 +50,9 @@ fn subnets() -> Result<()> {
                 ("network create n --subnet 224.0.0.0/24", "INVALID_SUBNET", &["224.0.0.0/24"]),
                 ("network create n --subnet 127.0.0.0/24", "INVALID_SUBNET", &["127.0.0.0/24"]),
                 ("network create n --subnet fd01::/64", "INVALID_SUBNET", &["fd01::/64"]),
-                ("network create n --subnet 192.168.140.0/24", "ROUTE_OVERLAP", &["192.168.140.0/24", "h1"]),
+                ("network create n --subnet 10.77.5.0/24", "ROUTE_OVERLAP", &["10.77.5.0/24", "10.77.0.0/16", "h1"]),
+                // Packets to the host itself would go into the overlay: that cannot be meant, and is not overruled.
+                ("network create n --subnet 192.168.140.0/24 --force", "INVALID_SUBNET", &["192.168.140.200", "h1"]),
                 ("network create n --subnet 10.2.0.0/24 --gateway 10.3.0.1", "INVALID_GATEWAY", &["10.3.0.1"]),
                 ("network create n --subnet 10.2.0.0/24 --gateway 10.2.0.0", "INVALID_GATEWAY", &["10.2.0.0"]),
                 ("network create n --subnet 10.2.0.0/24 --gateway 10.2.0.255", "INVALID_GATEWAY", &["10.2.0.255"]),
@@ -54,7 +65,7 @@ fn subnets() -> Result<()> {
             ],
         )?;
         // Overruled, where that can be meant.
-        cluster.cli(0).run("network create forced --subnet 192.168.140.0/24 --force").map(drop)
+        cluster.cli(0).run("network create forced --subnet 10.77.5.0/24 --force").map(drop)
     })
 }
 
