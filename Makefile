@@ -32,9 +32,10 @@ lint: ## Formatting, lints, documentation, licences (no root needed)
 
 check: lint test ## Everything that must hold before a change goes in: lint and test, house rules among the tests
 
-bench: root ## Measure (docs/benchmarks.md keeps the figures)
-	@tests/setup.sh test
-	cargo bench --locked --package pontoon-tests
+bench: root ## Measure beside peers, on an idle machine (docs/benchmarks.md keeps what it printed)
+	@tests/setup.sh bench
+	cargo build --locked --release --package pontoon-node --package pontoon-cli --package pontoon-tests --bins
+	PONTOON_BIN_DIR=$(abspath $(TARGET))/release $(TARGET)/release/bench --markdown docs/benchmarks.md
 
 install: ## Build for release and install: PREFIX=/usr/local, DESTDIR= for packagers
 	cargo build --locked --release --package pontoon-node --package pontoon-cli --bins

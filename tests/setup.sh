@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, and nothing else: `tests/setup.sh demo` for the demo, `tests/setup.sh test` for the tests,
-# `tests/setup.sh check` for the checks. Debian's packages; on another system it names the programs.
+# `tests/setup.sh bench` for the benchmarks, `tests/setup.sh check` for the checks. Debian's packages; on another system it names the programs.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -48,6 +48,7 @@ deny() {
 case ${1:-} in
   demo) packages "${demo[@]}" ;;
   test) packages "${test[@]}" "$faketime:libfaketime"; nextest ;;
+  bench) packages "${test[@]}" etcd:etcd-server ;;
   check) deny ;;
-  *) sed -n '2,3p' "$0" | sed 's/^# //'; exit 2 ;;
+  *) sed -n '2,4p' "$0" | sed 's/^# //'; exit 2 ;;
 esac
