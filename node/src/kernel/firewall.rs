@@ -93,7 +93,7 @@ fn rule(table: &str, chain: &str, expressions: Vec<Value>) -> Value {
 ///         udp dport PORT @th,96,24 { VNIS } ip saddr != @members4 drop         # likewise ip6
 ///     }
 ///     chain forward { type filter hook forward priority filter; policy accept;
-///         iifname GW oifname GW drop
+///         iifname GW oifname GW drop                                           # these four with a SUBNET only
 ///         iifname GW accept
 ///         oifname GW ct state established,related accept
 ///         oifname GW drop
@@ -142,11 +142,13 @@ fn render(table: &str, firewall: &Firewall) -> Vec<Value> {
     let gateway = firewall.gateway.as_str();
     let state = |states: &[&str]| matches("in", json!({ "ct": { "key": "state" } }), json!(states));
     let (accept, drop) = (json!({ "accept": null }), json!({ "drop": null }));
-    let (from, to) = (meta("iifname", "==", gateway), meta("oifname", "==", gateway));
-    objects.push(rule(table, "forward", vec![from.clone(), to.clone(), drop.clone()]));
-    objects.push(rule(table, "forward", vec![from, accept.clone()]));
-    objects.push(rule(table, "forward", vec![to.clone(), state(&["established", "related"]), accept]));
-    objects.push(rule(table, "forward", vec![to, drop.clone()]));
+    if !firewall.egress.is_empty() {
+        let (from, to) = (meta("iifname", "==", gateway), meta("oifname", "==", gateway));
+        objects.push(rule(table, "forward", vec![from.clone(), to.clone(), drop.clone()]));
+        objects.push(rule(table, "forward", vec![from, accept.clone()]));
+        objects.push(rule(table, "forward", vec![to.clone(), state(&["established", "related"]), accept]));
+        objects.push(rule(table, "forward", vec![to, drop.clone()]));
+    }
     for (_, suffix, _, protocol) in families {
         let opened = meta("iifname", "==", &format!("@opened{suffix}"));
         objects.push(rule(

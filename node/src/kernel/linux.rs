@@ -189,7 +189,8 @@ impl Kernel for Linux {
         });
         self.opened.extend(firewall::opened(rules.table.as_deref().unwrap_or_default()));
         for (family, ifname) in self.opened.iter().cloned().chain(wanted) {
-            if sysctl::forwards(family, &ifname)? {
+            let theirs = ifname == self.names.gateway && !observer.has_gateway();
+            if !theirs && sysctl::forwards(family, &ifname)? {
                 observer.insert(Object::Forwarding(Forwarding { family, ifname }));
             }
         }
