@@ -11,7 +11,7 @@ use super::link::{self, Link, Settings};
 use super::linux::Linux;
 use super::netns::{self, Namespace};
 use super::socket::{Netlink, Request};
-use super::{address, firewall, neighbour, sysctl};
+use super::{address, neighbour, sysctl};
 use crate::plan::desired::vxlan_name;
 use crate::plan::diff::Step;
 use crate::plan::object::{Address, Bridge, BridgeUse, Fdb, Object, Place, Route, Veth, Vxlan};
@@ -80,7 +80,7 @@ impl<'a> Run<'a> {
         match to {
             Object::Namespace(_) => self.linux.put_namespace(),
             Object::Firewall(firewall) => self.linux.write_firewall(firewall),
-            Object::DockerUser(rules) => firewall::write_docker_rules(&self.linux.names.mark(), Some(&rules.gateway)),
+            Object::DockerUser(rules) => self.linux.write_docker_rules(Some(&rules.gateway)),
             Object::Bridge(bridge) => self.put_bridge(from.is_some(), bridge),
             Object::Vxlan(vxlan) => self.put_vxlan(from, vxlan),
             Object::Forwarding(f) => {
@@ -101,7 +101,7 @@ impl<'a> Run<'a> {
         match object {
             Object::Namespace(_) => self.linux.remove_namespace(),
             Object::Firewall(_) => self.linux.remove_firewall(),
-            Object::DockerUser(_) => firewall::write_docker_rules(&self.linux.names.mark(), None),
+            Object::DockerUser(_) => self.linux.write_docker_rules(None),
             Object::Bridge(Bridge { purpose: BridgeUse::Gateway, name, .. }) => match unless_gone(self.gateway())? {
                 None => Ok(()),
                 Some(_) => self.delete(&Place::Host, name),
