@@ -96,8 +96,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     notify(sd_notify::NotifyState::Ready);
 
     let ended = tokio::select! {
-        _ = terminate.recv() => Ok(info!("SIGTERM: stopping")),
-        _ = interrupt.recv() => Ok(info!("SIGINT: stopping")),
+        _ = terminate.recv() => {
+            info!("SIGTERM: stopping");
+            Ok(())
+        }
+        _ = interrupt.recv() => {
+            info!("SIGINT: stopping");
+            Ok(())
+        }
         result = &mut peers => served(result),
         result = &mut admins => served(result),
     };

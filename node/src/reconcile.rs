@@ -1,6 +1,7 @@
 //! The loop: wait for a change of the state, an event of the kernel, a request or a tick; read all that is desired and
 //! all that is observed; plan the difference; execute; report. Events only wake it. There is no restore path: a restart is
-//! the first pass of the same loop.
+//! the first pass of the same loop. Most changes of the state concern other nodes: one that asks for nothing else than before
+//! is done without a look at the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -28,6 +29,9 @@ const TICK: Duration = Duration::from_secs(30);
 /// How long it waits for more events after one, at least and at most: they come in swarms. In between it is four times
 /// what the latest pass took, so that events of others cannot keep a processor busy.
 const DEBOUNCE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(400));
+
+/// How long it waits for more changes of the state after one: writes come in swarms, too.
+const COALESCE: Duration = Duration::from_millis(5);
 
 /// How long it waits after a pass that failed, at first; twice as long each further time, up to a tick.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -58,7 +62,7 @@ pub struct DataPlaneStatus {
     pub first_pass_done: bool,
     /// Steps that the latest pass planned.
     pub last_pass_steps: u64,
-    /// Index of the state that the latest pass carried out.
+    /// Index of the state that is carried out: the latest pass's, or a later one's that asks for nothing else.
     pub reconciled_index: u64,
     /// Repairs of what somebody else changed, by kind.
     pub drift: BTreeMap<&'static str, u64>,
@@ -156,7 +160,7 @@ impl Reconciler {
         self.wake.notify_one();
     }
 
-    /// What the loop has done; changes with each pass.
+    /// What the loop has done; changes with each pass, and with changes of the state that took none.
     pub fn status(&self) -> watch::Receiver<DataPlaneStatus> {
         self.status.clone()
     }
@@ -183,24 +187,66 @@ pub fn new<K: Kernel, S: StateSource>(
 ) -> (Reconciler, ReconcileLoop<K, S>) {
     let (requests, inbox) = mpsc::channel(REQUESTS);
     let (status, seen) = watch::channel(DataPlaneStatus::default());
-    let core = Core { kernel, names, established: None, index: 0, status: DataPlaneStatus::default() };
+    let core = Core { kernel, names, established: None, last: None, index: 0, status: DataPlaneStatus::default() };
     let handle = Reconciler { requests, wake: wake.clone(), status: seen };
     (handle, ReconcileLoop { core, source, changes, requests: inbox, wake, status })
+}
+
+/// When the loop makes its next pass.
+#[derive(Debug)]
+struct Pace {
+    /// At the latest; whatever is asked for comes earlier.
+    due: Instant,
+    /// How long to wait for more events after one.
+    debounce: Duration,
+    /// How long to wait after the next failure.
+    retry: Duration,
+}
+
+impl Pace {
+    /// After a pass that took `took`.
+    fn after(&mut self, took: Duration, failed: bool) {
+        self.debounce = (took * 4).clamp(DEBOUNCE.0, DEBOUNCE.1);
+        self.due = Instant::now() + if failed { self.retry } else { TICK };
+        self.retry = if failed { (self.retry * 2).min(TICK) } else { FIRST_RETRY };
+    }
+
+    /// Something may be amiss.
+    fn hurry(&mut self) {
+        self.due = self.due.min(Instant::now() + self.debounce);
+    }
+}
+
+/// Why the loop does something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// Nothing but the state has changed since a pass that brought everything in order: unless it asks for something else
+    /// than before, nothing needs doing.
+    State,
+    /// Anything else.
+    Look,
 }
 
 impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
     /// Runs until `stop`, and gives the kernel back. The kernel keeps what it has: traffic goes on.
     pub async fn run(mut self, stop: CancellationToken) -> K {
-        let (mut retry, mut waiting) = (FIRST_RETRY, Vec::new());
+        let mut pace = Pace { due: Instant::now(), debounce: DEBOUNCE.0, retry: FIRST_RETRY };
+        let mut waiting = Vec::new();
         loop {
+            let reason = tokio::select! {
+                () = stop.cancelled() => return self.core.kernel,
+                reason = self.wait(&mut waiting, &mut pace) => reason,
+            };
+            let Some(reason) = reason else { return self.core.kernel };
             while let Ok(request) = self.requests.try_recv() {
                 waiting.push(request);
             }
+            let reason = if waiting.is_empty() { reason } else { Reason::Look };
             self.changes.borrow_and_update();
             let begin = Instant::now();
             let answer;
-            (self, answer) = self.pass().await;
-            let debounce = (begin.elapsed() * 4).clamp(DEBOUNCE.0, DEBOUNCE.1);
+            (self, answer) = self.pass(reason).await;
+            let Some(answer) = answer else { continue };
             let failed = match &answer {
                 Ok(report) => !report.failures.is_empty(),
                 Err(PassError::NoMember) => false,
@@ -210,22 +256,16 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
                 // Whoever asked may have stopped waiting.
                 let _ = request.send(answer.clone());
             }
-            let pause = if failed { retry } else { TICK };
-            retry = if failed { (retry * 2).min(TICK) } else { FIRST_RETRY };
-            tokio::select! {
-                () = stop.cancelled() => return self.core.kernel,
-                more = self.wait(&mut waiting, pause, debounce) => if !more {
-                    return self.core.kernel;
-                }
-            }
+            pace.after(begin.elapsed(), failed);
         }
     }
 
-    /// One pass, on a thread that may block.
-    async fn pass(mut self) -> (Self, Answer) {
+    /// One pass, on a thread that may block. None: there was no need for one.
+    async fn pass(mut self, reason: Reason) -> (Self, Option<Answer>) {
         let (mut core, source) = (self.core, self.source.clone());
         let pass = tokio::task::spawn_blocking(move || {
-            let answer = core.pass(source.as_ref());
+            let needless = reason == Reason::State && core.is_in_order(source.as_ref());
+            let answer = (!needless).then(|| core.pass(source.as_ref()));
             (core, answer)
         });
         let answer;
@@ -236,34 +276,43 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
                 Err(error) => unreachable!("nobody cancels a pass: {error}"),
             },
         };
-        self.status.send_replace(self.core.status.clone());
+        if answer.is_some() {
+            self.status.send_replace(self.core.status.clone());
+        } else {
+            let index = self.core.status.reconciled_index;
+            self.status.send_modify(|status| status.reconciled_index = index);
+        }
         (self, answer)
     }
 
-    /// Waits for a reason to make a pass; false: there will be none. Every arm can be dropped without loss: a change stays
-    /// marked as unseen, a wake-up stays stored, and a request stays in its channel.
-    async fn wait(&mut self, waiting: &mut Vec<oneshot::Sender<Answer>>, pause: Duration, debounce: Duration) -> bool {
-        let rested = Instant::now() + debounce;
-        let until = tokio::select! {
-            // A single change is carried out at once. Of a stream of writes, most of which concern other nodes, each
-            // one must not cost a pass: together they would keep a core busy.
-            changed = self.changes.changed() => match changed {
-                Ok(()) => rested,
-                // The store ends before the loop only when the daemon does.
-                Err(_) => return false,
-            },
-            request = self.requests.recv() => {
-                waiting.extend(request);
-                return true;
+    /// Waits for a reason to make a pass; none: there will be none. It can be dropped without loss: a change stays marked
+    /// as unseen, a wake-up stays stored or is in `pace`, and a request stays in its channel or is in `waiting`.
+    async fn wait(&mut self, waiting: &mut Vec<oneshot::Sender<Answer>>, pace: &mut Pace) -> Option<Reason> {
+        loop {
+            tokio::select! {
+                Some(request) = self.requests.recv() => {
+                    waiting.push(request);
+                    return Some(Reason::Look);
+                }
+                () = tokio::time::sleep_until(pace.due) => return Some(Reason::Look),
+                () = self.wake.notified() => pace.hurry(),
+                changed = self.changes.changed() => {
+                    // The store ends before the loop only when the daemon does.
+                    changed.ok()?;
+                    if self.core.last.is_some() {
+                        break;
+                    }
+                    pace.hurry();
+                }
             }
-            () = tokio::time::sleep(pause) => return true,
-            () = self.wake.notified() => Instant::now() + debounce,
-        };
-        tokio::select! {
-            () = tokio::time::sleep_until(until) => {}
-            request = self.requests.recv() => waiting.extend(request),
         }
-        true
+        tokio::select! {
+            Some(request) = self.requests.recv() => {
+                waiting.push(request);
+                Some(Reason::Look)
+            }
+            () = tokio::time::sleep(COALESCE) => Some(Reason::State),
+        }
     }
 }
 
@@ -274,13 +323,41 @@ struct Core<K> {
     names: Names,
     /// What earlier passes have brought about or found in place; none before the first.
     established: Option<BTreeMap<Key, Object>>,
+    /// What the latest pass was to bring about; none when it did not.
+    last: Option<Desired>,
     /// Index of the latest state that was carried out.
     index: u64,
     status: DataPlaneStatus,
 }
 
 impl<K: Kernel> Core<K> {
+    /// Whether the state asks for what the latest pass has brought about, as far as can be told without looking.
+    fn is_in_order(&mut self, source: &impl StateSource) -> bool {
+        let (Some(last), Some(me)) = (&self.last, source.node()) else { return false };
+        let Some(desired) = self.desired(source, me, &self.status.facts) else { return false };
+        if desired.objects != last.objects || desired.sandboxes != last.sandboxes {
+            eprintln!(
+                "DIFF {:?}",
+                desired.objects.iter().filter(|(k, o)| last.objects.get(k) != Some(*o)).collect::<Vec<_>>()
+            );
+            return false;
+        }
+        self.index = desired.index;
+        self.status.reconciled_index = desired.index;
+        true
+    }
+
+    /// What the state asks for; none while this node is no member.
+    fn desired(&self, source: &impl StateSource, me: NodeId, facts: &HostFacts) -> Option<Desired> {
+        source.with_state(|state| {
+            // A copy of the state that is older than what was carried out is not to be gone back to.
+            let usable = state.nodes.contains_key(&me) && state.applied_index >= self.index;
+            usable.then(|| desired(state, me, &self.names, facts))
+        })
+    }
+
     fn pass(&mut self, source: &impl StateSource) -> Answer {
+        self.last = None;
         let answer = self.try_pass(source);
         if let Err(error) = &answer {
             self.status.failures = match error {
@@ -299,20 +376,16 @@ impl<K: Kernel> Core<K> {
         let vtep = vtep.ok_or(PassError::NoMember)?;
         let failed = |error| PassError::Kernel(Arc::new(error));
         let facts = self.kernel.facts(Some(vtep)).map_err(failed)?;
-        let desired = source.with_state(|state| {
-            // A copy of the state that is older than what was carried out is not to be gone back to.
-            let usable = state.nodes.contains_key(&me) && state.applied_index >= self.index;
-            usable.then(|| desired(state, me, &self.names, &facts))
-        });
-        let desired = desired.ok_or(PassError::NoMember)?;
+        let desired = self.desired(source, me, &facts).ok_or(PassError::NoMember)?;
         let observed = self.kernel.observe(&desired).map_err(failed)?;
-        let report = self.carry_out(desired, &observed);
+        let report = self.carry_out(&desired, &observed);
         self.status.facts = facts;
+        self.last = report.failures.is_empty().then_some(desired);
         Ok(Arc::new(report))
     }
 
-    fn carry_out(&mut self, desired: Desired, observed: &Observed) -> PassReport {
-        let steps = plan(&desired, observed);
+    fn carry_out(&mut self, desired: &Desired, observed: &Observed) -> PassReport {
+        let steps = plan(desired, observed);
         if let Some(established) = &self.established {
             for (kind, step) in drift(established, observed, &steps) {
                 *self.status.drift.entry(kind.as_str()).or_default() += 1;
@@ -342,7 +415,7 @@ impl<K: Kernel> Core<K> {
             };
             list.extend(endpoints.iter().map(|id| (*id, text.clone())));
         }
-        self.note(&desired, observed, &report, &failed);
+        self.note(desired, observed, &report, &failed);
         report
     }
 

@@ -78,6 +78,23 @@ pub enum KernelError {
         /// The sandbox's file.
         netns: String,
     },
+    /// An interface that is not ours has the name of the gateway bridge.
+    #[error(
+        "interface {ifname} of the host is not ours and stays as it is: containers get no way out; remove or rename it, or \
+         start pontoond with another --gateway-bridge"
+    )]
+    GatewayTaken {
+        /// Name.
+        ifname: String,
+    },
+    /// An interface in a sandbox is not the one that we made.
+    #[error("interface {ifname} {place} is not ours and stays as it is; remove it, or attach with another --ifname")]
+    NotOurs {
+        /// Name.
+        ifname: String,
+        /// Where it is.
+        place: String,
+    },
     /// A namespace's file could not be used.
     #[error("cannot {operation} {path}: {source}")]
     Namespace {

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use netlink_packet_route::link::{InfoBridge, InfoBridgePort};
-use pontoon_store::model::id::Vni;
+use pontoon_store::model::id::{EndpointId, Vni};
 use pontoon_store::model::object::Sandbox;
 
 use super::error::{KernelError, Refusal};
-use super::link::{self, Settings};
+use super::link::{self, Link, Settings};
 use super::linux::Linux;
 use super::netns::{self, Namespace};
 use super::socket::{Netlink, Request};
-use super::{address, firewall, neighbour, sysctl};
+use super::{address, neighbour, sysctl};
 use crate::plan::desired::vxlan_name;
 use crate::plan::diff::Step;
 use crate::plan::object::{Address, Bridge, BridgeUse, Fdb, Object, Place, Route, Veth, Vxlan};
@@ -32,6 +32,17 @@ fn absent_is_fine(result: Result<(), Refusal>) -> Result<(), Refusal> {
     match result {
         Err(Refusal { errno: libc::ENODEV | libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL, .. }) => Ok(()),
         other => other,
+    }
+}
+
+/// An interface of ours that is gone, whoever has its name now, has lost what was on it.
+fn unless_gone<T>(found: Result<T, KernelError>) -> Result<Option<T>, KernelError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(KernelError::NoInterface { .. } | KernelError::NotOurs { .. } | KernelError::GatewayTaken { .. }) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -69,10 +80,15 @@ impl<'a> Run<'a> {
         match to {
             Object::Namespace(_) => self.linux.put_namespace(),
             Object::Firewall(firewall) => self.linux.write_firewall(firewall),
-            Object::DockerUser(rules) => firewall::write_docker_rules(&self.linux.names.mark(), Some(&rules.gateway)),
+            Object::DockerUser(rules) => self.linux.write_docker_rules(Some(&rules.gateway)),
             Object::Bridge(bridge) => self.put_bridge(from.is_some(), bridge),
             Object::Vxlan(vxlan) => self.put_vxlan(from, vxlan),
-            Object::Forwarding(f) => sysctl::set_forwarding(f.family, &f.ifname, true),
+            Object::Forwarding(f) => {
+                if f.ifname == self.linux.names.gateway {
+                    self.gateway()?;
+                }
+                sysctl::set_forwarding(f.family, &f.ifname, true)
+            }
             Object::Veth(veth) => self.put_veth(from.is_some(), veth),
             Object::Address(address) => self.put_address(address),
             Object::Route(route) => self.put_route(from.is_some(), route),
@@ -85,23 +101,35 @@ impl<'a> Run<'a> {
         match object {
             Object::Namespace(_) => self.linux.remove_namespace(),
             Object::Firewall(_) => self.linux.remove_firewall(),
-            Object::DockerUser(_) => firewall::write_docker_rules(&self.linux.names.mark(), None),
-            Object::Bridge(Bridge { purpose: BridgeUse::Gateway, name, .. }) => self.delete(&Place::Host, name),
+            Object::DockerUser(_) => self.linux.write_docker_rules(None),
+            Object::Bridge(Bridge { purpose: BridgeUse::Gateway, name, .. }) => match unless_gone(self.gateway())? {
+                None => Ok(()),
+                Some(_) => self.delete(&Place::Host, name),
+            },
             Object::Bridge(Bridge { name, .. }) => self.delete(&Place::Overlay, name),
             Object::Vxlan(vxlan) => {
                 self.tunnels = None;
                 self.delete(&Place::Overlay, &vxlan.name)
             }
-            Object::Forwarding(f) => sysctl::set_forwarding(f.family, &f.ifname, false),
+            Object::Forwarding(f) => {
+                if f.ifname == self.linux.names.gateway && unless_gone(self.gateway())?.is_none() {
+                    return Ok(());
+                }
+                sysctl::set_forwarding(f.family, &f.ifname, false)
+            }
             Object::Veth(veth) => self.delete(&place_of_port(veth), &veth.port.name),
             Object::Address(a) => {
-                let Some((netlink, index)) = self.find(&a.place, &a.ifname)? else { return Ok(()) };
+                let Some((netlink, index)) = unless_gone(self.ours(&a.place, &a.ifname, a.endpoint))? else {
+                    return Ok(());
+                };
                 let result = absent_is_fine(address::delete(netlink, index, a.address));
                 result.map_err(KernelError::netlink(format!("remove {object}")))
             }
             Object::Route(r) => {
                 let place = Place::Sandbox(r.sandbox.clone());
-                let Some((netlink, index)) = self.find(&place, &r.ifname)? else { return Ok(()) };
+                let Some((netlink, index)) = unless_gone(self.ours(&place, &r.ifname, r.endpoint))? else {
+                    return Ok(());
+                };
                 let result = absent_is_fine(address::delete_route(netlink, index, r.family));
                 result.map_err(KernelError::netlink(format!("remove {object}")))
             }
@@ -117,35 +145,73 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// An interface's index, and a socket in its namespace.
-    fn find(&mut self, place: &Place, ifname: &str) -> Result<Option<(&mut Netlink, u32)>, KernelError> {
-        let netlink = self.netlink(place)?;
-        let index = link::index_of(netlink, ifname);
-        let index = index.map_err(KernelError::netlink(format!("look for interface {ifname} {place}")))?;
-        Ok(index.map(|index| (netlink, index)))
+    fn find(&mut self, place: &Place, ifname: &str) -> Result<Option<Link>, KernelError> {
+        let link = link::find(self.netlink(place)?, ifname);
+        link.map_err(KernelError::netlink(format!("look for interface {ifname} {place}")))
     }
 
-    fn need(&mut self, place: &Place, ifname: &str) -> Result<(&mut Netlink, u32), KernelError> {
+    fn need(&mut self, place: &Place, ifname: &str) -> Result<Link, KernelError> {
         let missing = || KernelError::NoInterface { ifname: ifname.to_owned(), place: place.to_string() };
         self.find(place, ifname)?.ok_or_else(missing)
     }
 
+    /// Our gateway bridge.
+    fn gateway(&mut self) -> Result<Link, KernelError> {
+        let (ifname, group) = (self.linux.names.gateway.clone(), self.linux.names.group());
+        let link = self.need(&Place::Host, &ifname)?;
+        if link.is_bridge_of(group) { Ok(link) } else { Err(KernelError::GatewayTaken { ifname }) }
+    }
+
+    /// The index of an interface that we made, and a socket in its namespace. A name proves nothing outside of our own
+    /// namespace: in a sandbox, ours is what is one pair with our port; on the host, the bridge with our mark.
+    fn ours(
+        &mut self,
+        place: &Place,
+        ifname: &str,
+        endpoint: Option<EndpointId>,
+    ) -> Result<(&mut Netlink, u32), KernelError> {
+        let link = match place {
+            Place::Host => self.gateway()?,
+            Place::Overlay => self.need(place, ifname)?,
+            Place::Sandbox(_) => {
+                let link = self.need(place, ifname)?;
+                let mut ours = false;
+                for (egress, port_place) in [(false, Place::Overlay), (true, Place::Host)] {
+                    let Some(endpoint) = endpoint.filter(|_| !ours) else { break };
+                    let port = self.linux.names.port(egress, endpoint);
+                    ours = self.find(&port_place, &port)?.is_some_and(|port| port.is_pair(&link));
+                }
+                if !ours {
+                    return Err(KernelError::NotOurs { ifname: ifname.to_owned(), place: place.to_string() });
+                }
+                link
+            }
+        };
+        Ok((self.netlink(place)?, link.index))
+    }
+
     fn delete(&mut self, place: &Place, name: &str) -> Outcome {
-        let Some((netlink, index)) = self.find(place, name)? else { return Ok(()) };
-        let result = absent_is_fine(link::delete(netlink, index));
+        let Some(Link { index, .. }) = self.find(place, name)? else { return Ok(()) };
+        let result = absent_is_fine(link::delete(self.netlink(place)?, index));
         result.map_err(KernelError::netlink(format!("delete interface {name} {place}")))
     }
 
     fn set(&mut self, place: &Place, name: &str, settings: Settings) -> Outcome {
-        let (netlink, index) = self.need(place, name)?;
-        link::set(netlink, index, settings).map_err(KernelError::netlink(format!("set up interface {name} {place}")))
+        let index = self.need(place, name)?.index;
+        let result = link::set(self.netlink(place)?, index, settings);
+        result.map_err(KernelError::netlink(format!("set up interface {name} {place}")))
     }
 
     fn put_bridge(&mut self, exists: bool, bridge: &Bridge) -> Outcome {
         let place = if bridge.purpose == BridgeUse::Gateway { Place::Host } else { Place::Overlay };
         if !exists {
-            let failed = KernelError::netlink(format!("create bridge {} {place}", bridge.name));
-            link::add_bridge(self.netlink(&place)?, bridge).map_err(failed)?;
+            if place == Place::Host && self.find(&place, &bridge.name)?.is_some() {
+                return Err(KernelError::GatewayTaken { ifname: bridge.name.clone() });
+            }
+            let (group, failed) = (self.linux.names.group(), format!("create bridge {} {place}", bridge.name));
+            link::add_bridge(self.netlink(&place)?, bridge, group).map_err(KernelError::netlink(failed))?;
+        } else if place == Place::Host {
+            self.gateway()?;
         }
         self.set(
             &place,
@@ -190,7 +256,11 @@ impl<'a> Run<'a> {
     }
 
     fn master(&mut self, place: &Place, name: Option<&str>) -> Result<u32, KernelError> {
-        name.map_or(Ok(0), |name| self.need(place, name).map(|(_, index)| index))
+        match (name, place) {
+            (None, _) => Ok(0),
+            (Some(_), Place::Host) => self.gateway().map(|link| link.index),
+            (Some(name), _) => self.need(place, name).map(|link| link.index),
+        }
     }
 
     fn put_veth(&mut self, exists: bool, veth: &Veth) -> Outcome {
@@ -199,6 +269,7 @@ impl<'a> Run<'a> {
         };
         let place = place_of_port(veth);
         let inside = Place::Sandbox(sandbox.clone());
+        let master = self.master(&place, veth.port.bridge.as_deref())?;
         if !exists {
             if self.find(&inside, &peer.ifname)?.is_some() {
                 return Err(KernelError::NameTaken { ifname: peer.ifname.clone(), netns: sandbox.netns.clone() });
@@ -211,7 +282,6 @@ impl<'a> Run<'a> {
             let failed = KernelError::netlink(format!("create interface {} in {}", peer.ifname, sandbox.netns));
             link::add_veth(netlink, &veth.port, peer, namespace).map_err(failed)?;
         }
-        let master = self.master(&place, veth.port.bridge.as_deref())?;
         self.set(
             &place,
             &veth.port.name,
@@ -224,27 +294,27 @@ impl<'a> Run<'a> {
                 ..Settings::default()
             },
         )?;
-        self.set(
-            &inside,
-            &peer.ifname,
-            Settings { mac: Some(peer.mac), mtu: Some(peer.mtu), up: Some(peer.up), ..Settings::default() },
-        )
+        let (netlink, index) = self.ours(&inside, &peer.ifname, Some(veth.endpoint))?;
+        let settings = Settings { mac: Some(peer.mac), mtu: Some(peer.mtu), up: Some(peer.up), ..Settings::default() };
+        let failed = KernelError::netlink(format!("set up interface {} {inside}", peer.ifname));
+        link::set(netlink, index, settings).map_err(failed)
     }
 
     fn put_address(&mut self, address: &Address) -> Outcome {
+        self.ours(&address.place, &address.ifname, address.endpoint)?;
         if let (Place::Sandbox(sandbox), true) = (&address.place, address.address.addr().is_ipv6()) {
             let namespace = open(&mut self.sandboxes, sandbox)?;
             let enabled = netns::run_in(&namespace.file, || sysctl::enable_ipv6(&address.ifname));
             enabled.map_err(|e| KernelError::netlink(format!("enter {}", sandbox.netns))(e.into()))??;
         }
-        let (netlink, index) = self.need(&address.place, &address.ifname)?;
+        let (netlink, index) = self.ours(&address.place, &address.ifname, address.endpoint)?;
         let failed = format!("set address {} of {} {}", address.address, address.ifname, address.place);
         address::add(netlink, index, address).map_err(KernelError::netlink(failed))
     }
 
     fn put_route(&mut self, exists: bool, route: &Route) -> Outcome {
         let place = Place::Sandbox(route.sandbox.clone());
-        let (netlink, index) = self.need(&place, &route.ifname)?;
+        let (netlink, index) = self.ours(&place, &route.ifname, route.endpoint)?;
         let failed = format!("set the default route via {} {place}", route.ifname);
         address::set_route(netlink, index, route, exists).map_err(KernelError::netlink(failed))
     }

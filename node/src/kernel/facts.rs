@@ -27,13 +27,16 @@ pub(super) fn gather(
     let routes = address::list_routes(host).map_err(KernelError::netlink("list the host's routes"))?;
     let links: BTreeMap<u32, Link> = links.into_iter().map(|l| (l.index, l)).collect();
     let name = |index: u32| links.get(&index).map_or("?", |l| l.name.as_str());
-    let gateway = links.values().find(|l| l.name == names.gateway).map(|l| l.index);
+    let gateway = links.values().find(|l| l.name == names.gateway);
+    let gateway_taken = gateway.is_some_and(|l| !l.is_bridge_of(names.group()));
+    let gateway = gateway.filter(|_| !gateway_taken).map(|l| l.index);
 
     let mut facts = HostFacts {
         forwarding4: sysctl::forwarding4()?,
         forwarding6: sysctl::forwarding6()?,
         opened,
         docker_user,
+        gateway_taken,
         ..HostFacts::default()
     };
     for seen in &addresses {

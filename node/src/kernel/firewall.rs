@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use ipnet::IpNet;
 use pontoon_store::model::object::Family;
 use serde_json::{Value, json};
+use tracing::info;
 
 use super::error::KernelError;
 use crate::plan::object::Firewall;
@@ -93,7 +94,7 @@ fn rule(table: &str, chain: &str, expressions: Vec<Value>) -> Value {
 ///         udp dport PORT @th,96,24 { VNIS } ip saddr != @members4 drop         # likewise ip6
 ///     }
 ///     chain forward { type filter hook forward priority filter; policy accept;
-///         iifname GW oifname GW drop
+///         iifname GW oifname GW drop                                           # these four with a SUBNET only
 ///         iifname GW accept
 ///         oifname GW ct state established,related accept
 ///         oifname GW drop
@@ -142,11 +143,13 @@ fn render(table: &str, firewall: &Firewall) -> Vec<Value> {
     let gateway = firewall.gateway.as_str();
     let state = |states: &[&str]| matches("in", json!({ "ct": { "key": "state" } }), json!(states));
     let (accept, drop) = (json!({ "accept": null }), json!({ "drop": null }));
-    let (from, to) = (meta("iifname", "==", gateway), meta("oifname", "==", gateway));
-    objects.push(rule(table, "forward", vec![from.clone(), to.clone(), drop.clone()]));
-    objects.push(rule(table, "forward", vec![from, accept.clone()]));
-    objects.push(rule(table, "forward", vec![to.clone(), state(&["established", "related"]), accept]));
-    objects.push(rule(table, "forward", vec![to, drop.clone()]));
+    if !firewall.egress.is_empty() {
+        let (from, to) = (meta("iifname", "==", gateway), meta("oifname", "==", gateway));
+        objects.push(rule(table, "forward", vec![from.clone(), to.clone(), drop.clone()]));
+        objects.push(rule(table, "forward", vec![from, accept.clone()]));
+        objects.push(rule(table, "forward", vec![to.clone(), state(&["established", "related"]), accept]));
+        objects.push(rule(table, "forward", vec![to, drop.clone()]));
+    }
     for (_, suffix, _, protocol) in families {
         let opened = meta("iifname", "==", &format!("@opened{suffix}"));
         objects.push(rule(
@@ -250,7 +253,16 @@ impl Table {
         let mut commands = vec![json!({ "add": table }), json!({ "delete": table })];
         commands.extend(render(&self.name, firewall).into_iter().map(|object| json!({ "add": object })));
         run("write our table", commands)?;
-        self.written = self.list()?.map(|listed| (firewall.clone(), listed));
+        let before = self.written.take();
+        if let Some(listed) = self.list()? {
+            if before.is_none() && listed != normal_table(&render(&self.name, firewall)) {
+                info!(
+                    table = self.name,
+                    "nft shows our table in other words than it was written in: taken as it is shown"
+                );
+            }
+            self.written = Some((firewall.clone(), listed));
+        }
         Ok(())
     }
 
@@ -287,8 +299,16 @@ fn wanted_docker_rules(gateway: &str) -> [Vec<Value>; 2] {
     ["iifname", "oifname"].map(|key| vec![meta(key, "==", gateway), json!({ "accept": null })])
 }
 
-/// Whether exactly our rules are there.
-pub(super) fn docker_rules_complete(rules: &[Value], gateway: &str) -> bool {
+/// What the rules say.
+pub(super) fn expressions(rules: &[Value]) -> Vec<Value> {
+    rules.iter().map(|rule| normal(&rule["expr"])).collect()
+}
+
+/// Whether exactly our rules are there: as we would write them, or as nft showed them after we had.
+pub(super) fn docker_rules_complete(rules: &[Value], gateway: &str, shown: Option<&[Value]>) -> bool {
+    if shown.is_some_and(|shown| expressions(rules) == shown) {
+        return true;
+    }
     let wanted = wanted_docker_rules(gateway);
     let is = |rule: &Value, wanted: &[Value]| normal(&rule["expr"]) == Value::Array(wanted.to_vec());
     rules.len() == wanted.len() && wanted.iter().all(|w| rules.iter().any(|r| is(r, w)))

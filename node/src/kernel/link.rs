@@ -25,6 +25,8 @@ pub(super) struct Link {
     pub(super) mtu: u32,
     pub(super) up: bool,
     pub(super) loopback: bool,
+    /// Interface group; 0: none was given.
+    pub(super) group: u32,
     /// Index of its bridge.
     pub(super) master: Option<u32>,
     /// Index of the other end, in the other end's namespace.
@@ -50,11 +52,28 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Controller(index) => link.master = Some(index).filter(|i| *i != 0),
                 LinkAttribute::Link(index) => link.link = Some(index),
+                LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::LinkInfo(infos) => link.take_info(infos),
                 _ => {}
             }
         }
         link
+    }
+
+    pub(super) fn is(&self, kind: &InfoKind) -> bool {
+        self.kind.as_ref() == Some(kind)
+    }
+
+    /// Whether the two, each in its own namespace, are the ends of one veth pair. Indexes are those of one namespace; that
+    /// the two name each other tells a pair.
+    pub(super) fn is_pair(&self, other: &Self) -> bool {
+        let names = |a: &Self, b: &Self| a.is(&InfoKind::Veth) && a.link == Some(b.index);
+        names(self, other) && names(other, self)
+    }
+
+    /// Whether it is a bridge that carries our mark.
+    pub(super) fn is_bridge_of(&self, group: u32) -> bool {
+        self.is(&InfoKind::Bridge) && self.group == group
     }
 
     fn take_info(&mut self, infos: Vec<LinkInfo>) {
@@ -95,12 +114,12 @@ pub(super) fn list(netlink: &mut Netlink) -> Result<Vec<Link>, Refusal> {
     Ok(links.collect())
 }
 
-/// Index of a link; none when there is none of that name: `ip link show dev NAME`.
-pub(super) fn index_of(netlink: &mut Netlink, name: &str) -> Result<Option<u32>, Refusal> {
+/// A link; none when there is none of that name: `ip -d link show dev NAME`.
+pub(super) fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, Refusal> {
     let mut message = named(name);
     message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     match netlink.get(RouteNetlinkMessage::GetLink(message)) {
-        Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(link.header.index)),
+        Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Some(Link::parse(link))),
         Err(Refusal { errno: libc::ENODEV, .. }) => Ok(None),
         Ok(_) => Err(Refusal { errno: libc::EPROTO, text: "the answer is no link".into() }),
         Err(refusal) => Err(refusal),
@@ -117,9 +136,10 @@ fn make(netlink: &mut Netlink, message: LinkMessage) -> Result<(), Refusal> {
     netlink.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// `ip link add NAME address MAC mtu N type bridge mcast_snooping 0`
-pub(super) fn add_bridge(netlink: &mut Netlink, bridge: &Bridge) -> Result<(), Refusal> {
+/// `ip link add NAME group GROUP address MAC mtu N type bridge mcast_snooping 0`
+pub(super) fn add_bridge(netlink: &mut Netlink, bridge: &Bridge, group: u32) -> Result<(), Refusal> {
     let mut message = named(&bridge.name);
+    message.attributes.push(LinkAttribute::Group(group));
     message.attributes.push(LinkAttribute::Address(bridge.mac.bytes().to_vec()));
     message.attributes.push(LinkAttribute::Mtu(bridge.mtu));
     let data = InfoData::Bridge(vec![InfoBridge::MulticastSnooping(bridge.mcast_snooping)]);

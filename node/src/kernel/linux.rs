@@ -32,6 +32,9 @@ pub struct Linux {
     overlay: Option<Namespace>,
     /// The rules as the pass that has begun has read them: running nft is the slowest part of a pass.
     rules: Option<Rules>,
+    /// What our rules in Docker's chain said after they were written last: another version of nft may show them in other
+    /// words.
+    docker: Option<Vec<Value>>,
     /// Interfaces whose forwarding this process knows to be on because of us: the table, which is the lasting record of them,
     /// may be deleted by somebody else.
     pub(super) opened: BTreeSet<(Family, String)>,
@@ -59,7 +62,7 @@ impl Linux {
     pub fn open(names: Names) -> Result<Self, KernelError> {
         let host = Netlink::open().map_err(|e| KernelError::netlink("open a netlink socket")(e.into()))?;
         let table = Table::new(names.table());
-        Ok(Self { names, host, table, overlay: None, rules: None, opened: BTreeSet::new() })
+        Ok(Self { names, host, table, overlay: None, rules: None, docker: None, opened: BTreeSet::new() })
     }
 
     fn path(&self) -> PathBuf {
@@ -113,6 +116,14 @@ impl Linux {
         self.table.write(firewall)?;
         // What was opened before and is not to be any more, an earlier step has closed.
         self.opened.clone_from(&firewall.opened);
+        Ok(())
+    }
+
+    pub(super) fn write_docker_rules(&mut self, gateway: Option<&str>) -> Result<(), KernelError> {
+        let mark = self.names.mark();
+        firewall::write_docker_rules(&mark, gateway)?;
+        let shown = firewall::docker_rules(&mark)?;
+        self.docker = shown.filter(|_| gateway.is_some()).map(|rules| firewall::expressions(&rules));
         Ok(())
     }
 
@@ -186,7 +197,7 @@ impl Kernel for Linux {
         }
         if let Some(docker) = rules.docker.filter(|rules| !rules.is_empty()) {
             let gateway = self.names.gateway.clone();
-            let complete = firewall::docker_rules_complete(&docker, &gateway);
+            let complete = firewall::docker_rules_complete(&docker, &gateway, self.docker.as_deref());
             observer.insert(Object::DockerUser(DockerUser { gateway, complete }));
         }
         let wanted = desired.objects.keys().filter_map(|key| match key {
@@ -195,7 +206,8 @@ impl Kernel for Linux {
         });
         self.opened.extend(firewall::opened(rules.table.as_deref().unwrap_or_default()));
         for (family, ifname) in self.opened.iter().cloned().chain(wanted) {
-            if sysctl::forwards(family, &ifname)? {
+            let theirs = ifname == self.names.gateway && !observer.has_gateway();
+            if !theirs && sysctl::forwards(family, &ifname)? {
                 observer.insert(Object::Forwarding(Forwarding { family, ifname }));
             }
         }

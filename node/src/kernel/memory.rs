@@ -17,6 +17,8 @@ pub(crate) struct Memory {
     pub(crate) objects: BTreeMap<Key, Object>,
     /// Sandboxes that are not there to be worked on.
     pub(crate) absent: BTreeMap<Sandbox, SandboxState>,
+    /// How often it was looked at.
+    pub(crate) observations: u64,
     /// Steps whose text contains this fail.
     pub(crate) refuse: Option<&'static str>,
 }
@@ -158,6 +160,7 @@ impl Kernel for Memory {
     }
 
     fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
+        self.observations += 1;
         Ok(self.observed(desired))
     }
 

@@ -38,9 +38,7 @@ impl Links {
 /// A veth pair of which only our end has been seen.
 struct Half {
     veth: Veth,
-    index: u32,
-    /// Index of the other end in its namespace.
-    other: Option<u32>,
+    link: Link,
 }
 
 /// Everything that is looked at step by step.
@@ -59,6 +57,11 @@ impl<'a> Observer<'a> {
     /// Adds what was seen elsewhere.
     pub(super) fn insert(&mut self, object: Object) {
         self.observed.insert(object);
+    }
+
+    /// Whether our gateway bridge was seen.
+    pub(super) fn has_gateway(&self) -> bool {
+        self.observed.objects.contains_key(&Key::Bridge(BridgeUse::Gateway))
     }
 
     /// Looks at our own namespace.
@@ -105,11 +108,12 @@ impl<'a> Observer<'a> {
     pub(super) fn host(&mut self, netlink: &mut Netlink) -> Result<(), KernelError> {
         let links = Links::of(netlink, &Place::Host)?;
         for link in links.0.values() {
-            if let Some(endpoint) = self.names.endpoint_of_port(true, &link.name) {
+            if let Some(endpoint) = self.names.endpoint_of_port(true, &link.name).filter(|_| link.is(&InfoKind::Veth)) {
                 self.half(link, &links, endpoint, true);
             }
         }
-        let gateway = links.0.values().find(|l| l.name == self.names.gateway && l.kind == Some(InfoKind::Bridge));
+        let group = self.names.group();
+        let gateway = links.0.values().find(|l| l.name == self.names.gateway && l.is_bridge_of(group));
         let Some(gateway) = gateway else { return Ok(()) };
         self.insert(Object::Bridge(bridge(gateway, BridgeUse::Gateway)));
         let addresses = address::list(netlink).map_err(KernelError::netlink("list the host's addresses"))?;
@@ -138,7 +142,7 @@ impl<'a> Observer<'a> {
             },
             peer: None,
         };
-        self.halves.push(Half { veth, index: link.index, other: link.link });
+        self.halves.push(Half { veth, link: link.clone() });
     }
 
     /// Looks into a sandbox. One that cannot be looked into is no reason to leave the others alone.
@@ -172,9 +176,7 @@ impl<'a> Observer<'a> {
         let links = Links::of(&mut namespace.netlink, &place)?;
         let mut ours = BTreeMap::new();
         for half in self.halves.iter_mut().filter(|h| h.veth.sandbox.as_ref() == Some(sandbox)) {
-            let other = half.other.and_then(|index| links.0.get(&index));
-            // Indexes are those of one namespace; that the two ends name each other tells a pair.
-            let other = other.filter(|l| l.kind == Some(InfoKind::Veth) && l.link == Some(half.index));
+            let other = half.link.link.and_then(|index| links.0.get(&index)).filter(|l| l.is_pair(&half.link));
             let Some((other, mac)) = other.and_then(|l| Some((l, l.mac?))) else { continue };
             half.veth.peer = Some(Peer { ifname: other.name.clone(), mac, mtu: other.mtu, up: other.up });
             ours.insert(other.index, (other.name.clone(), Some(half.veth.endpoint)));

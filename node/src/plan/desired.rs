@@ -45,10 +45,21 @@ impl Names {
         format!("pontoon:{}", self.netns)
     }
 
+    /// The namespace's name as a number (FNV-1a, 32 bits).
+    fn hash(&self) -> u32 {
+        self.netns.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
+    }
+
+    /// Marks our bridges: their interface group (IFLA_GROUP), which the kernel takes together with the name, so that no
+    /// bridge of ours is ever without it. Never 0, which is everybody's, and at most 31 bits: the kernel keeps an int.
+    pub fn group(&self) -> u32 {
+        (self.hash() & 0x7fff_ffff).max(1)
+    }
+
     /// Begins the names of our interfaces in the host's namespace: "pt" and four digits that depend on the
-    /// namespace's name (FNV-1a, 32 bits, folded), so that the endpoint's number still fits into 15 bytes.
+    /// namespace's name (its hash, folded), so that the endpoint's number still fits into 15 bytes.
     pub fn port_prefix(&self) -> String {
-        let hash = self.netns.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        let hash = self.hash();
         format!("pt{:04x}", (hash >> 16) ^ (hash & 0xffff))
     }
 
@@ -109,7 +120,7 @@ pub fn desired(state: &State, me: NodeId, names: &Names, facts: &HostFacts) -> D
     let (Some(node), Some(cluster)) = (state.nodes.get(&me), &state.cluster) else { return desired };
 
     let mut local = BTreeSet::new();
-    for endpoint in state.endpoints.values().filter(|e| e.node == me) {
+    for endpoint in state.endpoints_of_node(me) {
         let Some(network) = state.networks.get(&endpoint.network) else { continue };
         if local.insert(network.id) {
             let tunnel = Tunnel {
@@ -124,10 +135,11 @@ pub fn desired(state: &State, me: NodeId, names: &Names, facts: &HostFacts) -> D
         add_endpoint(&mut desired, names, network, endpoint);
         add_egress(&mut desired, names, node, facts, endpoint);
     }
-    for endpoint in state.endpoints.values().filter(|e| e.node != me && local.contains(&e.network)) {
-        let Some(vtep) = state.nodes.get(&endpoint.node).map(|n| n.data_addr) else { continue };
-        let Some(network) = state.networks.get(&endpoint.network) else { continue };
-        add_remote(&mut desired, network.vni, endpoint, vtep);
+    for network in local.iter().filter_map(|id| state.networks.get(id)) {
+        for endpoint in state.endpoints_of_network(network.id).filter(|e| e.node != me) {
+            let Some(vtep) = state.nodes.get(&endpoint.node).map(|n| n.data_addr) else { continue };
+            add_remote(&mut desired, network.vni, endpoint, vtep);
+        }
     }
     add_host(&mut desired, state, names, node, facts, &local);
     desired
@@ -282,6 +294,9 @@ fn add_host(
     };
     if egress {
         add_gateway(desired, names, node, facts);
+    }
+    // Where the bridge cannot be made, nothing is to act on the interface that has its name.
+    if egress && !facts.gateway_taken {
         firewall.egress = node.egress_subnets.iter().copied().collect();
         firewall.opened = opened(desired, names, node, facts);
         for (family, ifname) in &firewall.opened {

@@ -74,7 +74,8 @@ pub struct Firewall {
     pub members: BTreeSet<IpAddr>,
     /// The gateway bridge.
     pub gateway: String,
-    /// Its subnets: what leaves from them by another interface is masqueraded.
+    /// Its subnets: what leaves from them by another interface is masqueraded. Without any, the table has no rule for
+    /// the gateway bridge.
     pub egress: BTreeSet<IpNet>,
     /// Interfaces whose forwarding we switched on. What comes in by them passes to the gateway bridge only in reply, and
     /// elsewhere only as part of a connection that somebody else has let through: the host does not become a router. The

@@ -60,6 +60,8 @@ pub struct HostFacts {
     pub underlay_mtu: u32,
     /// Subnets that our gateway bridge has.
     pub gateway_subnets: Vec<IpNet>,
+    /// An interface that is not ours has the name of our gateway bridge.
+    pub gateway_taken: bool,
     /// The host forwards IPv4 (`net.ipv4.ip_forward`).
     pub forwarding4: bool,
     /// How it forwards IPv6.

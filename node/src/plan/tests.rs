@@ -112,6 +112,7 @@ pub(crate) fn state(networks: Vec<Network>, endpoints: Vec<Endpoint>) -> State {
     state.networks = networks.into_iter().map(|n| (n.id, n)).collect();
     state.endpoints = endpoints.into_iter().map(|e| (e.id, e)).collect();
     state.applied_index = 7;
+    state.reindex();
     state
 }
 
@@ -211,6 +212,7 @@ fn an_endpoint_that_moves_is_replaced_not_removed() {
     settle(&mut kernel, &want(&state));
     let moved = state.endpoints.get_mut(&EndpointId(13)).unwrap();
     moved.node = NodeId(3);
+    state.reindex();
     let steps = settle(&mut kernel, &want(&state));
     assert_eq!(
         texts(&steps),
@@ -262,6 +264,7 @@ fn repairs_are_drift_and_changes_are_not() {
     let new = endpoint(14, &net, 3, 14, None);
     state.endpoints.insert(new.id, new);
     state.endpoints.remove(&EndpointId(12));
+    state.reindex();
     assert_eq!(kinds(&kernel, &want(&state)), [], "the state changed");
 
     let mut damaged = kernel.clone();

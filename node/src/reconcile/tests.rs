@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
+use pontoon_store::model::id::NetworkId;
+
 use super::*;
 use crate::kernel::memory::Memory;
 use crate::plan::object::Kind;
@@ -47,6 +49,16 @@ impl Bench {
 
     fn status(&self) -> DataPlaneStatus {
         self.reconciler.status().borrow().clone()
+    }
+
+    /// Applies an entry.
+    fn change(&self, index: u64, entry: impl FnOnce(&mut State)) {
+        let mut state = self.source.state.lock().unwrap();
+        entry(&mut state);
+        state.applied_index = index;
+        state.reindex();
+        drop(state);
+        self.changes.send(index).unwrap();
     }
 
     async fn wait(&self, condition: impl FnMut(&DataPlaneStatus) -> bool) {
@@ -128,6 +140,52 @@ async fn a_vanished_sandbox_is_told_and_its_endpoint_is_not_in_order() {
     assert_eq!(report.problem_of(EndpointId(12), vni, true).as_deref(), Some("permission denied"));
     let vanished: BTreeSet<_> = bench.status().vanished.into_iter().collect();
     assert_eq!(vanished, BTreeSet::from([EndpointId(11)]));
+}
+
+#[tokio::test]
+async fn entries_that_concern_others_are_not_looked_at_the_kernel_for() {
+    let bench = Bench::start(Memory::default(), small_state());
+    let first = bench.reconciler.pass_now().await.unwrap();
+    assert_eq!((first.index, first.failures.len()), (7, 0), "{:?}", first.failures);
+    let before = bench.status();
+    let observations = bench.kernel.lock().unwrap().observations;
+    for index in 100..300 {
+        bench.change(index, |state| {
+            let mut network = state.networks.values().next().unwrap().clone();
+            network.id = NetworkId(index);
+            network.vni = Vni::new(70_000 + u32::try_from(index).unwrap()).unwrap();
+            let mut endpoint = state.endpoints[&EndpointId(13)].clone();
+            (endpoint.id, endpoint.network) = (EndpointId(index), network.id);
+            state.networks.insert(network.id, network);
+            state.endpoints.insert(endpoint.id, endpoint);
+        });
+        tokio::task::yield_now().await;
+    }
+    bench.wait(|s| s.reconciled_index == 299).await;
+    let after = bench.status();
+    assert_eq!(bench.kernel.lock().unwrap().observations, observations);
+    assert_eq!((after.passes, after.last_pass_steps), (before.passes, before.last_pass_steps));
+
+    // One that concerns this node is carried out.
+    bench.change(300, |state| state.endpoints.get_mut(&EndpointId(13)).unwrap().node = NodeId(3));
+    bench.wait(|s| s.reconciled_index == 300).await;
+    assert_eq!(bench.status().passes, before.passes + 1);
+    assert!(bench.status().last_pass_steps > 0);
+    // A wake-up is a look, with or without a change.
+    bench.reconciler.wake();
+    bench.wait(|s| s.passes == before.passes + 2).await;
+    assert_eq!(bench.status().last_pass_steps, 0);
+}
+
+#[tokio::test]
+async fn a_request_does_not_wait_for_the_events_that_others_make() {
+    let bench = Bench::start(Memory::default(), small_state());
+    bench.wait(|s| s.first_pass_done).await;
+    for _ in 0..20 {
+        bench.reconciler.wake();
+        let report = tokio::time::timeout(DEBOUNCE.0, bench.reconciler.pass_now()).await;
+        assert!(report.expect("it waited for more events").is_ok());
+    }
 }
 
 #[tokio::test]

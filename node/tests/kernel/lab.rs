@@ -322,6 +322,7 @@ impl Cluster1 {
             epoch: 1,
         };
         self.state.endpoints.insert(endpoint.id, endpoint);
+        self.state.reindex();
         self.state.applied_index += 1;
     }
 }

@@ -219,6 +219,7 @@ fn a_sandbox_that_vanished_is_told_and_one_that_hides_is_left_alone() {
     assert_eq!(pair.c1.run("ip -br link").lines().count(), 1);
     // Released, its rest goes.
     pair.cluster.state.endpoints.remove(&pontoon_store::model::id::EndpointId(11));
+    pair.cluster.state.reindex();
     pair.one.settle(&pair.cluster.state);
     assert!(!pair.one.overlay("ip link").contains("vx65536"));
 }
@@ -273,4 +274,64 @@ fn leaving_takes_away_all_of_ours_and_nothing_else() {
     wait_for("the container's interfaces to go", || c1.run("ip -br link").lines().count() == 1);
     let observed = one.with(|kernel| kernel.observe(&Desired::default()).unwrap());
     assert!(observed.objects.is_empty(), "{:?}", observed.objects);
+}
+
+#[test]
+fn an_interface_of_the_containers_own_gets_no_address_of_ours() {
+    let lan = Lan::new();
+    let one = Host::on(&lan, 1);
+    let mut cluster = Cluster1::new(&[&one]);
+    cluster.network(10, 65_536, &["10.0.0.0/24", "fd00:10::/64"], false);
+    // One that has a bridge where ours is to be, and one with a veth of its own there.
+    let own = ["ip link add eth0 type bridge", "ip link add eth0 type veth peer name other"];
+    for (number, own) in own.into_iter().enumerate() {
+        let c = Netns::new("c");
+        // Its way out is no less in the way.
+        c.run(&format!("{own} && ip link add eth1 type bridge"));
+        let id = 11 + u64::try_from(number).unwrap();
+        cluster.endpoint(id, 10, one.id, &[&format!("10.0.0.{id}"), &format!("fd00:10::{id}")], &c);
+        let show = "ip -br link && ip -br -4 address && ip -br -6 address show scope global && ip route && ip -6 route";
+        let before = c.run(show);
+        for _ in 0..2 {
+            let pass = one.pass(&cluster.state);
+            let text = pass.text();
+            for part in ["cannot create interface eth0", "interface eth0 in ", "interface eth1 in ", "is not ours"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+            assert_eq!(c.run(show), before, "{text}");
+        }
+        cluster.state.endpoints.remove(&pontoon_store::model::id::EndpointId(id));
+        cluster.state.reindex();
+        one.settle(&cluster.state);
+        assert_eq!(c.run(show), before, "after it was given up");
+    }
+}
+
+#[test]
+fn a_bridge_of_the_hosts_own_under_our_name_is_left_alone() {
+    let lan = Lan::new();
+    let one = Host::on(&lan, 1);
+    let c1 = Netns::new("c");
+    let mut cluster = Cluster1::new(&[&one]);
+    cluster.network(10, 65_536, &["10.0.0.0/24"], false);
+    cluster.endpoint(11, 10, one.id, &["10.0.0.2"], &c1);
+    one.netns.run("ip link add pontoon_gw type bridge && ip addr add 10.77.0.1/24 dev pontoon_gw");
+    let show = "ip -d link show pontoon_gw && ip addr show pontoon_gw && sysctl -a --pattern conf.pontoon_gw";
+    let before = one.netns.run(show);
+    for _ in 0..2 {
+        let pass = one.pass(&cluster.state);
+        let text = pass.text();
+        assert!(text.contains("interface pontoon_gw of the host is not ours"), "{text}");
+        assert!(text.contains("--gateway-bridge"), "{text}");
+        assert_eq!(one.netns.run(show), before, "{text}");
+        let table = one.netns.run(&format!("nft list table inet {}", one.names.table()));
+        assert!(!table.contains("pontoon_gw"), "{table}");
+    }
+    let failures = one.with(|kernel| kernel.remove_all().unwrap());
+    assert!(failures.is_empty(), "{failures:?}");
+    assert_eq!(one.netns.run(show), before, "after leaving");
+    // Given back, the name is used.
+    one.netns.run("ip link del pontoon_gw");
+    one.settle(&cluster.state);
+    assert!(c1.pings("192.168.140.1"));
 }

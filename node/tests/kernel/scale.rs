@@ -37,6 +37,7 @@ fn ten_thousand_remote_endpoints_are_programmed_about_as_fast_as_by_ip_and_bridg
         writeln!(fdb, "fdb replace {mac} dev vx65536 master static").unwrap();
         writeln!(neighbours, "neigh replace {address} lladdr {mac} dev vx65536 nud permanent").unwrap();
     }
+    cluster.state.reindex();
     let begin = Instant::now();
     let pass = one.pass(&cluster.state);
     let ours = begin.elapsed();
