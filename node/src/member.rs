@@ -32,6 +32,8 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(4);
 const READ_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a change of the Raft membership may take.
 const EXPEL_DEADLINE: Duration = Duration::from_secs(15);
+/// How long the first pass waits for the end of the log to be confirmed: an election takes about a second.
+const RECOVERY: Duration = Duration::from_secs(3);
 /// How often background tasks look although nothing has woken them.
 const TICK: Duration = Duration::from_secs(30);
 /// How long a task waits after a failure.
@@ -97,8 +99,12 @@ impl Member {
             stop: stop.clone(),
             background: Mutex::new(None),
         });
+        let (opened, ending) = (member.store.clone(), stop.clone());
         let background = Background {
-            reconcile: tokio::spawn(run.run(stop.clone())),
+            reconcile: tokio::spawn(async move {
+                ending.run_until_cancelled(opened.recovered(RECOVERY)).await;
+                run.run(ending).await
+            }),
             others: vec![
                 tokio::spawn(kernel::watch::watch(names, wake, stop)),
                 tokio::spawn(run_reports(member.clone(), daemon.tasks.task("report"), daemon.config.egress_subnet)),

@@ -193,6 +193,15 @@ impl Store {
         self.0.shared.applied()
     }
 
+    /// Waits until every entry that was in the log when it was opened is applied, which takes a leader, or until the
+    /// deadline. Before that the state here can be older than what this daemon had carried out before it was killed.
+    pub async fn recovered(&self, deadline: Duration) {
+        let last = self.metrics().last_log_index.unwrap_or(0);
+        if tokio::time::timeout(deadline, self.wait_applied(last)).await.is_err() {
+            tracing::warn!(last, "going on with an older state: no leader has confirmed the end of the log yet");
+        }
+    }
+
     /// Ends the member: hands over leadership, stops Raft, and hands what is in memory to the disk. Takes a few
     /// seconds at most.
     pub async fn shutdown(self) {
