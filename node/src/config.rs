@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long, env = "PONTOON_SOCKET", value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
-    /// Address and port that other members reach this daemon at [default: [::]:7300]
+    /// Address and port that other members reach this daemon at, 7300 on every address unless given
     #[arg(long, env = "PONTOON_LISTEN", value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
 

@@ -4,6 +4,7 @@
 
 mod daemon;
 mod drift;
+mod durability;
 mod endpoints;
 mod environment;
 mod joining;

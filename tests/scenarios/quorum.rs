@@ -15,7 +15,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 fn writes_are_refused(cluster: &Cluster, host: usize, missing: &[&str]) -> Result<()> {
     let container = cluster.container(host, "late")?;
     let attach = container.attach_line("my-overlay", "");
-    for line in ["network create late", "network rm my-overlay", "node label h1 a=b", &attach] {
+    let writes = ["network create late", "network rm my-overlay", "node label h1 a=b", "node rm h2 --force", "leave"];
+    for line in writes.into_iter().chain([attach.as_str(), "detach --network my-overlay --name c1"]) {
         let start = Instant::now();
         let error = cluster.cli(host).refused(line)?;
         let took = start.elapsed();

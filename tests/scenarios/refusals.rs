@@ -69,6 +69,18 @@ fn subnets() -> Result<()> {
     })
 }
 
+/// What a company's network often does: the usual pool goes elsewhere.
+#[test]
+fn a_pool_that_is_routed_elsewhere() -> Result<()> {
+    alone(|cluster| {
+        cluster.hosts()[0].netns.ip("route add 10.0.0.0/8 via 192.168.140.1")?;
+        wait_for("the route to be in the way", Duration::from_secs(10), || {
+            cluster.cli(0).refuses("network create n", "POOL_EXHAUSTED", &["10.0.0.0/8", "h1"])
+        })?;
+        cluster.cli(0).run("network create n --subnet 100.64.1.0/24").map(drop)
+    })
+}
+
 #[test]
 fn names() -> Result<()> {
     alone(|cluster| {

@@ -5,7 +5,7 @@
 //! queue: Raft is not safe when they are reordered. A write or a sync that fails is fatal and is
 //! never tried again, because nobody knows then what the pages hold.
 //!
-//! Contents are opaque here; `raft/log_store.rs` says what they mean. [`format`] describes the bytes,
+//! Contents are opaque here; `raft/log_store.rs` says what they mean. [`mod@format`] describes the bytes,
 //! [`recover`] what is accepted when a log is opened.
 
 mod format;

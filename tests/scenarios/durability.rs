@@ -1,0 +1,74 @@
+//! Nothing is acknowledged before it is on a majority's disks: counted at the system calls, from outside.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pontoon_tests::lab::{Cluster, Options, run_with};
+use pontoon_tests::wait_for;
+
+/// Writes that are acknowledged one after the other, so that no two of them can share a sync.
+const WRITES: usize = 20;
+
+/// Watches a daemon's syncs.
+struct Watched {
+    strace: Child,
+    trace: PathBuf,
+}
+
+impl Watched {
+    fn start(cluster: &mut Cluster, host: usize) -> Result<Self> {
+        let trace = cluster.file(&format!("strace-{host}"));
+        let pid = cluster.daemon(host).pid().context("the daemon does not run")?;
+        let strace = Command::new("strace")
+            .args(["-f", "-q", "-e", "trace=fdatasync", "-o"])
+            .arg(&trace)
+            .args(["-p", &pid.to_string()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot run strace")?;
+        let watched = Self { strace, trace };
+        // A heartbeat of writes: it watches once it has seen one of their syncs.
+        wait_for("strace to watch", Duration::from_secs(20), || {
+            cluster.cli(host).run("node label h1 watched=yes")?;
+            ensure!(watched.syncs()? > 0, "no sync seen yet");
+            Ok(())
+        })?;
+        Ok(watched)
+    }
+
+    /// Syncs that have ended well so far.
+    fn syncs(&self) -> Result<usize> {
+        let text = fs::read_to_string(&self.trace).unwrap_or_default();
+        // Split over two lines when another thread's call comes between.
+        let ended = |line: &&str| line.contains("fdatasync") && line.trim_end().ends_with("= 0");
+        Ok(text.lines().filter(ended).count())
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let _ = self.strace.kill();
+        let _ = self.strace.wait();
+    }
+}
+
+#[test]
+fn each_acknowledged_write_was_synced_on_a_majority() -> Result<()> {
+    run_with(Options::default(), |cluster| {
+        cluster.form()?;
+        let watched = (0..3).map(|host| Watched::start(cluster, host)).collect::<Result<Vec<_>>>()?;
+        let before = watched.iter().map(Watched::syncs).collect::<Result<Vec<_>>>()?;
+        for number in 0..WRITES {
+            cluster.cli(0).run(&format!("node label h1 number={number}"))?;
+            let enough = |(watched, before): (&Watched, &usize)| Ok(watched.syncs()? > *before + number);
+            let synced = watched.iter().zip(&before).map(enough).collect::<Result<Vec<bool>>>()?;
+            let count = synced.iter().filter(|&&synced| synced).count();
+            ensure!(count >= 2, "write {number} was acknowledged with {count} of 3 disks synced");
+        }
+        Ok(())
+    })
+}
