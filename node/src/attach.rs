@@ -1,10 +1,9 @@
 //! Attaching a network namespace of this host: a lease from the cluster, interfaces from the
 //! reconcile loop, and nothing left if either fails.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use pontoon_proto::v1;
@@ -13,6 +12,7 @@ use pontoon_store::model::id::{EndpointId, Mac, NetworkId};
 use pontoon_store::model::object::{Endpoint, EndpointState, Sandbox};
 use pontoon_store::model::rejection::Reason;
 use pontoon_store::model::state::State;
+use tokio::sync::Notify;
 use tonic::Code;
 use tracing::warn;
 
@@ -21,9 +21,6 @@ use crate::api::{endpoint_view, find_network};
 use crate::kernel;
 use crate::member::Member;
 use crate::plan::desired::host_of;
-
-/// How long an endpoint that cannot be ended now is tried again before the collector takes over.
-const UNDO_DEADLINE: Duration = Duration::from_secs(4);
 
 /// What to attach.
 #[derive(Debug)]
@@ -55,40 +52,54 @@ pub struct Selection {
     pub name: Option<String>,
 }
 
-/// Namespaces that are being attached now. A pending endpoint of this node that is not among
-/// them was left by a daemon that died, or by a write whose answer was lost.
+/// The attaches of this daemon that are not over.
 #[derive(Debug, Default)]
-pub struct InFlight(Mutex<BTreeSet<(NetworkId, Sandbox)>>);
+pub struct InFlight {
+    /// Namespaces that are being attached now. A pending endpoint of this node that is not among them was left by a
+    /// daemon that died, or by a write whose answer was lost.
+    entered: Mutex<BTreeSet<(NetworkId, Sandbox)>>,
+    /// Endpoints of attaches that failed, with their epochs, until they are known to be ended. They are not found by
+    /// looking: an activation whose answer was lost may have made them active.
+    failed: Mutex<BTreeMap<EndpointId, u64>>,
+    /// An attach is over: there may be something to collect.
+    left: Notify,
+}
 
 impl InFlight {
     fn enter(&self, network: NetworkId, sandbox: &Sandbox) -> Result<Attaching<'_>, ApiError> {
         let key = (network, sandbox.clone());
-        if !self.set().insert(key.clone()) {
+        if !lock(&self.entered).insert(key.clone()) {
             let message = format!("{} is being attached to this network by another request", sandbox.netns);
             return Err(ApiError::new(Code::Aborted, Reason::AlreadyAttached.as_str(), message, "wait for that one"));
         }
-        Ok(Attaching { set: self, key })
+        Ok(Attaching { all: self, key })
     }
 
     /// Whether somebody is at work on this endpoint.
     pub fn holds(&self, endpoint: &Endpoint) -> bool {
-        self.set().contains(&(endpoint.network, endpoint.sandbox.clone()))
+        lock(&self.entered).contains(&(endpoint.network, endpoint.sandbox.clone()))
     }
 
-    fn set(&self) -> std::sync::MutexGuard<'_, BTreeSet<(NetworkId, Sandbox)>> {
-        // Insertions and removals leave the set whole even if a holder panicked.
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Waits until an attach is over, or returns at once if one is since the last call.
+    pub(crate) async fn left(&self) {
+        self.left.notified().await;
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Insertions and removals leave what is in there whole even if a holder panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Attaching<'a> {
-    set: &'a InFlight,
+    all: &'a InFlight,
     key: (NetworkId, Sandbox),
 }
 
 impl Drop for Attaching<'_> {
     fn drop(&mut self) {
-        self.set.set().remove(&self.key);
+        lock(&self.all.entered).remove(&self.key);
+        self.all.left.notify_one();
     }
 }
 
@@ -138,9 +149,12 @@ async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, Api
 
 /// Takes back what a failed attach made. What cannot be taken back now, the collector will.
 async fn undo(member: &Member, endpoint: &Endpoint) {
-    let command = Command::RemoveEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch };
-    if let Err(error) = member.store().propose(command, UNDO_DEADLINE).await {
-        warn!(endpoint = %endpoint.id, %error, "the lease of a failed attach is released later");
+    lock(&member.attachments.failed).insert(endpoint.id, endpoint.epoch);
+    match end(member, endpoint.id, endpoint.epoch).await {
+        Ok(()) => {
+            lock(&member.attachments.failed).remove(&endpoint.id);
+        }
+        Err(error) => warn!(endpoint = %endpoint.id, %error, "the lease of a failed attach is released later"),
     }
     if let Err(error) = member.reconciler.pass_now().await {
         warn!(endpoint = %endpoint.id, %error, "the interfaces of a failed attach are removed later");
@@ -154,7 +168,7 @@ pub async fn detach(member: &Member, selection: Selection) -> Result<Vec<v1::End
     let mut views = Vec::new();
     for endpoint in selected {
         views.push(endpoint_view(&member.store().state(), &endpoint));
-        remove(member, &endpoint).await?;
+        end(member, endpoint.id, endpoint.epoch).await?;
     }
     member.reconciler.pass_now().await?;
     Ok(views)
@@ -187,32 +201,47 @@ fn select(member: &Member, selection: &Selection) -> Result<Vec<Endpoint>, ApiEr
 }
 
 /// Ends an endpoint. One that somebody else has ended in the meantime is as good.
-async fn remove(member: &Member, endpoint: &Endpoint) -> Result<(), ApiError> {
-    let command = Command::RemoveEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch };
-    match member.propose(command).await {
-        Err(error) if error.reason != Reason::EndpointNotFound.as_str() => Err(error),
+async fn end(member: &Member, endpoint: EndpointId, epoch: u64) -> Result<(), ApiError> {
+    let gone = [Reason::EndpointNotFound.as_str(), Reason::EpochMismatch.as_str()];
+    match member.propose(Command::RemoveEndpoint { endpoint, epoch }).await {
+        Err(error) if !gone.contains(&error.reason) => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Ends endpoints of this node whose namespace is gone, and pending ones that nobody works on.
+/// Ends endpoints of this node whose namespace is gone, pending ones that nobody works on, and those of failed attaches.
 /// Returns how many.
 pub(crate) async fn collect(member: &Member, vanished: &BTreeSet<EndpointId>) -> Result<u64, ApiError> {
-    let garbage: Vec<Endpoint> = {
-        let state = member.store().state();
-        let abandoned = |e: &Endpoint| e.state == EndpointState::Pending && !member.attachments.holds(e);
-        let endpoints = state.endpoints_of_node(member.node());
-        endpoints
-            .filter(|e| abandoned(e) || (vanished.contains(&e.id) && !member.attachments.holds(e)))
-            .cloned()
-            .collect()
-    };
-    for endpoint in &garbage {
+    let mut count = 0;
+    let failed = lock(&member.attachments.failed).clone();
+    for (endpoint, epoch) in failed {
+        tracing::info!(%endpoint, "releasing the lease of an attach that failed");
+        end(member, endpoint, epoch).await?;
+        lock(&member.attachments.failed).remove(&endpoint);
+        count += 1;
+    }
+    let suspects: BTreeSet<EndpointId> = garbage(member, vanished).iter().map(|endpoint| endpoint.id).collect();
+    if suspects.is_empty() {
+        return Ok(count);
+    }
+    // The state here can be older than an attach that was acknowledged: after a start it goes on from what was known
+    // to be committed, and a follower lags behind. So only those may go that are garbage in the newest state, too; and
+    // none that were not before, whose attach may have come and ended since the state was refreshed.
+    member.refresh().await?;
+    for endpoint in garbage(member, vanished).into_iter().filter(|endpoint| suspects.contains(&endpoint.id)) {
         tracing::info!(endpoint = %endpoint.id, name = endpoint.name, netns = endpoint.sandbox.netns,
             state = ?endpoint.state, "releasing the lease of an endpoint whose namespace is gone or that was never finished");
-        remove(member, endpoint).await?;
+        end(member, endpoint.id, endpoint.epoch).await?;
+        count += 1;
     }
-    Ok(garbage.len() as u64)
+    Ok(count)
+}
+
+fn garbage(member: &Member, vanished: &BTreeSet<EndpointId>) -> Vec<Endpoint> {
+    let state = member.store().state();
+    let unused = |e: &&Endpoint| e.state == EndpointState::Pending || vanished.contains(&e.id);
+    let endpoints = state.endpoints_of_node(member.node()).filter(unused);
+    endpoints.filter(|endpoint| !member.attachments.holds(endpoint)).cloned().collect()
 }
 
 fn expect_endpoint(outcome: Outcome) -> Result<Endpoint, ApiError> {

@@ -181,6 +181,11 @@ impl Member {
         }
     }
 
+    /// Runs something until its end; none when the member is stopped before.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.stop.run_until_cancelled(work).await
+    }
+
     /// Takes a member out of the Raft membership.
     pub async fn expel(&self, raft_id: RaftId) -> Result<(), ApiError> {
         Ok(self.store.expel(raft_id, EXPEL_DEADLINE).await?)
@@ -217,7 +222,7 @@ async fn run_reports(member: Arc<Member>, task: Task, wanted: Option<ipnet::IpNe
         let mut pause = TICK;
         if let Some(facts) = facts {
             task.begin();
-            let result = report::report(&member, &facts, wanted).await;
+            let Some(result) = member.unless_stopped(report::report(&member, &facts, wanted)).await else { return };
             pause = if result.is_err() { AGAIN } else { TICK };
             task.end(result);
         }
@@ -235,7 +240,7 @@ async fn run_collector(member: Arc<Member>, task: Task) {
     loop {
         let vanished: BTreeSet<_> = status.borrow_and_update().vanished.iter().copied().collect();
         task.begin();
-        let result = attach::collect(&member, &vanished).await;
+        let Some(result) = member.unless_stopped(attach::collect(&member, &vanished)).await else { return };
         let pause = if result.is_err() { AGAIN } else { TICK };
         if let Ok(count) = &result {
             member.reclaimed.fetch_add(*count, Ordering::Relaxed);
@@ -244,6 +249,7 @@ async fn run_collector(member: Arc<Member>, task: Task) {
         tokio::select! {
             () = member.stop.cancelled() => return,
             changed = status.changed() => if changed.is_err() { return },
+            () = member.attachments.left() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }

@@ -336,10 +336,6 @@ impl<K: Kernel> Core<K> {
         let (Some(last), Some(me)) = (&self.last, source.node()) else { return false };
         let Some(desired) = self.desired(source, me, &self.status.facts) else { return false };
         if desired.objects != last.objects || desired.sandboxes != last.sandboxes {
-            eprintln!(
-                "DIFF {:?}",
-                desired.objects.iter().filter(|(k, o)| last.objects.get(k) != Some(*o)).collect::<Vec<_>>()
-            );
             return false;
         }
         self.index = desired.index;
