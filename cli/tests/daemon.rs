@@ -174,6 +174,13 @@ fn leave_prints_what_remains_to_be_done() {
 }
 
 #[test]
+fn a_node_that_still_votes_is_removed_with_a_warning() {
+    let done = run(&Daemon::start(), "node rm host3");
+    assert_eq!((done.code, done.stdout.as_str()), (Some(0), "host3\n"));
+    assert_eq!(done.stderr, "warning: it still votes\n");
+}
+
+#[test]
 fn no_answer_in_time() {
     let daemon = Daemon::start();
     let done = run(&daemon, "--timeout 100ms network create slow");

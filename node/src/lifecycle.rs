@@ -173,20 +173,23 @@ pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveRespons
         return Err(ApiError::new(Code::FailedPrecondition, "LAST_NODE", message, "--force ends the cluster"));
     }
     let mut warnings = Vec::new();
-    if let Err(error) = tell_the_cluster(&member, force).await {
-        if !force || error.reason == Reason::NodeInUse.as_str() {
-            return Err(error);
+    match tell_the_cluster(&member, force).await {
+        Ok(warning) => warnings.extend(warning),
+        Err(error) => {
+            if !force || error.reason == Reason::NodeInUse.as_str() {
+                return Err(error);
+            }
+            let name = member
+                .store()
+                .state()
+                .nodes
+                .get(&member.node())
+                .map_or_else(|| member.node().to_string(), |n| n.name.clone());
+            warnings.push(format!(
+                "the cluster does not know ({}): run pontoon node rm {name} --force on a member",
+                error.message
+            ));
         }
-        let name = member
-            .store()
-            .state()
-            .nodes
-            .get(&member.node())
-            .map_or_else(|| member.node().to_string(), |n| n.name.clone());
-        warnings.push(format!(
-            "the cluster does not know ({}): run pontoon node rm {name} --force on a member",
-            error.message
-        ));
     }
     daemon.set_member(None);
     match member.stop().await {
@@ -211,13 +214,26 @@ async fn clean_up(mut linux: Linux) -> Vec<String> {
     failures.iter().map(|error| format!("not everything could be removed from this host: {error}")).collect()
 }
 
-async fn tell_the_cluster(member: &Member, force: bool) -> Result<(), ApiError> {
+/// Has this node removed; a warning if something of that is not done yet.
+async fn tell_the_cluster(member: &Member, force: bool) -> Result<Option<String>, ApiError> {
     let last = member.store().state().nodes.len() == 1;
     match member.propose(Command::RemoveNode { node: member.node(), force }).await {
         Err(error) if error.reason != Reason::NodeNotFound.as_str() => return Err(error),
         _ => {}
     }
-    if last { Ok(()) } else { member.expel(member.raft_id()).await }
+    if last {
+        return Ok(None);
+    }
+    Ok(member.expel(member.raft_id()).await.map_err(|error| still_voting(&error)).err())
+}
+
+/// What to say when a node is removed for certain, and only its part in the Raft membership is not over yet.
+pub(crate) fn still_voting(error: &ApiError) -> String {
+    format!(
+        "the node is removed, but still counts as a voter: {}; the leader takes its vote as soon as it can, pontoon status \
+         on a member shows the quorum",
+        error.message
+    )
 }
 
 /// Goes on as the member that the data folder says this daemon is.

@@ -52,6 +52,7 @@ async fn remove(node: &str, force: bool, session: &Session, output: &Output) -> 
     let request = RemoveNodeRequest { node: node.to_owned(), force };
     let waiting = format!("removing node {node}");
     let answer = session.call(Kind::WORK, &waiting, session.nodes().remove_node(request)).await?;
+    output.warnings(&answer.warnings);
     output.message(&answer, || line(answer.node.as_ref().map_or(node, |node| &node.name)))
 }
 

@@ -150,8 +150,9 @@ impl NodeService for Canned {
         unknown()
     }
 
-    async fn remove_node(&self, _: Request<RemoveNodeRequest>) -> Answer<RemoveNodeResponse> {
-        unknown()
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Answer<RemoveNodeResponse> {
+        let node = Some(node(&request.into_inner().node));
+        Ok(Response::new(RemoveNodeResponse { node, warnings: vec!["it still votes".into()] }))
     }
 
     async fn label_node(&self, request: Request<LabelNodeRequest>) -> Answer<LabelNodeResponse> {

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::view;
 use crate::daemon::Daemon;
+use crate::lifecycle;
 
 /// The service, answered by this daemon.
 #[derive(Debug)]
@@ -64,9 +65,12 @@ impl NodeService for Nodes {
             .into());
         }
         let removed = member.propose(Command::RemoveNode { node: node.id, force: request.force }).await?;
-        member.expel(node.raft_id).await?;
+        let warnings = member.expel(node.raft_id).await.map_err(|error| lifecycle::still_voting(&error)).err();
         match removed {
-            Outcome::Node(node) => Ok(Response::new(v1::RemoveNodeResponse { node: Some((&node).into()) })),
+            Outcome::Node(node) => Ok(Response::new(v1::RemoveNodeResponse {
+                node: Some((&node).into()),
+                warnings: warnings.into_iter().collect(),
+            })),
             other => Err(super::unexpected(&other).into()),
         }
     }
