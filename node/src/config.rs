@@ -58,7 +58,7 @@ pub struct Options {
     #[arg(long, env = "PONTOON_GATEWAY_BRIDGE", value_name = "NAME")]
     pub gateway_bridge: Option<String>,
 
-    /// Subnet of the gateway bridge [default: the first free of 172.18.0.0/16 to 172.31.0.0/16]
+    /// Subnet of the gateway bridge [default: the first free of 172.18.0.0/16 to 172.31.0.0/16, then of the /20s of 192.168.0.0/16]
     #[arg(long, env = "PONTOON_EGRESS_SUBNET", value_name = "CIDR")]
     pub egress_subnet: Option<IpNet>,
 

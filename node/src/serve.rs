@@ -2,11 +2,11 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::stat::{Mode, umask};
 use pontoon_proto::v1::cluster_service_server::ClusterServiceServer;
 use pontoon_proto::v1::endpoint_service_server::EndpointServiceServer;
 use pontoon_proto::v1::network_service_server::NetworkServiceServer;
@@ -85,9 +85,12 @@ pub fn bind_admin(path: &Path) -> Result<UnixListener, ServeError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
-    Ok(listener)
+    // Made with its mode, so that there is no moment at which others could connect. The mask is the whole process's, which
+    // makes no other file meanwhile.
+    let before = umask(Mode::from_bits_truncate(0o117));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    listener.map_err(failed)
 }
 
 /// Serves the admin API until `stop`.
