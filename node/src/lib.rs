@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod attach;
+mod clock;
 pub mod config;
 pub mod daemon;
 pub mod host;
@@ -27,6 +28,8 @@ pub mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::TryFutureExt;
+use pontoon_store::tasks::Task;
 use pontoon_store::{HelloInfo, PeerServer, StoreSlot};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +44,10 @@ use serve::ServeError;
 /// How long requests under way may take to end once the daemon stops. With what follows it
 /// stays below the 10 s after which a supervisor loses patience.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// How long the member may take to end after that. What it would still do, the next start does: the log is synced with
+/// each write, and the kernel is put in order by the first pass.
+const LAST: Duration = Duration::from_secs(5);
 
 /// The daemon cannot start, or cannot go on.
 #[derive(Debug, Error)]
@@ -88,11 +95,11 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     );
     let daemon = Arc::new(Daemon::new(config, data, slot.clone(), stop.clone()));
     let serving = PeerServer::new(slot).serve(peer, stop.clone().cancelled_owned());
-    let mut peers = tokio::spawn(async move {
-        serving.await.map_err(|source| ServeError::Broke { door: "peer port", source: source.into() })
-    });
+    let serving = serving.map_err(|source| ServeError::Broke { door: "peer port", source: source.into() });
+    let mut peers = tokio::spawn(shown(daemon.tasks.task("peers"), serving));
     lifecycle::resume(&daemon).await.map_err(|error| RunError::Resume { message: error.message, hint: error.hint })?;
-    let mut admins = tokio::spawn(serve::serve_admin(daemon.clone(), admin, stop.clone()));
+    let serving = serve::serve_admin(daemon.clone(), admin, stop.clone());
+    let mut admins = tokio::spawn(shown(daemon.tasks.task("admin"), serving));
     notify(sd_notify::NotifyState::Ready);
 
     let ended = tokio::select! {
@@ -117,15 +124,23 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         }
         Ok::<(), RunError>(())
     };
-    match tokio::time::timeout(DRAIN, drain).await {
-        Ok(drained) => drained?,
-        Err(_) => warn!("requests under way were cut off"),
-    }
-    if let Some(member) = daemon.set_member(None) {
-        member.stop().await;
+    let drained = tokio::time::timeout(DRAIN, drain).await.unwrap_or_else(|_| {
+        warn!("requests under way were cut off");
+        Ok(())
+    });
+    if let Some(member) = daemon.set_member(None)
+        && tokio::time::timeout(LAST, member.stop()).await.is_err()
+    {
+        warn!("ending although something is still at work; the next start goes on from what is on the disk");
     }
     info!("pontoond has stopped; the containers' traffic goes on");
-    ended
+    ended.and(drained)
+}
+
+/// Shows a server on the task board for as long as it serves.
+async fn shown(task: Task, serving: impl Future<Output = Result<(), ServeError>>) -> Result<(), ServeError> {
+    task.begin();
+    serving.await
 }
 
 /// A door that closed although nobody asked it to.

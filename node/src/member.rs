@@ -1,6 +1,6 @@
 //! This daemon as a member of a cluster: its store, its reconcile loop and what runs beside them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +19,7 @@ use tracing::warn;
 
 use crate::api::error::ApiError;
 use crate::attach::{self, InFlight};
+use crate::clock;
 use crate::daemon::Daemon;
 use crate::identity::Membership;
 use crate::kernel::{self, KernelError, Linux};
@@ -36,6 +37,8 @@ const EXPEL_DEADLINE: Duration = Duration::from_secs(15);
 const RECOVERY: Duration = Duration::from_secs(3);
 /// How often background tasks look although nothing has woken them.
 const TICK: Duration = Duration::from_secs(30);
+/// How often nodes are asked for their time as long as one of them has not answered.
+const UNANSWERED: Duration = Duration::from_secs(5);
 /// How long a task waits after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -48,6 +51,7 @@ pub struct Member {
     pub(crate) reconciler: Reconciler,
     pub(crate) attachments: InFlight,
     reclaimed: AtomicU64,
+    clocks: Mutex<BTreeMap<NodeId, i64>>,
     stop: CancellationToken,
     background: Mutex<Option<Background>>,
 }
@@ -87,7 +91,8 @@ impl Member {
         let linux = Linux::open(names.clone())?;
         let (stop, wake) = (CancellationToken::new(), Arc::new(Notify::new()));
         let source = Arc::new(Source { store: store.clone(), node: membership.node });
-        let (reconciler, run) = reconcile::new(linux, names.clone(), source, store.applied(), wake.clone());
+        let task = daemon.tasks.task("reconcile");
+        let (reconciler, run) = reconcile::new(linux, names.clone(), source, store.applied(), wake.clone(), task);
         let member = Arc::new(Self {
             cluster: membership.cluster,
             node: membership.node,
@@ -96,6 +101,7 @@ impl Member {
             reconciler,
             attachments: InFlight::default(),
             reclaimed: AtomicU64::new(0),
+            clocks: Mutex::default(),
             stop: stop.clone(),
             background: Mutex::new(None),
         });
@@ -106,9 +112,10 @@ impl Member {
                 run.run(ending).await
             }),
             others: vec![
-                tokio::spawn(kernel::watch::watch(names, wake, stop)),
+                tokio::spawn(kernel::watch::watch(names, wake, daemon.tasks.task("watch"), stop)),
                 tokio::spawn(run_reports(member.clone(), daemon.tasks.task("report"), daemon.config.egress_subnet)),
                 tokio::spawn(run_collector(member.clone(), daemon.tasks.task("collect"))),
+                tokio::spawn(run_clock(member.clone(), daemon.tasks.task("clock"))),
             ],
         };
         *member.background() = Some(background);
@@ -158,6 +165,12 @@ impl Member {
     /// Endpoints that were ended because their namespace was gone or nobody finished them.
     pub fn reclaimed(&self) -> u64 {
         self.reclaimed.load(Ordering::Relaxed)
+    }
+
+    /// By how many milliseconds the clocks of other nodes are at least ahead of this host's (negative: behind), of those
+    /// that answered last time.
+    pub(crate) fn clocks(&self) -> BTreeMap<NodeId, i64> {
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Writes, through the leader.
@@ -250,6 +263,33 @@ async fn run_collector(member: Arc<Member>, task: Task) {
             () = member.stop.cancelled() => return,
             changed = status.changed() => if changed.is_err() { return },
             () = member.attachments.left() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Compares the clocks of the other nodes with this host's: every now and then, and when there are other nodes than before.
+async fn run_clock(member: Arc<Member>, task: Task) {
+    let mut applied = member.store.applied();
+    loop {
+        applied.borrow_and_update();
+        let others = clock::others(&member);
+        task.begin();
+        let Some(clocks) = member.unless_stopped(clock::compare(&member, &others)).await else { return };
+        let pause = if clocks.len() < others.len() { UNANSWERED } else { TICK };
+        *member.clocks.lock().unwrap_or_else(PoisonError::into_inner) = clocks;
+        task.end(Ok::<(), ApiError>(()));
+        let changed = async {
+            while applied.changed().await.is_ok() {
+                if clock::others(&member) != others {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = member.stop.cancelled() => return,
+            () = changed => {}
             () = tokio::time::sleep(pause) => {}
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pontoon_store::model::id::{EndpointId, NodeId, Vni};
 use pontoon_store::model::state::State;
+use pontoon_store::tasks::Task;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -81,7 +82,8 @@ pub struct DataPlaneStatus {
 }
 
 /// A step that failed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Error)]
+#[error("{step}: {error}")]
 pub struct StepFailure {
     /// Whom it concerns.
     pub scope: Scope,
@@ -177,17 +179,20 @@ pub struct ReconcileLoop<K, S> {
     status: watch::Sender<DataPlaneStatus>,
 }
 
-/// Makes a loop. `changes` tells the applied index of the state; `wake` is what [`crate::kernel::watch::watch`] wakes.
+/// Makes a loop. `changes` tells the applied index of the state; `wake` is what [`crate::kernel::watch::watch`] wakes;
+/// `task` is what the loop is shown as: each pass is a run.
 pub fn new<K: Kernel, S: StateSource>(
     kernel: K,
     names: Names,
     source: Arc<S>,
     changes: watch::Receiver<u64>,
     wake: Arc<Notify>,
+    task: Task,
 ) -> (Reconciler, ReconcileLoop<K, S>) {
     let (requests, inbox) = mpsc::channel(REQUESTS);
     let (status, seen) = watch::channel(DataPlaneStatus::default());
-    let core = Core { kernel, names, established: None, last: None, index: 0, status: DataPlaneStatus::default() };
+    let core =
+        Core { kernel, names, established: None, last: None, index: 0, status: DataPlaneStatus::default(), task };
     let handle = Reconciler { requests, wake: wake.clone(), status: seen };
     (handle, ReconcileLoop { core, source, changes, requests: inbox, wake, status })
 }
@@ -328,6 +333,7 @@ struct Core<K> {
     /// Index of the latest state that was carried out.
     index: u64,
     status: DataPlaneStatus,
+    task: Task,
 }
 
 impl<K: Kernel> Core<K> {
@@ -354,7 +360,13 @@ impl<K: Kernel> Core<K> {
 
     fn pass(&mut self, source: &impl StateSource) -> Answer {
         self.last = None;
+        self.task.begin();
         let answer = self.try_pass(source);
+        match &answer {
+            Ok(report) => self.task.end(report.failures.first().map_or(Ok(()), |failure| Err(failure.clone()))),
+            Err(PassError::NoMember) => self.task.end(Ok::<(), PassError>(())),
+            Err(error) => self.task.end(Err(error.clone())),
+        }
         if let Err(error) = &answer {
             self.status.failures = match error {
                 PassError::NoMember => Vec::new(),
@@ -425,7 +437,7 @@ impl<K: Kernel> Core<K> {
         status.last_pass_steps = report.steps as u64;
         status.reconciled_index = report.index;
         let failures = report.failures.iter().take(MAX_FAILURES);
-        status.failures = failures.map(|f| format!("{}: {}", f.step, f.error)).collect();
+        status.failures = failures.map(ToString::to_string).collect();
         status.notes = desired.notes.clone();
         status.vanished = report.vanished.keys().copied().collect();
         status.hidden = report.hidden.clone();

@@ -3,7 +3,7 @@
 
 use ipnet::IpNet;
 use pontoon_store::model::command::{Command, FEATURE_LEVEL, ReportNode};
-use pontoon_store::model::object::{Node, NodeState};
+use pontoon_store::model::object::{Node, NodeState, Route};
 use pontoon_store::model::state::State;
 use tonic::Code;
 
@@ -11,6 +11,30 @@ use crate::api::error::ApiError;
 use crate::member::Member;
 use crate::plan::egress;
 use crate::plan::observed::HostFacts;
+
+/// Routes that a report can hold: what the store takes, and little enough for one entry of the log.
+const MAX_ROUTES: usize = 4096;
+
+/// What the administrator should know of what reports leave out; none when they leave out nothing.
+pub(crate) fn omission(facts: &HostFacts) -> Option<String> {
+    let more = facts.routes.len().checked_sub(MAX_ROUTES).filter(|more| *more > 0)?;
+    Some(format!(
+        "this host has {} routes, of which the cluster is told the {MAX_ROUTES} widest: the {more} others are not looked \
+         at when a subnet is chosen for a network; name subnets that are free here with --subnet",
+        facts.routes.len()
+    ))
+}
+
+/// The routes that the cluster is told of. Where there are too many, the widest: they take most addresses.
+fn told(routes: &[Route]) -> Vec<Route> {
+    let mut told = routes.to_vec();
+    if told.len() > MAX_ROUTES {
+        told.sort_by_key(|route| (route.destination.max_prefix_len() == 128, route.destination.prefix_len()));
+        told.truncate(MAX_ROUTES);
+        told.sort();
+    }
+    told
+}
 
 /// Tells the cluster what has changed since the last report, if anything has. `wanted` is the
 /// subnet of the gateway bridge that the configuration asks for.
@@ -49,7 +73,7 @@ fn describe(state: &State, node: &Node, facts: &HostFacts, wanted: Option<IpNet>
         node: node.id,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         feature_level: FEATURE_LEVEL,
-        routes: facts.routes.clone(),
+        routes: told(&facts.routes),
         underlay_mtu: facts.underlay_mtu,
         egress_subnets: std::iter::once(v4).chain(v6).collect(),
     })
@@ -62,4 +86,30 @@ fn is_news(known: &Node, now: &ReportNode) -> bool {
         || known.routes != now.routes
         || known.underlay_mtu != now.underlay_mtu
         || known.egress_subnets != now.egress_subnets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(count: u32) -> Vec<Route> {
+        let host = |n: u32| IpNet::new_assert(std::net::Ipv4Addr::from_bits(0x0b00_0000 + n).into(), 32);
+        let wide = "172.20.0.0/16".parse().unwrap();
+        let destinations = (1..count).map(host).chain([wide]);
+        let mut routes: Vec<Route> =
+            destinations.map(|destination| Route { destination, device: "eth0".into() }).collect();
+        routes.sort();
+        routes
+    }
+
+    #[test]
+    fn of_too_many_routes_the_widest_are_told() {
+        let most = u32::try_from(MAX_ROUTES).unwrap();
+        let facts = |count| HostFacts { routes: routes(count), ..HostFacts::default() };
+        assert_eq!((told(&routes(most)), omission(&facts(most))), (routes(most), None));
+        let few = told(&routes(most + 5));
+        assert_eq!(few.len(), MAX_ROUTES);
+        assert!(few.is_sorted() && few.iter().any(|route| route.destination.prefix_len() == 16));
+        assert!(omission(&facts(most + 5)).unwrap().contains("the 5 others"));
+    }
 }

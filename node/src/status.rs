@@ -2,14 +2,21 @@
 
 use pontoon_proto::v1;
 use pontoon_store::StoreStatus;
+use pontoon_store::model::id::NodeId;
 use pontoon_store::model::object::NodeState;
 use pontoon_store::model::state::State;
 use pontoon_store::model::voters;
 use pontoon_store::tasks::{TaskReport, TaskState};
 
 use crate::api;
+use crate::clock;
 use crate::daemon::Daemon;
 use crate::member::Member;
+use crate::reconcile::DataPlaneStatus;
+use crate::report;
+
+/// Things on this host that the warnings name; what they have in common, the first ones show.
+const MAX_NOTES: usize = 20;
 
 /// How this daemon and its cluster are.
 pub fn status(daemon: &Daemon) -> v1::StatusResponse {
@@ -43,6 +50,10 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     response.cluster = state.cluster.as_ref().map(Into::into);
     response.state_hash = format!("{:032x}", status.state_hash);
     response.warnings = warnings(&state, &status);
+    let named = |id: &NodeId| state.nodes.get(id).map(|node| node.name.as_str());
+    let clocks = member.clocks().into_iter().filter_map(|(id, ahead)| clock::warning(named(&id)?, ahead));
+    response.warnings.extend(clocks);
+    response.warnings.extend(of_this_host(&state, &member.reconciler.status().borrow()));
 }
 
 fn task(report: TaskReport) -> v1::TaskStatus {
@@ -114,6 +125,23 @@ fn warnings(state: &State, status: &StoreStatus) -> Vec<String> {
     warnings
 }
 
+/// What the reconcile loop has met on this host that is not its to put right.
+fn of_this_host(state: &State, status: &DataPlaneStatus) -> Vec<String> {
+    let hidden = status.hidden.iter().map(|(id, why)| {
+        let endpoint = state.endpoints.get(id);
+        let name = endpoint.map_or_else(|| format!("endpoint {id}"), |endpoint| format!("container {}", endpoint.name));
+        format!("the network namespace of {name} cannot be worked on, so its interfaces stay as they are: {why}")
+    });
+    let found = status.notes.iter().cloned().chain(hidden).chain(report::omission(&status.facts));
+    let mut warnings: Vec<String> = found.collect();
+    if warnings.len() > MAX_NOTES {
+        let more = warnings.len() - MAX_NOTES;
+        warnings.truncate(MAX_NOTES);
+        warnings.push(format!("and {more} more of this kind on this host"));
+    }
+    warnings
+}
+
 /// Networks whose MTU does not fit through a node's underlay.
 fn small_mtu(node: &pontoon_store::model::object::Node, state: &State) -> Vec<String> {
     let Some(cluster) = &state.cluster else { return Vec::new() };
@@ -128,4 +156,25 @@ fn small_mtu(node: &pontoon_store::model::object::Node, state: &State) -> Vec<St
         )
     };
     networks.map(describe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pontoon_store::model::id::EndpointId;
+
+    #[test]
+    fn what_the_loop_notes_is_told_up_to_a_bound() {
+        let mut status = DataPlaneStatus { notes: vec!["a note".into()], ..DataPlaneStatus::default() };
+        status.hidden.insert(EndpointId(7), "permission denied".into());
+        let warnings = of_this_host(&State::default(), &status);
+        assert_eq!(warnings[0], "a note");
+        assert!(warnings[1].contains("endpoint 7") && warnings[1].ends_with("permission denied"), "{warnings:?}");
+        status.notes = (0..MAX_NOTES + 4).map(|n| n.to_string()).collect();
+        let warnings = of_this_host(&State::default(), &status);
+        assert_eq!(
+            (warnings.len(), warnings[MAX_NOTES].as_str()),
+            (MAX_NOTES + 1, "and 5 more of this kind on this host")
+        );
+    }
 }

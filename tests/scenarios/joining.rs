@@ -194,8 +194,17 @@ fn a_clock_an_hour_off() -> Result<()> {
             daemon.up()?;
         }
         cluster.form()?;
-        let warned = |host: usize| Ok::<_, anyhow::Error>(cluster.status(host)?["warnings"].to_string());
-        eprintln!("warnings: {} {} {}", warned(0)?, warned(1)?, warned(2)?);
+        for (host, expected) in [(0, [("h2", "behind"), ("h3", "ahead")]), (2, [("h1", "behind"), ("h2", "behind")])] {
+            pontoon_tests::wait_for("warnings of the wrong clocks", Duration::from_secs(20), || {
+                let warnings = cluster.status(host)?["warnings"].to_string();
+                let told = |(node, direction): &(&str, &str)| {
+                    let text = warnings.split(&format!("clock of node {node} is ")).nth(1).unwrap_or_default();
+                    text.split_whitespace().nth(2) == Some(direction)
+                };
+                ensure!(expected.iter().all(told), "h{}: {warnings}", host + 1);
+                Ok(())
+            })?;
+        }
         cluster.cli(0).run("network create n")?;
         let (c1, _) = cluster.attached(1, "c1", "n")?;
         let (_, second) = cluster.attached(2, "c2", "n")?;

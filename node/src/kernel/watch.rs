@@ -9,6 +9,7 @@ use std::sync::Arc;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use pontoon_store::tasks::Task;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -45,16 +46,22 @@ const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Wakes `wake` for everything that happens to links, addresses, routes, neighbours and rules on this host, in our
 /// namespace and in the sandboxes, until `stop`. Has to run on threads in the host's network namespace.
 ///
-/// Events can be lost; the loop looks every 30 s as well. When a socket fails, it is opened again.
-pub async fn watch(names: Names, wake: Arc<Notify>, stop: CancellationToken) {
+/// Events can be lost; the loop looks every 30 s as well. When a socket fails, it is opened again: each time is a run of
+/// `task`.
+pub async fn watch(names: Names, wake: Arc<Notify>, task: Task, stop: CancellationToken) {
     while !stop.is_cancelled() {
+        task.begin();
         let once = watch_once(&names, &wake);
         let ended = tokio::select! {
             ended = once => ended,
             () = stop.cancelled() => return,
         };
-        if let Err(error) = ended {
-            tracing::warn!(error = %error, "cannot listen to the kernel's events, trying again");
+        let failed = ended.is_err();
+        if let Err(error) = &ended {
+            tracing::warn!(%error, "cannot listen to the kernel's events, trying again");
+        }
+        task.end(ended);
+        if failed {
             tokio::select! {
                 () = tokio::time::sleep(AGAIN) => {}
                 () = stop.cancelled() => return,
@@ -69,7 +76,10 @@ pub async fn watch(names: Names, wake: Arc<Notify>, stop: CancellationToken) {
 async fn watch_once(names: &Names, wake: &Notify) -> io::Result<()> {
     let directory = Directory::open()?;
     let overlay = PathBuf::from(DIRECTORY).join(&names.netns);
-    let mut sockets = tokio::task::spawn_blocking(move || open_all(&overlay)).await.map_err(io::Error::other)??;
+    // Before the first pass there may be no namespace yet; its file is watched.
+    let overlay = named(&overlay).await;
+    let opening = tokio::task::spawn_blocking(move || open_all(overlay.as_ref()));
+    let mut sockets = opening.await.map_err(io::Error::other)??;
     // Opened: what happened before is seen by the pass that this wakes.
     wake.notify_one();
     let listening = sockets.iter_mut().map(|socket| Box::pin(listen(socket, wake)));
@@ -93,27 +103,26 @@ async fn listen(socket: &mut TokioSocket, wake: &Notify) -> io::Result<()> {
 }
 
 /// The namespace that a file names. A file that names none is about to: it was seen between being made and being mounted on.
-fn named(path: &Path) -> Option<File> {
+async fn named(path: &Path) -> Option<File> {
     for _ in 0..MOUNT_TRIES {
         let file = File::open(path).ok()?;
         if netns::is_namespace(&file) {
             return Some(file);
         }
-        std::thread::sleep(MOUNT_WAIT);
+        tokio::time::sleep(MOUNT_WAIT).await;
     }
     None
 }
 
-fn open_all(overlay: &Path) -> io::Result<Vec<TokioSocket>> {
+fn open_all(overlay: Option<&File>) -> io::Result<Vec<TokioSocket>> {
     let mut sockets = vec![open(NETLINK_ROUTE, &HOST, false)?, open(NETLINK_NETFILTER, &[NFTABLES], false)?];
-    // Before the first pass there may be no namespace yet; its file is watched.
-    if let Some(file) = named(overlay) {
+    if let Some(file) = overlay {
         let runtime = tokio::runtime::Handle::current();
         let inside = || {
             let _entered = runtime.enter();
             Ok::<_, io::Error>([open(NETLINK_ROUTE, &OVERLAY, false)?, open(NETLINK_ROUTE, &SANDBOXES, true)?])
         };
-        if let Ok(inside) = netns::run_in(&file, inside) {
+        if let Ok(inside) = netns::run_in(file, inside) {
             sockets.extend(inside?);
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use pontoon_store::model::id::NetworkId;
+use pontoon_store::tasks::{TaskBoard, TaskState};
 
 use super::*;
 use crate::kernel::memory::Memory;
@@ -31,6 +32,7 @@ struct Bench {
     source: Arc<Source>,
     changes: watch::Sender<u64>,
     reconciler: Reconciler,
+    tasks: TaskBoard,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Arc<Mutex<Memory>>>,
 }
@@ -41,10 +43,12 @@ impl Bench {
         let source = Arc::new(Source { me: Mutex::new(Some(NodeId(1))), state: Mutex::new(state) });
         let (changes, seen) = watch::channel(0);
         let wake = Arc::new(Notify::new());
-        let (reconciler, looping) = new(kernel.clone(), Names::default(), source.clone(), seen, wake);
+        let tasks = TaskBoard::new(|| 0);
+        let task = tasks.task("reconcile");
+        let (reconciler, looping) = new(kernel.clone(), Names::default(), source.clone(), seen, wake, task);
         let stop = CancellationToken::new();
         let task = tokio::spawn(looping.run(stop.clone()));
-        Self { kernel, source, changes, reconciler, stop, task }
+        Self { kernel, source, changes, reconciler, tasks, stop, task }
     }
 
     fn status(&self) -> DataPlaneStatus {
@@ -104,10 +108,15 @@ async fn a_failed_step_is_told_to_whom_it_concerns_and_tried_again() {
     assert_eq!(report.problem_of(EndpointId(11), vni, true), None);
     assert_eq!(report.problem_of(EndpointId(12), vni, true).as_deref(), Some("refused"));
     assert_eq!(bench.status().failures.len(), report.failures.len());
+    let shown = bench.tasks.reports().remove(0);
+    assert_eq!((shown.state, shown.failures), (TaskState::Failing, 1), "{shown:?}");
+    assert!(shown.last_error.is_some_and(|error| error.contains("eth1") && error.ends_with("refused")));
     // Nobody wakes the loop: it tries again by itself.
     bench.kernel.lock().unwrap().refuse = None;
     bench.wait(|s| s.failures.is_empty() && s.passes > 1).await;
     assert_eq!(bench.status().drift.values().sum::<u64>(), 0, "a late success is no repair");
+    let shown = bench.tasks.reports().remove(0);
+    assert_eq!((shown.state, shown.last_error), (TaskState::Idle, None));
 }
 
 #[tokio::test]

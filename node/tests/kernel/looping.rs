@@ -7,6 +7,7 @@ use pontoon_node::kernel::{Linux, watch::watch};
 use pontoon_node::reconcile::{self, DataPlaneStatus, Reconciler, StateSource};
 use pontoon_store::model::id::{EndpointId, NodeId, Vni};
 use pontoon_store::model::state::State;
+use pontoon_store::tasks::TaskBoard;
 use tokio::sync::{Notify, watch as watch_channel};
 use tokio_util::sync::CancellationToken;
 
@@ -53,9 +54,11 @@ impl Daemon {
         let (kernel, names2) = (names.clone(), names.clone());
         let kernel =
             runtime.block_on(async { tokio::task::spawn_blocking(|| Linux::open(kernel)).await }).unwrap().unwrap();
-        let (reconciler, looping) = reconcile::new(kernel, names, source.clone(), seen, wake.clone());
+        let tasks = TaskBoard::new(|| 0);
+        let task = tasks.task("reconcile");
+        let (reconciler, looping) = reconcile::new(kernel, names, source.clone(), seen, wake.clone(), task);
         runtime.spawn(looping.run(stop.clone()));
-        runtime.spawn(watch(names2, wake, stop.clone()));
+        runtime.spawn(watch(names2, wake, tasks.task("watch"), stop.clone()));
         Self { runtime, reconciler, changes, source, stop }
     }
 

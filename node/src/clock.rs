@@ -1,0 +1,94 @@
+//! Compares this host's clock with those of the other nodes. Nothing is decided by comparing clocks, but the time of
+//! the cluster is its leader's, so one that is wrong is worth a warning.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pontoon_store::model::id::NodeId;
+
+use crate::host;
+use crate::member::Member;
+
+/// How long a node has to tell its time.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// Clocks that differ by more than this are told of, in milliseconds: much more than NTP leaves.
+const TOLERATED_MS: i64 = 500;
+
+/// The other nodes and where they answer.
+pub(crate) fn others(member: &Member) -> BTreeMap<NodeId, SocketAddr> {
+    let state = member.store().state();
+    let others = state.nodes.values().filter(|node| node.id != member.node());
+    others.map(|node| (node.id, node.advertise)).collect()
+}
+
+/// Asks nodes for their time, all at once. Tells by how many milliseconds each is at least ahead of this host's clock
+/// (negative: behind). Those that do not answer are left out: that they are down, others tell.
+pub(crate) async fn compare(member: &Member, nodes: &BTreeMap<NodeId, SocketAddr>) -> BTreeMap<NodeId, i64> {
+    let ask = async |node: NodeId, address: SocketAddr| {
+        let before = host::now_ms();
+        let hello = pontoon_store::hello(address, DEADLINE).await.ok()?;
+        let after = host::now_ms();
+        let expected = hello.cluster == Some(member.cluster()) && hello.node == node;
+        expected.then(|| (node, ahead(before, hello.time_ms, after)))
+    };
+    let answers = nodes.iter().map(|(node, address)| ask(*node, *address));
+    futures::future::join_all(answers).await.into_iter().flatten().collect()
+}
+
+/// By how much a clock that showed `theirs` between two moments is ahead at least, in milliseconds; negative: behind.
+fn ahead(before: u64, theirs: u64, after: u64) -> i64 {
+    let distance = |from: u64, to: u64| i64::try_from(to.saturating_sub(from)).unwrap_or(i64::MAX);
+    if theirs > after { distance(after, theirs) } else { -distance(theirs, before) }
+}
+
+/// What the administrator should know of a node's clock; none when it is right enough.
+pub(crate) fn warning(node: &str, ahead_ms: i64) -> Option<String> {
+    if ahead_ms.abs() <= TOLERATED_MS {
+        return None;
+    }
+    let direction = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    let seconds = Duration::from_millis(ahead_ms.unsigned_abs());
+    Some(format!(
+        "the clock of node {node} is {:.1} s {direction} this host's: containers do not mind, but released addresses may \
+         be handed out again too early or too late, and times are shown wrong; set the wrong one right, and keep both \
+         right with NTP (timedatectl set-ntp true)",
+        seconds.as_secs_f64()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_what_the_round_trip_cannot_explain() {
+        let cases = [
+            // before, theirs, after, ahead
+            (1000, 1000, 1000, 0),
+            (1000, 1700, 1900, 0),
+            (1000, 2500, 1900, 600),
+            (1000, 300, 1900, -700),
+            (3_600_000, 7_200_001, 3_600_001, 3_600_000),
+            (3_600_000, 0, 3_600_001, -3_600_000),
+            (0, u64::MAX, 0, i64::MAX),
+            (u64::MAX, 0, u64::MAX, -i64::MAX),
+            // This host's clock was set back meanwhile.
+            (2000, 1500, 1000, 500),
+        ];
+        for (before, theirs, after, expected) in cases {
+            assert_eq!(ahead(before, theirs, after), expected, "{before} {theirs} {after}");
+        }
+    }
+
+    #[test]
+    fn only_large_differences_are_told() {
+        for small in [0, 500, -500] {
+            assert_eq!(warning("h2", small), None);
+        }
+        let ahead = warning("h2", 3_600_000).unwrap();
+        assert!(ahead.starts_with("the clock of node h2 is 3600.0 s ahead of this host's") && ahead.contains("NTP"));
+        assert!(warning("h2", -501).unwrap().contains("0.5 s behind this host's"));
+    }
+}
