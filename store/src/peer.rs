@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use pontoon_proto::{MAX_MESSAGE_BYTES, v1};
+use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
 use prost::Message;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::metadata::{AsciiMetadataValue, MetadataMap, MetadataValue};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
@@ -85,9 +85,9 @@ impl StoreSlot {
     }
 
     /// The store, if another member of its cluster asks.
-    pub(crate) fn member(&self, metadata: &MetadataMap) -> Result<Store, Status> {
+    pub(crate) fn member(&self, map: &MetadataMap) -> Result<Store, Status> {
         let store = self.any()?;
-        let caller = Caller::of(metadata)?;
+        let caller = Caller::of(map)?;
         let (us, me) = (store.cluster(), store.id());
         if caller.cluster != us {
             let message = format!("the caller is in cluster {}, and this is a member of cluster {us}", caller.cluster);
@@ -99,7 +99,9 @@ impl StoreSlot {
         }
         if !store.knows(caller.from) {
             let message = format!("member {} is not, or no longer, a member of cluster {us}", caller.from);
-            return Err(Status::permission_denied(message));
+            let mut status = Status::permission_denied(message);
+            status.metadata_mut().insert(metadata::REMOVED, AsciiMetadataValue::from_static("true"));
+            return Err(status);
         }
         Ok(store)
     }
