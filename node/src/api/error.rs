@@ -86,6 +86,12 @@ impl From<ProposeError> for ApiError {
                 message,
                 "pontoon node ls shows every node's version",
             ),
+            ProposeError::NotUnderstood { .. } => Self::new(
+                Code::FailedPrecondition,
+                "FEATURE_LEVEL",
+                message,
+                "pontoon node ls shows every node's version",
+            ),
             ProposeError::Stopped { .. } => Self::stopped(message),
         }
     }
@@ -139,6 +145,18 @@ impl From<AdmitError> for ApiError {
                 "PEER_UNREACHABLE",
                 message,
                 "check the address, and that TCP port 7300 is open",
+            ),
+            AdmitError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
+            AdmitError::Unknown { .. } => {
+                let hint = "look for this node with pontoon node ls on a member; if it is there, remove it with \
+                            pontoon node rm --force, then join again";
+                Self::new(Code::Unknown, "UNKNOWN_OUTCOME", message, hint)
+            }
+            AdmitError::AdvertiseUnreachable { .. } => Self::new(
+                Code::Unavailable,
+                "ADVERTISE_UNREACHABLE",
+                message,
+                "check the address, and that its TCP port is open towards this host",
             ),
             AdmitError::Failed { .. } => {
                 Self::new(Code::Unavailable, "PEER_UNREACHABLE", message, "look at pontoon status there")

@@ -14,13 +14,13 @@ use super::convert;
 use crate::disk::snapshot::{Incoming, SnapshotError};
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
-use crate::peer::{StoreSlot, greet, rejected};
-use crate::store::{ProposeError, Proposed};
+use crate::peer::{StoreSlot, greet, unproposed, unreachable};
+use crate::store::Proposed;
 
-/// How long admitting a node may take.
-const ADMIT: Duration = Duration::from_secs(5);
+/// How long writing an admission may take. With the call back it stays below 5 s.
+const ADMIT: Duration = Duration::from_secs(3);
 /// How long a newcomer that is called back may take to answer.
-const CALL_BACK: Duration = Duration::from_secs(3);
+const CALL_BACK: Duration = Duration::from_millis(1500);
 
 /// Both services of the port.
 #[derive(Debug, Clone)]
@@ -132,6 +132,7 @@ impl v1::peer_server::Peer for Service {
             }
             Proposed::NotLeader => Err(not_leader()),
             Proposed::Unknown => Err(Status::unknown("leadership was lost before the command was committed")),
+            Proposed::NotUnderstood(reason) => Err(Status::invalid_argument(reason)),
             Proposed::Stopped(reason) => Err(Status::unavailable(reason)),
         }
     }
@@ -158,8 +159,7 @@ impl v1::peer_server::Peer for Service {
                 raft_id: node.raft_id.0,
             })),
             Ok(_) => Err(Status::internal("an admission made no node")),
-            Err(ProposeError::Rejected(rejection)) => Err(rejected(&rejection)),
-            Err(error) => Err(Status::unavailable(error.to_string())),
+            Err(error) => Err(unproposed(&error)),
         }
     }
 
@@ -181,7 +181,7 @@ impl v1::peer_server::Peer for Service {
 async fn reachable(node: &AdmitNode) -> Result<(), Status> {
     let unreachable = |why: String| {
         let (name, address) = (&node.name, node.advertise);
-        Status::failed_precondition(format!("{name} cannot be reached at its advertise address {address}: {why}"))
+        unreachable(format!("{name} cannot be reached at its advertise address {address}: {why}"))
     };
     let answer = tokio::time::timeout(CALL_BACK, greet(node.advertise)).await;
     let hello = answer.map_err(|_| unreachable(format!("no answer within {CALL_BACK:?}")))?;

@@ -164,7 +164,10 @@ impl Store {
         let Ok(mut client) = self.0.channels.peer(leader, &node.addr) else { return false };
         let request = v1::ExpelRequest { raft_id: raft_id.0 };
         tokio::select! {
-            answer = client.expel(self.0.channels.request(leader, request)) => answer.is_ok(),
+            answer = client.expel(self.0.channels.request(leader, request)) => {
+                self.0.channels.note(&answer);
+                answer.is_ok()
+            }
             () = self.other_leader(leader) => false,
         }
     }

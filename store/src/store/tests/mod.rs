@@ -1,5 +1,6 @@
 //! Members in one process, over real gRPC on loopback and real disks.
 
+mod admission;
 mod cluster;
 mod damage;
 mod removal;
