@@ -37,6 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for field in HEX_FIELDS {
         config = config.field_attribute(field, "#[serde(serialize_with = \"hex::serialize\")]");
     }
+    // It tells a retry of an admission from a new one, and nothing to people.
+    config = config.field_attribute("pontoon.v1.Node.attempt", "#[serde(skip)]");
     config.compile_fds(descriptors)?;
     Ok(())
 }

@@ -138,6 +138,7 @@ fn admission(data: &DataDir, entrant: &Entrant, raft_id: Option<RaftId>) -> Admi
         version: env!("CARGO_PKG_VERSION").to_owned(),
         feature_level: FEATURE_LEVEL,
         raft_id,
+        attempt: rand::random(),
     }
 }
 

@@ -19,6 +19,10 @@ pub mod metadata {
     pub const FROM: &str = "pontoon-from";
     /// Raft id that the caller believes it speaks to.
     pub const TO: &str = "pontoon-to";
+    /// Comes with a refusal: the caller is not, or no longer, a member of the cluster.
+    pub const REMOVED: &str = "pontoon-removed";
+    /// Comes with an admission that failed: one of the reasons that docs/api.md lists.
+    pub const REASON: &str = "pontoon-reason";
 }
 
 /// Largest message that a daemon accepts, in bytes. Entries and batches are bounded well below.

@@ -6,14 +6,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use pontoon_proto::{MAX_MESSAGE_BYTES, v1};
+use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
 use prost::Message;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::transport::Server;
+use tokio::time::{Instant, timeout_at};
+use tonic::metadata::{AsciiMetadataValue, MetadataMap, MetadataValue};
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Server};
 use tonic::{Code, Status};
 
 use crate::model::command::AdmitNode;
@@ -21,7 +22,7 @@ use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::rejection::Rejection;
 use crate::raft::channel::{Caller, endpoint, peer_client};
 use crate::raft::service::Service;
-use crate::store::Store;
+use crate::store::{ProposeError, Store};
 
 /// Carries an encoded `Rejection` (store.proto) with a status.
 pub(crate) const REJECTION: &str = "pontoon-rejection-bin";
@@ -76,6 +77,7 @@ impl StoreSlot {
             name: info.name,
             public_key: info.public_key.to_vec(),
             time_ms: (self.clock)(),
+            raft_id: store.as_ref().map_or(0, |store| store.id().0),
         }
     }
 
@@ -85,9 +87,9 @@ impl StoreSlot {
     }
 
     /// The store, if another member of its cluster asks.
-    pub(crate) fn member(&self, metadata: &MetadataMap) -> Result<Store, Status> {
+    pub(crate) fn member(&self, map: &MetadataMap) -> Result<Store, Status> {
         let store = self.any()?;
-        let caller = Caller::of(metadata)?;
+        let caller = Caller::of(map)?;
         let (us, me) = (store.cluster(), store.id());
         if caller.cluster != us {
             let message = format!("the caller is in cluster {}, and this is a member of cluster {us}", caller.cluster);
@@ -99,7 +101,9 @@ impl StoreSlot {
         }
         if !store.knows(caller.from) {
             let message = format!("member {} is not, or no longer, a member of cluster {us}", caller.from);
-            return Err(Status::permission_denied(message));
+            let mut status = Status::permission_denied(message);
+            status.metadata_mut().insert(metadata::REMOVED, AsciiMetadataValue::from_static("true"));
+            return Err(status);
         }
         Ok(store)
     }
@@ -186,6 +190,26 @@ pub enum AdmitError {
     /// The cluster refuses.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// There is no majority of voters, and nothing was written.
+    #[error("{message}")]
+    NoQuorum {
+        /// Who is missing, as the asked member says.
+        message: String,
+    },
+    /// It is unknown whether the node was admitted.
+    #[error("it is unknown whether {address} admitted this node: {message}")]
+    Unknown {
+        /// Who was asked.
+        address: SocketAddr,
+        /// Why it is unknown.
+        message: String,
+    },
+    /// The asked member cannot reach the node at its advertise address. Nothing was written.
+    #[error("{message}")]
+    AdvertiseUnreachable {
+        /// Which address and why, as the asked member says.
+        message: String,
+    },
     /// It cannot do it now.
     #[error("{address} cannot do it: {reason}")]
     Failed {
@@ -226,7 +250,7 @@ pub async fn hello(address: SocketAddr, deadline: Duration) -> Result<Identified
 }
 
 /// Asks a member to admit a node. `signature` is the node's Ed25519 signature over [`AdmitNode::signed_bytes`].
-/// Asking again gives the same answer.
+/// Asking again with the same attempt gives the same answer until the node has reported itself.
 ///
 /// # Errors
 ///
@@ -239,12 +263,13 @@ pub async fn admit(
 ) -> Result<Admitted, AdmitError> {
     let mut request = tonic::Request::new(v1::AdmitRequest { node: Some(node.into()), signature });
     request.set_timeout(deadline);
-    let ask = async {
-        let endpoint = endpoint(&address.to_string()).map_err(|error| Status::unavailable(error.to_string()))?;
-        peer_client(endpoint.connect_lazy()).admit(request).await
-    };
-    let answer = tokio::time::timeout(deadline, ask).await.map_err(|_| late(address, deadline))?;
-    let response = answer.map_err(|status| failed(address, &status))?.into_inner();
+    let end = Instant::now() + deadline;
+    let channel = timeout_at(end, connect(address)).await.map_err(|_| late(address, deadline))?;
+    let mut client = peer_client(channel.map_err(|status| failed(address, &status))?);
+    let answer = timeout_at(end, client.admit(request)).await;
+    let answer =
+        answer.map_err(|_| AdmitError::Unknown { address, message: format!("no answer within {deadline:?}") })?;
+    let response = answer.map_err(|status| not_admitted(address, &status))?.into_inner();
     let cluster = response.cluster_id.parse().map_err(|_| AdmitError::Malformed { address, what: "cluster id" })?;
     Ok(Admitted { cluster, node: NodeId(response.node_id), raft_id: RaftId(response.raft_id) })
 }
@@ -257,9 +282,57 @@ impl AdmitNode {
 }
 
 pub(crate) async fn greet(address: SocketAddr) -> Result<v1::HelloResponse, Status> {
+    Ok(peer_client(connect(address).await?).hello(v1::HelloRequest {}).await?.into_inner())
+}
+
+async fn connect(address: SocketAddr) -> Result<Channel, Status> {
     let endpoint = endpoint(&address.to_string()).map_err(|error| Status::unavailable(error.to_string()))?;
-    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(crate::error_chain(&error)))?;
-    Ok(peer_client(channel).hello(v1::HelloRequest {}).await?.into_inner())
+    endpoint.connect().await.map_err(|error| Status::unavailable(crate::error_chain(&error)))
+}
+
+/// Values of [`metadata::REASON`].
+const NO_QUORUM: &str = "NO_QUORUM";
+const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
+const ADVERTISE_UNREACHABLE: &str = "ADVERTISE_UNREACHABLE";
+
+/// What a newcomer is told whose admission was not written, or may not have been.
+pub(crate) fn unproposed(error: &ProposeError) -> Status {
+    let message = error.to_string();
+    match error {
+        ProposeError::Rejected(rejection) => rejected(rejection),
+        ProposeError::NoQuorum { .. } => with_reason(Status::unavailable(message), NO_QUORUM),
+        ProposeError::Unknown { .. } => with_reason(Status::unknown(message), UNKNOWN_OUTCOME),
+        ProposeError::TooLarge { .. }
+        | ProposeError::NotFeature { .. }
+        | ProposeError::NotUnderstood { .. }
+        | ProposeError::Stopped { .. } => Status::failed_precondition(message),
+    }
+}
+
+/// What a newcomer is told that cannot be called back.
+pub(crate) fn unreachable(message: String) -> Status {
+    with_reason(Status::failed_precondition(message), ADVERTISE_UNREACHABLE)
+}
+
+fn with_reason(mut status: Status, reason: &'static str) -> Status {
+    status.metadata_mut().insert(metadata::REASON, AsciiMetadataValue::from_static(reason));
+    status
+}
+
+/// Why an admission that was sent failed.
+fn not_admitted(address: SocketAddr, status: &Status) -> AdmitError {
+    let message = status.message().to_owned();
+    match status.metadata().get(metadata::REASON).and_then(|reason| reason.to_str().ok()) {
+        Some(NO_QUORUM) => return AdmitError::NoQuorum { message },
+        Some(UNKNOWN_OUTCOME) => return AdmitError::Unknown { address, message },
+        Some(ADVERTISE_UNREACHABLE) => return AdmitError::AdvertiseUnreachable { message },
+        _ => {}
+    }
+    match failed(address, status) {
+        // It was reached before: the answer is lost.
+        AdmitError::Unreachable { address, reason } => AdmitError::Unknown { address, message: reason },
+        error => error,
+    }
 }
 
 /// A status that carries a rejection.
@@ -284,7 +357,9 @@ fn failed(address: SocketAddr, status: &Status) -> AdmitError {
         None => status.message().to_owned(),
     };
     match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded | Code::Unknown => AdmitError::Unreachable { address, reason },
+        Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled => {
+            AdmitError::Unreachable { address, reason }
+        }
         _ => AdmitError::Failed { address, reason },
     }
 }

@@ -86,6 +86,12 @@ impl From<ProposeError> for ApiError {
                 message,
                 "pontoon node ls shows every node's version",
             ),
+            ProposeError::NotUnderstood { .. } => Self::new(
+                Code::FailedPrecondition,
+                "FEATURE_LEVEL",
+                message,
+                "pontoon node ls shows every node's version",
+            ),
             ProposeError::Stopped { .. } => Self::stopped(message),
         }
     }
@@ -140,6 +146,18 @@ impl From<AdmitError> for ApiError {
                 message,
                 "check the address, and that TCP port 7300 is open",
             ),
+            AdmitError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
+            AdmitError::Unknown { .. } => {
+                let hint = "look for this node with pontoon node ls on a member; if it is there, remove it with \
+                            pontoon node rm --force, then join again";
+                Self::new(Code::Unknown, "UNKNOWN_OUTCOME", message, hint)
+            }
+            AdmitError::AdvertiseUnreachable { .. } => Self::new(
+                Code::Unavailable,
+                "ADVERTISE_UNREACHABLE",
+                message,
+                "check the address, and that its TCP port is open towards this host",
+            ),
             AdmitError::Failed { .. } => {
                 Self::new(Code::Unavailable, "PEER_UNREACHABLE", message, "look at pontoon status there")
             }
@@ -173,14 +191,14 @@ fn code_of(reason: Reason) -> Code {
         EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
         InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
         InvalidSubnet, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound, NodeAddressTaken,
-        NodeInUse, NodeNameTaken, NodeNotFound, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap,
+        NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap,
         TooLarge, TooManyNodes, VniExhausted, VniTaken,
     };
     match reason {
         InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
         | InvalidRange | InvalidMtu | InvalidAddress | InvalidIfname | TooLarge => Code::InvalidArgument,
         NodeNotFound | NetworkNotFound | EndpointNotFound => Code::NotFound,
-        AlreadyFounded | NodeNameTaken | NodeAddressTaken | NetworkNameTaken | VniTaken | AddressTaken | MacTaken
+        AlreadyFounded | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken | VniTaken | AddressTaken | MacTaken
         | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
         NotFounded | AddressReserved | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => {
             Code::FailedPrecondition

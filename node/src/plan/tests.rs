@@ -40,6 +40,7 @@ pub(crate) fn node(id: u64, egress: &[&str]) -> Node {
         routes: vec![],
         underlay_mtu: 1500,
         egress_subnets: egress.iter().map(|s| s.parse().unwrap()).collect(),
+        attempt: 0,
     }
 }
 

@@ -343,5 +343,6 @@ pub(crate) fn node(id: NodeId, address: IpAddr) -> Node {
         routes: vec![],
         underlay_mtu: 1500,
         egress_subnets: vec!["172.18.0.0/16".parse().unwrap()],
+        attempt: 0,
     }
 }

@@ -136,6 +136,7 @@ impl From<&AdmitNode> for v1::AdmitNode {
             version: admit.version.clone(),
             feature_level: admit.feature_level,
             raft_id: admit.raft_id.map_or(0, |id| id.0),
+            attempt: admit.attempt,
         }
     }
 }
@@ -153,6 +154,7 @@ impl TryFrom<v1::AdmitNode> for AdmitNode {
             version: admit.version,
             feature_level: admit.feature_level,
             raft_id: (admit.raft_id != 0).then_some(RaftId(admit.raft_id)),
+            attempt: admit.attempt,
         })
     }
 }

@@ -114,6 +114,7 @@ impl From<&Node> for v1::Node {
             routes: node.routes.iter().map(Into::into).collect(),
             underlay_mtu: node.underlay_mtu,
             egress_subnets: texts(&node.egress_subnets),
+            attempt: node.attempt,
         }
     }
 }
@@ -138,6 +139,7 @@ impl TryFrom<v1::Node> for Node {
             routes: node.routes.into_iter().map(Route::try_from).collect::<Result<_, _>>()?,
             underlay_mtu: node.underlay_mtu,
             egress_subnets: prefixes(WHAT, "egress_subnets", &node.egress_subnets)?,
+            attempt: node.attempt,
         })
     }
 }

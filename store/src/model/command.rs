@@ -112,7 +112,7 @@ pub struct AdmitNode {
     pub advertise: SocketAddr,
     /// Its VTEP.
     pub data_addr: IpAddr,
-    /// Ed25519 public key. A key that is a member's already gets that member back.
+    /// Ed25519 public key.
     pub public_key: [u8; 32],
     /// Version of its daemon.
     pub version: String,
@@ -120,6 +120,8 @@ pub struct AdmitNode {
     pub feature_level: u32,
     /// Raft id; none: the log index of the entry.
     pub raft_id: Option<RaftId>,
+    /// Random number of this attempt to join, the same for its retries, which get the same answer. Not 0.
+    pub attempt: u64,
 }
 
 /// A node tells what it is.

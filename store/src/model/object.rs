@@ -106,6 +106,8 @@ pub struct Node {
     pub underlay_mtu: u32,
     /// Subnets of its gateway bridge, at most one per family.
     pub egress_subnets: Vec<IpNet>,
+    /// Random number of the attempt to join that it was admitted by.
+    pub attempt: u64,
 }
 
 /// A route of a host.

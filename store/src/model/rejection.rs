@@ -40,6 +40,8 @@ reasons! {
     InvalidCluster "INVALID_CLUSTER",
     /// Another node has this name.
     NodeNameTaken "NODE_NAME_TAKEN",
+    /// This key is a member's already.
+    NodeKeyTaken "NODE_KEY_TAKEN",
     /// Another node has this advertise or data address.
     NodeAddressTaken "NODE_ADDRESS_TAKEN",
     /// A data address of another family than the cluster's underlay, or one no packet can go to.

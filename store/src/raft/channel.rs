@@ -1,13 +1,14 @@
 //! Connections to other members, and what every call to them carries.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
+use tokio::time::Instant;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 use crate::model::id::{ClusterId, RaftId};
 
@@ -35,8 +36,16 @@ pub(crate) struct Channels {
     cluster: ClusterId,
     me: RaftId,
     open: Arc<Mutex<HashMap<(u64, Purpose), Open>>>,
-    /// What the latest member that answered said when it refused to deal with this one.
-    refused: Arc<Mutex<Option<String>>>,
+    standing: Arc<Mutex<Standing>>,
+}
+
+/// What the others think of this member.
+#[derive(Debug, Default)]
+struct Standing {
+    /// What the latest member that answered said, if that this one is no member any more.
+    removed: Option<String>,
+    /// When a leader last sent something.
+    heard: Option<Instant>,
 }
 
 /// The address of a connection, and the connection.
@@ -44,7 +53,7 @@ type Open = (String, Channel);
 
 impl Channels {
     pub(crate) fn new(cluster: ClusterId, me: RaftId) -> Self {
-        Self { cluster, me, open: Arc::default(), refused: Arc::default() }
+        Self { cluster, me, open: Arc::default(), standing: Arc::default() }
     }
 
     /// The connection to a member for a purpose.
@@ -80,19 +89,42 @@ impl Channels {
         Ok(peer_client(self.to(member, address, Purpose::Control)?))
     }
 
-    /// Takes note of how a member answered: one that was removed learns of it in no other way.
+    /// Takes note of how a member answered: one that was removed learns of it in no other way. Any other refusal says
+    /// nothing about this member: the one that answered may be the one that changed.
     pub(crate) fn note<T>(&self, answer: &Result<T, Status>) {
-        let refused = match answer {
+        let removed = match answer {
             Ok(_) => None,
-            Err(status) if status.code() == Code::PermissionDenied => Some(status.message().to_owned()),
+            Err(status) if status.metadata().contains_key(metadata::REMOVED) => Some(status.message().to_owned()),
             Err(_) => return,
         };
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        self.standing().removed = removed;
     }
 
-    /// Why the others do not deal with this member, if they do not.
-    pub(crate) fn refused(&self) -> Option<String> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Takes note that a leader sent something: it counts this member in.
+    pub(crate) fn note_leader(&self) {
+        *self.standing() = Standing { removed: None, heard: Some(Instant::now()) };
+    }
+
+    /// Why the others do not deal with this member any more, as the latest that answered said.
+    pub(crate) fn removed(&self) -> Option<String> {
+        self.standing().removed.clone()
+    }
+
+    /// The same, unless a leader was heard of within that time.
+    pub(crate) fn removed_and_alone_for(&self, time: Duration) -> Option<String> {
+        let standing = self.standing();
+        let alone = standing.heard.is_none_or(|heard| heard.elapsed() > time);
+        standing.removed.clone().filter(|_| alone)
+    }
+
+    /// Closes the connections to those that are no members.
+    pub(crate) fn keep(&self, is_member: impl Fn(u64) -> bool) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(member, _), _| is_member(*member));
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A request that says from whom it is and for whom.

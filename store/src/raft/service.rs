@@ -14,13 +14,13 @@ use super::convert;
 use crate::disk::snapshot::{Incoming, SnapshotError};
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
-use crate::peer::{StoreSlot, greet, rejected};
-use crate::store::{ProposeError, Proposed};
+use crate::peer::{StoreSlot, greet, unproposed, unreachable};
+use crate::store::Proposed;
 
-/// How long admitting a node may take.
-const ADMIT: Duration = Duration::from_secs(5);
+/// How long writing an admission may take. With the call back it stays below 5 s.
+const ADMIT: Duration = Duration::from_secs(3);
 /// How long a newcomer that is called back may take to answer.
-const CALL_BACK: Duration = Duration::from_secs(3);
+const CALL_BACK: Duration = Duration::from_millis(1500);
 
 /// Both services of the port.
 #[derive(Debug, Clone)]
@@ -42,8 +42,10 @@ impl v1::raft_server::Raft for Service {
 
     async fn append(&self, request: Request<Streaming<v1::AppendRequest>>) -> Answer<Self::AppendStream> {
         let store = self.slot.member(request.metadata())?;
-        let requests = request.into_inner().map(|message| {
+        let led = store.clone();
+        let requests = request.into_inner().map(move |message| {
             let message = message.map_err(|status| status.to_string())?;
+            led.note_leader();
             convert::append_in(message).map_err(|error| error.to_string())
         });
         // The first that cannot be read ends the stream; the leader opens another.
@@ -130,6 +132,7 @@ impl v1::peer_server::Peer for Service {
             }
             Proposed::NotLeader => Err(not_leader()),
             Proposed::Unknown => Err(Status::unknown("leadership was lost before the command was committed")),
+            Proposed::NotUnderstood(reason) => Err(Status::invalid_argument(reason)),
             Proposed::Stopped(reason) => Err(Status::unavailable(reason)),
         }
     }
@@ -156,8 +159,7 @@ impl v1::peer_server::Peer for Service {
                 raft_id: node.raft_id.0,
             })),
             Ok(_) => Err(Status::internal("an admission made no node")),
-            Err(ProposeError::Rejected(rejection)) => Err(rejected(&rejection)),
-            Err(error) => Err(Status::unavailable(error.to_string())),
+            Err(error) => Err(unproposed(&error)),
         }
     }
 
@@ -179,7 +181,7 @@ impl v1::peer_server::Peer for Service {
 async fn reachable(node: &AdmitNode) -> Result<(), Status> {
     let unreachable = |why: String| {
         let (name, address) = (&node.name, node.advertise);
-        Status::failed_precondition(format!("{name} cannot be reached at its advertise address {address}: {why}"))
+        unreachable(format!("{name} cannot be reached at its advertise address {address}: {why}"))
     };
     let answer = tokio::time::timeout(CALL_BACK, greet(node.advertise)).await;
     let hello = answer.map_err(|_| unreachable(format!("no answer within {CALL_BACK:?}")))?;

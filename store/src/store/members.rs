@@ -76,6 +76,8 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
             let mut ticks = ticks();
             while ending.run_until_cancelled(ticks.tick()).await.is_some() {
                 let Some(store) = upgrade(&weak) else { return };
+                let membership = store.metrics().membership_config;
+                store.0.channels.keep(|id| membership.get_node(&id).is_some());
                 if !store.leads() {
                     continue;
                 }
@@ -126,7 +128,7 @@ impl Store {
     pub async fn expel(&self, raft_id: RaftId, deadline: Duration) -> Result<(), ExpelError> {
         let end = Instant::now() + deadline;
         loop {
-            if raft_id == self.id() && self.0.channels.refused().is_some() {
+            if raft_id == self.id() && self.0.channels.removed().is_some() {
                 return Ok(());
             }
             if let Some(reason) = self.stopped() {
@@ -162,7 +164,10 @@ impl Store {
         let Ok(mut client) = self.0.channels.peer(leader, &node.addr) else { return false };
         let request = v1::ExpelRequest { raft_id: raft_id.0 };
         tokio::select! {
-            answer = client.expel(self.0.channels.request(leader, request)) => answer.is_ok(),
+            answer = client.expel(self.0.channels.request(leader, request)) => {
+                self.0.channels.note(&answer);
+                answer.is_ok()
+            }
             () = self.other_leader(leader) => false,
         }
     }

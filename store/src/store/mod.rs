@@ -253,6 +253,11 @@ impl Store {
         self.0.shared.snapshots()
     }
 
+    /// Takes note that a leader counts this member in.
+    pub(crate) fn note_leader(&self) {
+        self.0.channels.note_leader();
+    }
+
     /// Whether a call may come from this member. One that is not in the membership may have come later than what is known
     /// here: ids are log indexes, so a greater one than the membership's own is that of a newer member. A node that was admitted is added a moment later.
     pub(crate) fn knows(&self, member: RaftId) -> bool {
@@ -263,9 +268,12 @@ impl Store {
             || self.state().node_with_raft_id(member).is_some()
     }
 
-    /// Why it has stopped, if it has.
+    /// Why it has stopped, if it has. That it was removed counts only while nobody leads it: a member may be wrong
+    /// about another, and a leader is not.
     pub(crate) fn stopped(&self) -> Option<String> {
-        if let Some(reason) = self.0.channels.refused() {
+        if let Some(reason) = self.0.channels.removed_and_alone_for(self.0.options.timing.election_max)
+            && !self.leads()
+        {
             return Some(format!("this node was removed from the cluster: {reason}"));
         }
         if let Some(reason) = self.0.shared.view().stopped.clone() {

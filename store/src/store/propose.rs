@@ -83,6 +83,12 @@ pub enum ProposeError {
         /// Names of the nodes that have a lower one.
         nodes: Vec<String>,
     },
+    /// The leader cannot read the command. Nothing was written.
+    #[error("the leader cannot read this command: {reason}. Run the same version of pontoond on every node")]
+    NotUnderstood {
+        /// What it says.
+        reason: String,
+    },
     /// This member does not apply entries any more.
     #[error("the store has stopped: {reason}")]
     Stopped {
@@ -115,6 +121,8 @@ pub(crate) enum Proposed {
     NotLeader,
     /// It lost leadership meanwhile.
     Unknown,
+    /// It cannot read the command; nothing was written.
+    NotUnderstood(String),
     /// It has stopped.
     Stopped(String),
 }
@@ -148,6 +156,11 @@ impl Store {
                     return Ok((*result)?);
                 }
                 Ok(Proposed::Stopped(reason)) => return Err(ProposeError::Stopped { reason }),
+                Ok(Proposed::NotUnderstood(reason)) if !open.load(Ordering::Relaxed) => {
+                    return Err(ProposeError::NotUnderstood { reason });
+                }
+                // An earlier leader may have taken it.
+                Ok(Proposed::NotUnderstood(_)) => break,
                 Ok(Proposed::NotLeader | Proposed::Unknown) => {}
                 Err(_) => break,
             }
@@ -194,7 +207,10 @@ impl Store {
                 if was_not_sent(&status) {
                     open.store(before, Ordering::Relaxed);
                 }
-                Proposed::Unknown
+                match status.code() {
+                    Code::InvalidArgument => Proposed::NotUnderstood(status.message().to_owned()),
+                    _ => Proposed::Unknown,
+                }
             }
         }
     }
@@ -234,10 +250,15 @@ impl Store {
         let metrics = self.metrics();
         let membership = &metrics.membership_config;
         let voters: BTreeSet<u64> = membership.voter_ids().filter(|id| *id != self.id().0).collect();
+        let cluster = &self.cluster().to_string();
+        // Another daemon may have the address by now.
         let ask = |id: u64| async move {
             let address = membership.get_node(&id).map(|node| node.addr.clone()).unwrap_or_default();
             let there = match address.parse::<SocketAddr>() {
-                Ok(address) => matches!(timeout(PROBE * 4 / 5, crate::peer::greet(address)).await, Ok(Ok(_))),
+                Ok(address) => match timeout(PROBE * 4 / 5, crate::peer::greet(address)).await {
+                    Ok(Ok(hello)) => hello.cluster_id == *cluster && hello.raft_id == id,
+                    Ok(Err(_)) | Err(_) => false,
+                },
                 Err(_) => false,
             };
             (!there).then_some((id, address))
@@ -271,12 +292,16 @@ fn decode_proposed(response: v1::ProposeResponse) -> Result<Proposed, CodecError
 
 /// Whether a call certainly had no effect: it was refused before anything was written, or nobody could be reached.
 pub(super) fn was_not_sent(status: &Status) -> bool {
-    if matches!(status.code(), Code::Aborted | Code::PermissionDenied | Code::FailedPrecondition | Code::Unimplemented)
-    {
+    use Code::{Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, Unimplemented};
+    if matches!(status.code(), Aborted | PermissionDenied | FailedPrecondition | Unimplemented | InvalidArgument) {
         return true;
     }
     let mut source = status.source();
     while let Some(error) = source {
+        // A request is sent once there is a connection: this has none, refused or not made in time.
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
             return matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable);

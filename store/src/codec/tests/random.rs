@@ -114,7 +114,9 @@ fn command(state: &State, dice: &Dice) -> Command {
     let state_of = [NodeState::Joining, NodeState::Ready, NodeState::Down];
     match kind {
         0 => Command::FoundCluster { cluster: settings(), node: admission(1) },
-        1..=2 => Command::AdmitNode(AdmitNode { public_key: [b % 8; 32], ..admission(1 + a % 7) }),
+        1..=2 => {
+            Command::AdmitNode(AdmitNode { public_key: [b % 8; 32], attempt: u64::from(b % 2), ..admission(1 + a % 7) })
+        }
         3..=4 => Command::ReportNode(reported(node, dice)),
         5 => Command::SetNodeState { node, state: state_of[usize::from(b) % 3] },
         6 => Command::LabelNode {

@@ -23,7 +23,11 @@ const MAX_DEVICE: usize = 16;
 impl Changing<'_> {
     pub(super) fn admit_node(&mut self, admit: &AdmitNode) -> Result<Outcome, Rejection> {
         if let Some(member) = self.state.node_with_key(&admit.public_key) {
-            return Ok(Outcome::Node(member.clone()));
+            return if is_retry(admit, member) {
+                Ok(Outcome::Node(member.clone()))
+            } else {
+                Err(key_taken(admit, member))
+            };
         }
         let Some(cluster) = self.state.cluster.clone() else {
             return Err(Rejection::new(Reason::NotFounded, "there is no cluster yet", "use `pontoon init`"));
@@ -74,6 +78,7 @@ impl Changing<'_> {
             routes: Vec::new(),
             underlay_mtu: 0,
             egress_subnets: Vec::new(),
+            attempt: admit.attempt,
         })
     }
 
@@ -222,6 +227,25 @@ impl Changing<'_> {
         let addresses: Vec<String> = endpoint.addresses.iter().map(IpAddr::to_string).collect();
         format!("{} on network {network} ({})", endpoint.name, addresses.join(", "))
     }
+}
+
+/// Whether the attempt that the member was admitted by is made once more, because its answer was lost. The node then has
+/// no log yet. Any other that has the member's key may have lost a log: with the old Raft id it could vote twice.
+fn is_retry(admit: &AdmitNode, member: &Node) -> bool {
+    member.state == NodeState::Joining
+        && admit.attempt != 0
+        && admit.attempt == member.attempt
+        && admit.name == member.name
+        && admit.advertise == member.advertise
+        && admit.data_addr == member.data_addr
+}
+
+fn key_taken(admit: &AdmitNode, member: &Node) -> Rejection {
+    Rejection::new(
+        Reason::NodeKeyTaken,
+        format!("node {} cannot be admitted: the key of this host is node {}'s already", admit.name, member.name),
+        format!("run `pontoon node rm {} --force` on a member first, then join", member.name),
+    )
 }
 
 fn check_addresses(admit: &AdmitNode, underlay: Family) -> Result<(), Rejection> {

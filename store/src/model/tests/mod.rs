@@ -137,6 +137,7 @@ pub(crate) fn admission(n: u8) -> AdmitNode {
         version: "0.1.0".to_owned(),
         feature_level: FEATURE_LEVEL,
         raft_id: (n == 1).then_some(RaftId(1)),
+        attempt: 1000 + u64::from(n),
     }
 }
 

@@ -86,13 +86,35 @@ fn an_underlay_of_ipv6_takes_ipv6_nodes() {
     world.refused(Command::AdmitNode(admission(2)), Reason::InvalidNodeAddress, &["IPv6"]);
 }
 
+/// A node that has lost its log and has its key still must not get its Raft id back.
+#[test]
+fn only_the_same_attempt_of_a_node_without_log_gets_the_old_answer() {
+    let mut world = World::founded();
+    let Outcome::Node(second) = world.ok(Command::AdmitNode(admission(2))) else { panic!("a node") };
+    let other = |change: &dyn Fn(&mut AdmitNode)| {
+        let mut admit = admission(2);
+        change(&mut admit);
+        Command::AdmitNode(admit)
+    };
+    let told = ["n2", "pontoon node rm n2 --force"];
+    world.refused(other(&|a| a.attempt = 7), Reason::NodeKeyTaken, &told);
+    world.refused(other(&|a| a.attempt = 0), Reason::NodeKeyTaken, &told);
+    world.refused(other(&|a| a.name = "other".to_owned()), Reason::NodeKeyTaken, &told);
+    world.refused(other(&|a| a.advertise.set_port(1)), Reason::NodeKeyTaken, &told);
+    world.refused(other(&|a| a.data_addr = ip("192.168.140.9")), Reason::NodeKeyTaken, &told);
+    world.ok(Command::ReportNode(report(second.id)));
+    world.refused(Command::AdmitNode(admission(2)), Reason::NodeKeyTaken, &told);
+    world.ok(Command::RemoveNode { node: second.id, force: true });
+    let Outcome::Node(anew) = world.ok(other(&|a| a.attempt = 7)) else { panic!("a node") };
+    assert_ne!(anew.raft_id, second.raft_id);
+}
+
 #[test]
 fn a_key_is_admitted_once_and_five_nodes_at_most() {
     let mut world = World::founded();
     let Outcome::Node(second) = world.ok(Command::AdmitNode(admission(2))) else { panic!("a node") };
     assert_eq!(second.raft_id, RaftId(second.id.0));
-    let again = AdmitNode { name: "other".to_owned(), ..admission(2) };
-    assert_eq!(world.ok(Command::AdmitNode(again)), Outcome::Node(second));
+    assert_eq!(world.ok(Command::AdmitNode(admission(2))), Outcome::Node(second));
     (3..=5).for_each(|n| drop(world.ok(Command::AdmitNode(admission(n)))));
     world.refused(Command::AdmitNode(admission(6)), Reason::TooManyNodes, &["n6", "5 nodes", "observers"]);
 }

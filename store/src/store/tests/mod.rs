@@ -1,10 +1,13 @@
 //! Members in one process, over real gRPC on loopback and real disks.
 
+mod admission;
 mod cluster;
 mod damage;
+mod removal;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -22,6 +25,8 @@ use crate::{HelloInfo, PeerServer, StoreSlot, admit, hello};
 
 const CLUSTER: ClusterId = ClusterId(0x5eed);
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Numbers the attempts to join.
+static ATTEMPTS: AtomicU64 = AtomicU64::new(1);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn clock() -> u64 {
@@ -101,6 +106,7 @@ impl Daemon {
             version: "0.1.0".into(),
             feature_level: FEATURE_LEVEL,
             raft_id: None,
+            attempt: ATTEMPTS.fetch_add(1, Ordering::Relaxed),
         }
     }
 

@@ -1,0 +1,72 @@
+//! Who believes to be removed, and who is.
+
+use pontoon_proto::v1;
+
+use super::*;
+
+async fn remove(through: &Daemon, node: NodeId, raft_id: RaftId) {
+    let store = through.store();
+    store.propose(Command::RemoveNode { node, force: true }, PATIENCE).await.unwrap();
+    store.expel(raft_id, PATIENCE).await.unwrap();
+    until("it is out", || !store.status().members.contains_key(&raft_id)).await;
+}
+
+/// The second leaves and comes back as another member while the third is away: the third knows only the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_peer_has_become_another_is_still_one() {
+    let mut daemons = three().await;
+    let third = daemons[2].kill().await;
+    let node = daemons[1].store().node();
+    let second = daemons[1].store().id();
+    remove(&daemons[0], node, second).await;
+    daemons[1].kill().await;
+    daemons[1].dir = TempDir::new().unwrap();
+    let listener = TcpListener::bind(daemons[1].address).await.unwrap();
+    daemons[1].serve(listener);
+    daemons[1].join(&daemons[0]).await;
+    assert_ne!(daemons[1].store().id(), second);
+    daemons[1].report().await;
+
+    daemons[2].restart(third).await;
+    let store = daemons[2].store();
+    let address = daemons[1].address.to_string();
+    for _ in 0..3 {
+        let mut client = store.0.channels.peer(second.0, &address).unwrap();
+        let answer = client.read_index(store.0.channels.request(second.0, v1::ReadIndexRequest {})).await;
+        assert_eq!(answer.as_ref().unwrap_err().code(), tonic::Code::PermissionDenied);
+        store.0.channels.note(&answer);
+        assert_eq!(store.stopped(), None);
+    }
+    daemons[2].create("from-the-third").await.unwrap();
+    store.read_barrier(DEADLINE).await.unwrap();
+    assert_eq!(store.stopped(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_removed_while_it_was_away_says_so() {
+    let mut daemons = three().await;
+    let node = daemons[2].store().node();
+    let third = daemons[2].kill().await;
+    remove(&daemons[0], node, third).await;
+    daemons[2].restart(third).await;
+    let store = daemons[2].store();
+    until("it knows that it was removed", || store.stopped().is_some()).await;
+    let error = daemons[2].create("never").await.unwrap_err().to_string();
+    assert!(error.contains("removed from the cluster"), "{error}");
+    assert!(matches!(store.read_barrier(DEADLINE).await, Err(ReadError::Stopped { .. })));
+}
+
+/// What one member says of another does not count against a leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_led_is_none_that_was_removed() {
+    let daemons = three().await;
+    let first = leader(&daemons);
+    for at in [first, (first + 1) % 3] {
+        let store = daemons[at].store();
+        let mut status = tonic::Status::permission_denied("no member");
+        status.metadata_mut().insert(pontoon_proto::metadata::REMOVED, "true".parse().unwrap());
+        store.0.channels.note::<()>(&Err(status));
+        assert_eq!(store.stopped(), None);
+        daemons[at].create(&format!("net-{at}")).await.unwrap();
+    }
+}
