@@ -191,15 +191,15 @@ fn code_of(reason: Reason) -> Code {
         EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
         InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
         InvalidSubnet, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound, NodeAddressTaken,
-        NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap,
-        TooLarge, TooManyNodes, VniExhausted, VniTaken,
+        NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap,
+        SubnetOverlap, TooLarge, TooManyNodes, VniExhausted, VniTaken,
     };
     match reason {
         InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
         | InvalidRange | InvalidMtu | InvalidAddress | InvalidIfname | TooLarge => Code::InvalidArgument,
         NodeNotFound | NetworkNotFound | EndpointNotFound => Code::NotFound,
-        AlreadyFounded | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken | VniTaken | AddressTaken | MacTaken
-        | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
+        AlreadyFounded | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken | VniTaken
+        | AddressTaken | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
         NotFounded | AddressReserved | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => {
             Code::FailedPrecondition
         }

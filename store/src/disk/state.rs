@@ -86,7 +86,8 @@ impl StateDb {
     ///
     /// # Errors
     ///
-    /// A folder that cannot be opened at all, nor moved.
+    /// A folder that is in use, that the system does not let it open, such as for lack of space or rights, or that is
+    /// damaged and cannot be moved.
     pub(crate) fn open(dir: &Path) -> Result<(Self, State, StateMeta), StateError> {
         let reason = match open_sled(dir) {
             Ok(db) => match Self::load(db) {
@@ -95,6 +96,12 @@ impl StateDb {
             },
             Err(source) if is_locked(&source) => return Err(StateError::InUse { path: dir.to_owned() }),
             Err(source) => Unusable::Sled(source),
+        };
+        let reason = match reason {
+            Unusable::Sled(source) if !is_damage(&source) => {
+                return Err(StateError::Sled { operation: "open", path: dir.to_owned(), source });
+            }
+            reason => reason,
         };
         let aside = move_aside(dir).map_err(|source| StateError::Aside { path: dir.to_owned(), source })?;
         tracing::warn!(
@@ -201,21 +208,36 @@ fn open_sled(dir: &Path) -> Result<sled::Db, sled::Error> {
         .open()
 }
 
+/// How sled's message begins when it cannot lock its file (sled 0.34, `Config::try_lock`). The cause is in it as text only.
+const LOCK_FAILED: &str = "could not acquire lock on ";
+
 fn is_locked(error: &sled::Error) -> bool {
-    matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
+    let sled::Error::Io(error) = error else { return false };
+    let text = error.to_string();
+    // EWOULDBLOCK is what flock gives when another has the lock.
+    error.kind() == io::ErrorKind::Other && text.starts_with(LOCK_FAILED) && text.contains("kind: WouldBlock")
 }
 
-/// Renames a folder to the first `….bad-<n>` that is free.
-fn move_aside(dir: &Path) -> io::Result<PathBuf> {
-    let mut number = 1;
-    loop {
-        let aside = dir.with_extension(format!("bad-{number}"));
-        if !aside.exists() {
-            fs::rename(dir, &aside)?;
-            return Ok(aside);
-        }
-        number += 1;
+/// Whether sled cannot go on because of what is in its files, and not because the system refused something.
+fn is_damage(error: &sled::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, NotFound};
+    let sled::Error::Io(error) = error else { return true };
+    if error.raw_os_error().is_none() {
+        return !error.to_string().starts_with(LOCK_FAILED);
     }
+    // A place or a file that damaged data points to.
+    matches!(error.kind(), InvalidInput | NotFound)
+}
+
+/// Renames a folder to `….bad-1`. Only the latest is kept: a daemon that finds damage at each start must not fill the disk.
+fn move_aside(dir: &Path) -> io::Result<PathBuf> {
+    let aside = dir.with_extension("bad-1");
+    match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::rename(dir, &aside)?;
+    Ok(aside)
 }
 
 /// Takes the first network out of a stored state, behind its hash's back.
@@ -233,4 +255,63 @@ pub(crate) fn lose_an_object(dir: &Path) {
     let (key, _) = tree.range(vec![3_u8]..).next().unwrap().unwrap();
     tree.remove(key).unwrap();
     db.flush().unwrap();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn one_that_is_open_is_in_use_and_stays() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("state");
+        let opened = StateDb::open(&path).unwrap();
+        assert!(matches!(StateDb::open(&path), Err(StateError::InUse { .. })));
+        drop(opened);
+        assert!(!dir.path().join("state.bad-1").exists());
+    }
+
+    /// What the system refuses may be allowed later, and the state is whole then.
+    #[test]
+    fn only_damage_moves_it_aside() {
+        for code in [13, 24, 28, 5, 30, 12] {
+            let error = sled::Error::Io(io::Error::from_raw_os_error(code));
+            assert!(!is_damage(&error) && !is_locked(&error), "{error}");
+        }
+        let other = |text: &str| sled::Error::Io(io::Error::other(text));
+        let denied = other("could not acquire lock on \"/blocked\": Os { code: 37, kind: Other, message: \"\" }");
+        assert!(!is_damage(&denied) && !is_locked(&denied));
+        assert!(!is_locked(&other("a block is missing")));
+        for damage in [
+            sled::Error::Corruption { at: None, bt: () },
+            sled::Error::Unsupported("a format".to_owned()),
+            sled::Error::Io(ErrorKind::UnexpectedEof.into()),
+            other("encountered torn segment"),
+        ] {
+            assert!(is_damage(&damage), "{damage}");
+        }
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("state");
+        fs::write(&path, "a file where a folder should be").unwrap();
+        assert!(matches!(StateDb::open(&path), Err(StateError::Sled { .. })));
+        assert!(path.exists() && !dir.path().join("state.bad-1").exists());
+    }
+
+    #[test]
+    fn only_the_latest_damaged_one_is_kept() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("state");
+        for round in ["first", "second"] {
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join(round), "").unwrap();
+            move_aside(&path).unwrap();
+        }
+        let names = |path: &Path| -> Vec<_> { fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name()).collect() };
+        assert_eq!(names(dir.path()), ["state.bad-1"]);
+        assert_eq!(names(&dir.path().join("state.bad-1")), ["second"]);
+    }
 }

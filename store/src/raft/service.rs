@@ -42,10 +42,11 @@ impl v1::raft_server::Raft for Service {
 
     async fn append(&self, request: Request<Streaming<v1::AppendRequest>>) -> Answer<Self::AppendStream> {
         let store = self.slot.member(request.metadata())?;
-        let led = store.clone();
+        // Not the store: a stream may outlive it, and would keep its folder open.
+        let channels = store.channels().clone();
         let requests = request.into_inner().map(move |message| {
             let message = message.map_err(|status| status.to_string())?;
-            led.note_leader();
+            channels.note_leader();
             convert::append_in(message).map_err(|error| error.to_string())
         });
         // The first that cannot be read ends the stream; the leader opens another.

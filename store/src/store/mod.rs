@@ -253,9 +253,9 @@ impl Store {
         self.0.shared.snapshots()
     }
 
-    /// Takes note that a leader counts this member in.
-    pub(crate) fn note_leader(&self) {
-        self.0.channels.note_leader();
+    /// Its connections to the others, and what they think of it.
+    pub(crate) fn channels(&self) -> &Channels {
+        &self.0.channels
     }
 
     /// Whether a call may come from this member. One that is not in the membership may have come later than what is known

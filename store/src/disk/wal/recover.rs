@@ -118,13 +118,11 @@ impl Replay {
 
     /// Drops entries that are purged already, and checks that none is missing before the first that is left.
     fn check_entries(&mut self, dir: &Path) -> Result<(), WalError> {
-        let next = self.recovered.purged.as_ref().map(|(index, _)| index + 1);
-        if let Some(next) = next {
-            self.recovered.entries = self.recovered.entries.split_off(&next);
-        }
-        let first = self.recovered.entries.first_key_value().map(|(index, _)| *index);
-        match (first, next) {
-            (Some(first), Some(next)) if first != next => Err(WalError::corrupt(dir, 0, "entries are missing")),
+        // A log of which nothing was purged begins with entry 0, the first membership.
+        let next = self.recovered.purged.as_ref().map_or(0, |(index, _)| index + 1);
+        self.recovered.entries = self.recovered.entries.split_off(&next);
+        match self.recovered.entries.first_key_value() {
+            Some((&first, _)) if first != next => Err(WalError::corrupt(dir, 0, "entries are missing")),
             _ => Ok(()),
         }
     }

@@ -84,6 +84,7 @@ fn holds_what_was_written() {
     let dir = TempDir::new().unwrap();
     let writes = vec![
         vote(1),
+        entry(0),
         entry(1),
         entry(2),
         entry(3),
@@ -108,7 +109,7 @@ fn one_sync_for_each_group() {
     let dir = TempDir::new().unwrap();
     let (wal, _) = Wal::open(options(dir.path(), SEGMENT_BYTES), no_fatal()).unwrap();
     let (sender, receiver) = mpsc::channel();
-    for index in 1..=1000 {
+    for index in 0..1000 {
         let sender = sender.clone();
         wal.submit(vec![entry(index)], Some(Box::new(move |result| sender.send(result.map(|()| index)).unwrap())));
     }
@@ -139,7 +140,7 @@ fn nothing_is_acknowledged_before_its_sync() {
 #[test]
 fn any_prefix_of_the_file_is_a_prefix_of_the_writes() {
     let dir = TempDir::new().unwrap();
-    let writes = [vote(1), entry(1), entry(2), vote(2), Write::Truncate(2), entry(2), entry(3)];
+    let writes = [vote(1), entry(0), entry(1), vote(2), Write::Truncate(1), entry(1), entry(2)];
     let (wal, _) = open(dir.path());
     let path = segments(dir.path())[0].clone();
     let begin = end_of(&path);
@@ -161,7 +162,7 @@ fn any_prefix_of_the_file_is_a_prefix_of_the_writes() {
         let expected = [model(&writes[..count]), model(&writes[..fewer])];
         assert!(expected.contains(&recovered), "{length} bytes: {recovered:?}");
         // It goes on from there, and nothing of the cut end comes back.
-        let next = recovered.entries.last_key_value().map_or(1, |(index, _)| index + 1);
+        let next = recovered.entries.last_key_value().map_or(0, |(index, _)| index + 1);
         write(&wal, vec![entry(next)]);
         drop(wal);
         assert_eq!(open(copy.path()).1.entries.len(), recovered.entries.len() + 1, "{length} bytes");
@@ -174,7 +175,7 @@ fn a_flipped_bit_is_refused_in_the_middle_and_cut_off_at_the_end() {
     let (wal, _) = open(dir.path());
     let path = segments(dir.path())[0].clone();
     let mut ends = vec![end_of(&path)];
-    for index in 1..=4 {
+    for index in 0..4 {
         write(&wal, vec![entry(index)]);
         ends.push(end_of(&path));
     }
@@ -205,16 +206,16 @@ fn a_torn_batch_is_cut_off_although_its_end_was_written() {
     let dir = TempDir::new().unwrap();
     let (wal, _) = open(dir.path());
     let path = segments(dir.path())[0].clone();
-    write(&wal, vec![entry(1)]);
+    write(&wal, vec![entry(0)]);
     let end = end_of(&path);
-    write(&wal, vec![entry(2), entry(3), entry(4)]);
+    write(&wal, vec![entry(1), entry(2), entry(3)]);
     drop(wal);
     fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0; 8], end as u64).unwrap();
     let (wal, recovered) = open(dir.path());
     assert!(recovered.torn);
     assert_eq!(recovered.entries.len(), 1);
     // The cut records do not come back behind new ones of the same size.
-    write(&wal, vec![entry(2)]);
+    write(&wal, vec![entry(1)]);
     drop(wal);
     assert_eq!(open(dir.path()).1.entries.len(), 2);
 }
@@ -224,7 +225,7 @@ fn segments_follow_each_other_and_go_when_purged() {
     let dir = TempDir::new().unwrap();
     let (wal, _) = open(dir.path());
     write(&wal, vec![vote(9)]);
-    for index in 1..=300 {
+    for index in 0..=300 {
         write(&wal, vec![entry(index)]);
     }
     let before = segments(dir.path()).len();
@@ -246,7 +247,7 @@ fn segments_follow_each_other_and_go_when_purged() {
 fn a_missing_or_damaged_old_segment_is_refused() {
     let dir = TempDir::new().unwrap();
     let (wal, _) = open(dir.path());
-    for index in 1..=300 {
+    for index in 0..=300 {
         write(&wal, vec![entry(index)]);
     }
     drop(wal);
@@ -259,7 +260,30 @@ fn a_missing_or_damaged_old_segment_is_refused() {
     fs::remove_file(&paths[1]).unwrap();
     assert!(matches!(Wal::open(options(dir.path(), 4096), no_fatal()), Err(WalError::Corrupt { .. })));
     fs::write(&paths[1], &second).unwrap();
-    assert_eq!(open(dir.path()).1.entries.len(), 300);
+    assert_eq!(open(dir.path()).1.entries.len(), 301);
+}
+
+#[test]
+fn a_log_without_its_beginning_is_refused() {
+    let refused = |dir: &Path| {
+        let error = Wal::open(options(dir, 4096), no_fatal()).unwrap_err();
+        assert!(matches!(error, WalError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains("entries are missing"), "{error}");
+    };
+    let dir = TempDir::new().unwrap();
+    write(&open(dir.path()).0, vec![entry(1)]);
+    refused(dir.path());
+    let dir = TempDir::new().unwrap();
+    let (wal, _) = open(dir.path());
+    for index in 0..=300 {
+        write(&wal, vec![entry(index)]);
+    }
+    drop(wal);
+    fs::remove_file(&segments(dir.path())[0]).unwrap();
+    refused(dir.path());
+    let dir = TempDir::new().unwrap();
+    write(&open(dir.path()).0, vec![purge(4), entry(6)]);
+    refused(dir.path());
 }
 
 #[test]
@@ -326,6 +350,8 @@ proptest! {
         let mut wal = open(dir.path()).0;
         for (kind, number) in steps {
             let state = model(&done);
+            let begin = state.purged.as_ref().map_or(0, |(index, _)| index + 1);
+            let next = state.entries.last_key_value().map_or(begin, |(index, _)| index + 1);
             let purged = state.purged.as_ref().map_or(0, |(index, _)| *index);
             let last = state.entries.last_key_value().map_or(purged, |(index, _)| *index);
             let one = match kind {
@@ -339,7 +365,7 @@ proptest! {
                     wal = again;
                     continue;
                 }
-                _ => entry(last + 1),
+                _ => entry(next),
             };
             write(&wal, vec![one.clone()]);
             done.push(one);
