@@ -225,7 +225,16 @@ async fn tell_the_cluster(member: &Member, force: bool) -> Result<Option<String>
     if last {
         return Ok(None);
     }
-    Ok(member.expel(member.raft_id()).await.map_err(|error| still_voting(&error)).err())
+    match member.expel(member.raft_id()).await {
+        Ok(()) => Ok(None),
+        Err(error) if force => Ok(Some(still_voting(&error))),
+        // A voter that goes away before its vote is taken can leave the others without quorum.
+        Err(error) => Err(ApiError {
+            message: still_voting(&error),
+            hint: "run pontoon leave again once the others answer; --force leaves now".to_owned(),
+            ..error
+        }),
+    }
 }
 
 /// What to say when a node is removed for certain, and only its part in the Raft membership is not over yet.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::firewall::{self, Table};
 use super::link;
 use super::netns::{self, DIRECTORY, Namespace};
-use super::observe::Observer;
+use super::observe::{self, Observer};
 use super::socket::Netlink;
 use super::{Kernel, sysctl};
 use crate::plan::desired::{Desired, Names};
@@ -85,7 +85,8 @@ impl Linux {
                     self.path().display()
                 )))
             }
-            Ok(namespace) => {
+            Ok(mut namespace) => {
+                self.require_ours(&mut namespace)?;
                 self.overlay = Some(namespace);
                 Ok(())
             }
@@ -93,6 +94,24 @@ impl Linux {
             Err(KernelError::NoNamespace { .. }) => Ok(()),
             Err(KernelError::Namespace { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses a namespace of our name that somebody else uses: it would be taken apart on `pontoon leave`. One without
+    /// interfaces that are up can be taken; the kernel makes some that are down in each namespace.
+    fn require_ours(&self, namespace: &mut Namespace) -> Result<(), KernelError> {
+        let links = link::list(&mut namespace.netlink);
+        let links = links.map_err(KernelError::netlink(format!("list the links in {}", self.path().display())))?;
+        let marked = links.iter().any(|link| link.is_bridge_of(self.names.group()));
+        let foreign = |l: &&link::Link| l.up && !l.loopback && !observe::is_our_name(&self.names, &l.name);
+        match links.iter().find(foreign) {
+            Some(link) if !marked => Err(KernelError::Impossible(format!(
+                "the network namespace {} is in use by somebody else: it has the interface {}, and nothing of Pontoon's; \
+                 name another with --netns, or remove that one",
+                self.path().display(),
+                link.name
+            ))),
+            _ => Ok(()),
         }
     }
 

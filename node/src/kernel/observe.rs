@@ -233,6 +233,13 @@ impl<'a> Observer<'a> {
     }
 }
 
+/// Whether an interface in our namespace has a name that we give there.
+pub(super) fn is_our_name(names: &Names, name: &str) -> bool {
+    number_of(name, "br").is_some_and(|vni| bridge_name(vni) == name)
+        || number_of(name, "vx").is_some_and(|vni| vxlan_name(vni) == name)
+        || names.endpoint_of_port(false, name).is_some()
+}
+
 fn number_of(name: &str, prefix: &str) -> Option<Vni> {
     name.strip_prefix(prefix)?.parse().ok().and_then(Vni::new)
 }

@@ -335,3 +335,20 @@ fn a_bridge_of_the_hosts_own_under_our_name_is_left_alone() {
     one.settle(&cluster.state);
     assert!(c1.pings("192.168.140.1"));
 }
+
+#[test]
+fn a_namespace_that_somebody_else_uses_is_not_taken() {
+    let lan = Lan::new();
+    let host = Host::on(&lan, 1);
+    let name = host.names.netns.clone();
+    run(&format!("ip netns add {name}"));
+    run(&format!("ip -n {name} link add eth7 type bridge"));
+    run(&format!("ip -n {name} link set eth7 up"));
+    let refusal = host.with(|linux| linux.observe(&Desired::default()).map(drop).map_err(|error| error.to_string()));
+    let refusal = refusal.unwrap_err();
+    assert!(refusal.contains("eth7") && refusal.contains("--netns"), "{refusal}");
+    assert!(host.with(|linux| linux.remove_all().is_err()));
+    run(&format!("ip -n {name} link show eth7"));
+    run(&format!("ip -n {name} link del eth7"));
+    host.with(|linux| linux.observe(&Desired::default()).map(drop).unwrap());
+}
