@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! node.key       PKCS #8 key pair (Ed25519), readable by its owner only
-//! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id
+//! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id; before, the join's attempt
 //! lock           held while a daemon uses the folder
 //! store/         the replicated store
 //! ```
@@ -88,6 +88,8 @@ struct IdentityFile {
     cluster_id: Option<String>,
     node_id: Option<u64>,
     raft_id: Option<u64>,
+    #[serde(default)]
+    attempt: Option<u64>,
 }
 
 /// The data folder, locked for as long as this lives.
@@ -95,6 +97,7 @@ pub struct DataDir {
     path: PathBuf,
     key: Ed25519KeyPair,
     membership: Option<Membership>,
+    attempt: Option<u64>,
     _lock: File,
 }
 
@@ -123,9 +126,10 @@ impl DataDir {
             Some(file) => membership_of(file, path)?,
             None => None,
         };
-        let dir = Self { path: path.into(), key, membership, _lock: lock };
+        let attempt = identity.as_ref().and_then(|file| file.attempt);
+        let dir = Self { path: path.into(), key, membership, attempt, _lock: lock };
         if identity.is_none() {
-            dir.write_identity(None)?;
+            dir.write_identity(None, None)?;
         }
         Ok(dir)
     }
@@ -154,15 +158,30 @@ impl DataDir {
 
     /// Records the place in a cluster, durably. From here on a restart goes on as this member.
     pub fn enter(&mut self, membership: Membership) -> Result<(), DataDirError> {
-        self.write_identity(Some(membership))?;
+        self.write_identity(Some(membership), None)?;
         self.membership = Some(membership);
+        self.attempt = None;
         Ok(())
+    }
+
+    /// Names the attempt to enter a cluster, durably and the same until one has succeeded: a daemon that is killed
+    /// between its admission and [`DataDir::enter`] gets its ids when it asks again, and only then, for nothing was
+    /// ever kept under them.
+    pub fn attempt(&mut self) -> Result<u64, DataDirError> {
+        if let Some(attempt) = self.attempt {
+            return Ok(attempt);
+        }
+        // 0 stands for none.
+        let attempt = rand::random::<u64>().max(1);
+        self.write_identity(self.membership, Some(attempt))?;
+        self.attempt = Some(attempt);
+        Ok(attempt)
     }
 
     /// Forgets the cluster and removes its store. The key pair stays.
     pub fn leave(&mut self) -> Result<(), DataDirError> {
-        self.write_identity(None)?;
-        self.membership = None;
+        self.write_identity(None, None)?;
+        (self.membership, self.attempt) = (None, None);
         self.remove_store()
     }
 
@@ -175,13 +194,14 @@ impl DataDir {
         }
     }
 
-    fn write_identity(&self, membership: Option<Membership>) -> Result<(), DataDirError> {
+    fn write_identity(&self, membership: Option<Membership>, attempt: Option<u64>) -> Result<(), DataDirError> {
         let file = IdentityFile {
             format: FORMAT,
             public_key: hex::encode(self.public_key()),
             cluster_id: membership.map(|m| m.cluster.to_string()),
             node_id: membership.map(|m| m.node.0),
             raft_id: membership.map(|m| m.raft_id.0),
+            attempt,
         };
         let text = serde_json::to_string_pretty(&file).expect("strings and numbers always serialise");
         write_durably(&self.path, "identity.json", text.as_bytes(), 0o644)
@@ -306,6 +326,17 @@ mod tests {
         assert!(!data.store_path().exists());
         drop(data);
         assert_eq!(DataDir::open(dir.path()).unwrap().membership(), None);
+    }
+
+    #[test]
+    fn an_attempt_keeps_its_name_until_one_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path()).unwrap().attempt().unwrap();
+        let mut data = DataDir::open(dir.path()).unwrap();
+        assert_eq!(data.attempt().unwrap(), first);
+        data.enter(MEMBERSHIP).unwrap();
+        data.leave().unwrap();
+        assert_ne!(data.attempt().unwrap(), first);
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
 
 async fn found(store: &Store, data: &DataDir, cluster: Cluster, entrant: &Entrant) -> Result<Node, ApiError> {
     store.initialize(entrant.advertise).await?;
-    let node = admission(data, entrant, Some(FOUNDER));
+    let node = admission(data, entrant, Some(FOUNDER), 0);
     let outcome = store.propose(Command::FoundCluster { cluster, node }, FOUND_DEADLINE).await?;
     match outcome {
         Outcome::Node(node) => Ok(node),
@@ -92,7 +92,7 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
         given => parse_address(given, port)?,
     };
     let entrant = entrant(&request.name, advertise, &request.data_addr)?;
-    let membership = admit(&data, peer, &entrant).await?;
+    let membership = admit(&mut data, peer, &entrant).await?;
     data.remove_store()?;
     data.enter(membership)?;
     info!(cluster = %membership.cluster, node = %membership.node, through = %peer, "admitted to a cluster");
@@ -122,14 +122,15 @@ async fn first_member(peers: &[SocketAddr], me: [u8; 32]) -> Result<SocketAddr, 
     Err(ApiError::new(Code::Unavailable, "NO_MEMBER", message, hint))
 }
 
-async fn admit(data: &DataDir, peer: SocketAddr, entrant: &Entrant) -> Result<Membership, ApiError> {
-    let node = admission(data, entrant, None);
+async fn admit(data: &mut DataDir, peer: SocketAddr, entrant: &Entrant) -> Result<Membership, ApiError> {
+    let attempt = data.attempt()?;
+    let node = admission(data, entrant, None, attempt);
     let signature = data.sign(&node.signed_bytes());
     let admitted = pontoon_store::admit(peer, &node, signature, ADMIT_DEADLINE).await?;
     Ok(Membership { cluster: admitted.cluster, node: admitted.node, raft_id: admitted.raft_id })
 }
 
-fn admission(data: &DataDir, entrant: &Entrant, raft_id: Option<RaftId>) -> AdmitNode {
+fn admission(data: &DataDir, entrant: &Entrant, raft_id: Option<RaftId>, attempt: u64) -> AdmitNode {
     AdmitNode {
         name: entrant.name.clone(),
         advertise: entrant.advertise,
@@ -138,7 +139,7 @@ fn admission(data: &DataDir, entrant: &Entrant, raft_id: Option<RaftId>) -> Admi
         version: env!("CARGO_PKG_VERSION").to_owned(),
         feature_level: FEATURE_LEVEL,
         raft_id,
-        attempt: rand::random(),
+        attempt,
     }
 }
 
