@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use pontoon_tests::lab::{Cluster, Options, run_with};
+use pontoon_tests::lab::{Cluster, Options, ROUTER, run_with};
 use pontoon_tests::wait_for;
 
 /// A cluster of one, to ask in.
@@ -11,6 +11,16 @@ fn alone(scenario: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
     run_with(Options { hosts: 1, ..Options::default() }, |cluster| {
         cluster.form()?;
         scenario(cluster)
+    })
+}
+
+/// Gives the host a route, and waits until the cluster knows of it.
+fn routed_elsewhere(cluster: &Cluster, prefix: &str) -> Result<()> {
+    cluster.hosts()[0].netns.ip(&format!("route add {prefix} via {ROUTER}"))?;
+    wait_for("the route to be reported", Duration::from_secs(10), || {
+        let node = cluster.cli(0).run("node inspect h1")?;
+        ensure!(node.to_string().contains(prefix), "{node}");
+        Ok(())
     })
 }
 
@@ -29,12 +39,7 @@ fn all_refused(cluster: &Cluster, table: &[(&str, &str, &[&str])]) -> Result<()>
 fn subnets() -> Result<()> {
     alone(|cluster| {
         cluster.cli(0).run("network create first --subnet 10.1.0.0/16")?;
-        cluster.hosts()[0].netns.ip("route add 10.77.0.0/16 via 192.168.140.1")?;
-        wait_for("the route to be reported", Duration::from_secs(10), || {
-            let node = cluster.cli(0).run("node inspect h1")?;
-            ensure!(node.to_string().contains("10.77.0.0/16"), "{node}");
-            Ok(())
-        })?;
+        routed_elsewhere(cluster, "10.77.0.0/16")?;
         all_refused(
             cluster,
             &[
@@ -73,10 +78,8 @@ fn subnets() -> Result<()> {
 #[test]
 fn a_pool_that_is_routed_elsewhere() -> Result<()> {
     alone(|cluster| {
-        cluster.hosts()[0].netns.ip("route add 10.0.0.0/8 via 192.168.140.1")?;
-        wait_for("the route to be in the way", Duration::from_secs(10), || {
-            cluster.cli(0).refuses("network create n", "POOL_EXHAUSTED", &["10.0.0.0/8", "h1"])
-        })?;
+        routed_elsewhere(cluster, "10.0.0.0/8")?;
+        cluster.cli(0).refuses("network create n", "POOL_EXHAUSTED", &["10.0.0.0/8", "h1"])?;
         cluster.cli(0).run("network create n --subnet 100.64.1.0/24").map(drop)
     })
 }
