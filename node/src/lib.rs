@@ -25,8 +25,9 @@ mod report;
 pub mod serve;
 pub mod status;
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::TryFutureExt;
 use pontoon_store::tasks::Task;
@@ -48,6 +49,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How long the member may take to end after that. What it would still do, the next start does: the log is synced with
 /// each write, and the kernel is put in order by the first pass.
 const LAST: Duration = Duration::from_secs(5);
+
+/// How long a data folder that is in use is waited for.
+const GOING: Duration = Duration::from_secs(2);
 
 /// The daemon cannot start, or cannot go on.
 #[derive(Debug, Error)]
@@ -77,7 +81,7 @@ pub enum RunError {
 /// Runs the daemon until a signal ends it.
 pub async fn run(config: Config) -> Result<(), RunError> {
     kernel::check_privileges().map_err(RunError::Privileges)?;
-    let data = DataDir::open(&config.data_dir)?;
+    let data = open_data_dir(&config.data_dir).await?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
 
@@ -141,6 +145,18 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 async fn shown(task: Task, serving: impl Future<Output = Result<(), ServeError>>) -> Result<(), ServeError> {
     task.begin();
     serving.await
+}
+
+/// Opens the data folder. A daemon that was killed a moment ago may still be going, or have started an nft that has
+/// not let go of its files.
+async fn open_data_dir(path: &Path) -> Result<DataDir, DataDirError> {
+    let end = Instant::now() + GOING;
+    loop {
+        match DataDir::open(path) {
+            Err(DataDirError::InUse { .. }) if Instant::now() < end => tokio::time::sleep(GOING / 40).await,
+            result => return result,
+        }
+    }
 }
 
 /// A door that closed although nobody asked it to.
