@@ -23,7 +23,7 @@ pub use store::{
 pub const MAX_COMMAND_BYTES: usize = 256 << 10;
 
 /// An error and its causes in one line.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use crate::kernel::KernelError;
 use crate::reconcile::PassError;
 use pontoon_store::model::rejection::{Reason, Rejection};
-use pontoon_store::{AdmitError, ExpelError, OpenError, ProposeError, ReadError};
+use pontoon_store::{AdmitError, ExpelError, OpenError, ProposeError, ReadError, error_chain};
 use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -125,13 +125,7 @@ impl From<ExpelError> for ApiError {
 
 impl From<OpenError> for ApiError {
     fn from(error: OpenError) -> Self {
-        let mut message = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(inner) = cause {
-            message = format!("{message}: {inner}");
-            cause = inner.source();
-        }
-        Self::new(Code::Internal, "STORE", message, "")
+        Self::new(Code::Internal, "STORE", error_chain(&error), "")
     }
 }
 
