@@ -12,13 +12,8 @@ const ENUM_FIELDS: [(&str, &str); 6] = [
     ("pontoon.v1.TaskStatus.state", "TaskState"),
 ];
 
-/// Keys and signatures are bytes on the wire and hexadecimal digits in `-o json`.
-const HEX_FIELDS: [&str; 4] = [
-    "pontoon.v1.Node.public_key",
-    "pontoon.v1.AdmitNode.public_key",
-    "pontoon.v1.AdmitRequest.signature",
-    "pontoon.v1.HelloResponse.public_key",
-];
+/// Keys are bytes on the wire and hexadecimal digits in `-o json`.
+const HEX_FIELDS: [&str; 2] = ["pontoon.v1.Node.public_key", "pontoon.v1.AdmitNode.public_key"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let files =

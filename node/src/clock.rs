@@ -28,7 +28,7 @@ pub(crate) fn others(member: &Member) -> BTreeMap<NodeId, SocketAddr> {
 pub(crate) async fn compare(member: &Member, nodes: &BTreeMap<NodeId, SocketAddr>) -> BTreeMap<NodeId, i64> {
     let ask = async |node: NodeId, address: SocketAddr| {
         let before = host::now_ms();
-        let hello = pontoon_store::hello(address, DEADLINE).await.ok()?;
+        let hello = pontoon_store::hello(member.store().key(), address, DEADLINE).await.ok()?;
         let after = host::now_ms();
         let expected = hello.cluster == Some(member.cluster()) && hello.node == node;
         expected.then(|| (node, ahead(before, hello.time_ms, after)))

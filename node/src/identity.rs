@@ -13,8 +13,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use pontoon_store::model::id::{ClusterId, NodeId, RaftId};
+use pontoon_store::{NodeKey, PublicKey};
 use ring::rand::SystemRandom;
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use ring::signature::Ed25519KeyPair;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -95,7 +96,7 @@ struct IdentityFile {
 /// The data folder, locked for as long as this lives.
 pub struct DataDir {
     path: PathBuf,
-    key: Ed25519KeyPair,
+    key: NodeKey,
     membership: Option<Membership>,
     attempt: Option<u64>,
     _lock: File,
@@ -118,7 +119,7 @@ impl DataDir {
         // The header comes first: a newer format may have another key file.
         let identity = read_identity(path)?;
         let key = read_or_make_key(path)?;
-        let public = hex::encode(key.public_key().as_ref());
+        let public = hex::encode(key.public());
         let membership = match &identity {
             Some(file) if file.public_key != public => {
                 return Err(DataDirError::OtherNode { path: path.into(), named: file.public_key.clone() });
@@ -139,16 +140,14 @@ impl DataDir {
         self.membership
     }
 
-    /// Public half of the key pair.
-    pub fn public_key(&self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(self.key.public_key().as_ref());
-        bytes
+    /// The key pair.
+    pub fn key(&self) -> &NodeKey {
+        &self.key
     }
 
-    /// Signs a message with the key pair (RFC 8032).
-    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.key.sign(message).as_ref().to_vec()
+    /// Public half of the key pair.
+    pub fn public_key(&self) -> PublicKey {
+        self.key.public()
     }
 
     /// Folder of the replicated store.
@@ -259,7 +258,7 @@ fn membership_of(file: &IdentityFile, dir: &Path) -> Result<Option<Membership>, 
     }
 }
 
-fn read_or_make_key(dir: &Path) -> Result<Ed25519KeyPair, DataDirError> {
+fn read_or_make_key(dir: &Path) -> Result<NodeKey, DataDirError> {
     let path = dir.join("node.key");
     let pkcs8 = match read_optional(&path)? {
         Some(bytes) => bytes,
@@ -273,7 +272,7 @@ fn read_or_make_key(dir: &Path) -> Result<Ed25519KeyPair, DataDirError> {
             made.as_ref().to_vec()
         }
     };
-    Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|error| DataDirError::Corrupt { path, why: error.to_string() })
+    NodeKey::from_pkcs8(&pkcs8).map_err(|error| DataDirError::Corrupt { path, why: pontoon_store::error_chain(&error) })
 }
 
 /// Writes a file so that after a crash either the old or the new content is there.

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use futures::TryFutureExt;
 use pontoon_store::tasks::Task;
-use pontoon_store::{HelloInfo, PeerServer, StoreSlot};
+use pontoon_store::{PeerServer, StoreSlot};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -93,10 +93,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         socket = %config.socket.display(), peer = %address, "pontoond starts");
 
     let stop = CancellationToken::new();
-    let slot = StoreSlot::new(
-        HelloInfo { name: host::name().unwrap_or_default(), public_key: data.public_key() },
-        host::now_ms,
-    );
+    let slot = StoreSlot::new(host::name().unwrap_or_default(), data.key().clone(), host::now_ms);
     let daemon = Arc::new(Daemon::new(config, data, slot.clone(), stop.clone()));
     let serving = PeerServer::new(slot).serve(peer, stop.clone().cancelled_owned());
     let serving = serving.map_err(|source| ServeError::Broke { door: "peer port", source: source.into() });

@@ -10,7 +10,7 @@ use pontoon_store::model::command::{AdmitNode, Command, FEATURE_LEVEL, Outcome};
 use pontoon_store::model::id::{ClusterId, FOUNDER, NodeId, RaftId};
 use pontoon_store::model::object::{Cluster, Family, Node, Pool};
 use pontoon_store::model::rejection::Reason;
-use pontoon_store::{Store, StoreOptions, Timing};
+use pontoon_store::{NodeKey, Store, StoreOptions, Timing};
 use tokio::sync::MutexGuard;
 use tonic::Code;
 use tracing::info;
@@ -85,7 +85,7 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
     let mut data = outside_any_cluster(daemon)?;
     let peers = request.peers.iter().map(|peer| parse_address(peer, DEFAULT_PEER_PORT));
     let peers = peers.collect::<Result<Vec<_>, _>>()?;
-    let peer = first_member(&peers, data.public_key()).await?;
+    let peer = first_member(&peers, data.key()).await?;
     let port = listening_port(daemon);
     let advertise = match request.advertise.as_str() {
         "" => SocketAddr::new(host::source_address(peer)?, port),
@@ -103,11 +103,11 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
 }
 
 /// The first address that a member of a cluster answers at.
-async fn first_member(peers: &[SocketAddr], me: [u8; 32]) -> Result<SocketAddr, ApiError> {
+async fn first_member(peers: &[SocketAddr], me: &NodeKey) -> Result<SocketAddr, ApiError> {
     let mut reasons = Vec::new();
     for peer in peers {
-        match pontoon_store::hello(*peer, HELLO_DEADLINE).await {
-            Ok(hello) if hello.public_key == me => reasons.push(format!("{peer} is this node itself")),
+        match pontoon_store::hello(me, *peer, HELLO_DEADLINE).await {
+            Ok(hello) if hello.public_key == me.public() => reasons.push(format!("{peer} is this node itself")),
             Ok(hello) if hello.cluster.is_none() => reasons.push(format!("{peer} is in no cluster yet")),
             Ok(_) => return Ok(*peer),
             Err(error) => reasons.push(error.to_string()),
@@ -125,8 +125,7 @@ async fn first_member(peers: &[SocketAddr], me: [u8; 32]) -> Result<SocketAddr, 
 async fn admit(data: &mut DataDir, peer: SocketAddr, entrant: &Entrant) -> Result<Membership, ApiError> {
     let attempt = data.attempt()?;
     let node = admission(data, entrant, None, attempt);
-    let signature = data.sign(&node.signed_bytes());
-    let admitted = pontoon_store::admit(peer, &node, signature, ADMIT_DEADLINE).await?;
+    let admitted = pontoon_store::admit(data.key(), peer, &node, ADMIT_DEADLINE).await?;
     Ok(Membership { cluster: admitted.cluster, node: admitted.node, raft_id: admitted.raft_id })
 }
 
@@ -274,6 +273,7 @@ async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> 
         cluster: membership.cluster,
         raft_id: membership.raft_id,
         node: membership.node,
+        key: data.key().clone(),
         run: rand::random(),
         timing: Timing::default(),
         clock: host::now_ms,

@@ -11,12 +11,14 @@ mod peer;
 mod raft;
 mod store;
 pub mod tasks;
+mod tls;
 
-pub use peer::{AdmitError, Admitted, HelloInfo, Identified, PeerServer, StoreSlot, admit, hello};
+pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, hello};
 pub use store::{
     ExpelError, Fatal, MemberStatus, Missing, OpenError, ProposeError, ReadError, Store, StoreOptions, StoreStatus,
     Timing,
 };
+pub use tls::{KeyError, NodeKey, PublicKey};
 
 /// Largest command, in bytes of its encoding. A request between members carries about 1 MiB of entries,
 /// and a message is at most 8 MiB.

@@ -6,51 +6,51 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures::stream::{Stream, StreamExt};
 use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
 use prost::Message;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
-use tonic::metadata::{AsciiMetadataValue, MetadataMap, MetadataValue};
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Server};
-use tonic::{Code, Status};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::metadata::{AsciiMetadataValue, MetadataValue};
+use tonic::transport::Server;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic::{Code, Request, Status};
 
 use crate::model::command::AdmitNode;
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::rejection::Rejection;
-use crate::raft::channel::{Caller, endpoint, peer_client};
+use crate::raft::channel::{Caller, dial};
 use crate::raft::service::Service;
 use crate::store::{ProposeError, Store};
+use crate::tls::{NodeKey, PublicKey, public_key};
 
 /// Carries an encoded `Rejection` (store.proto) with a status.
 pub(crate) const REJECTION: &str = "pontoon-rejection-bin";
 
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// How many may be under way.
+const HANDSHAKES: usize = 256;
 /// How long calls that are under way may take once the port is to be closed.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// What a daemon says of itself before it is in a cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HelloInfo {
-    /// Name of the node.
-    pub name: String,
-    /// Its public key.
-    pub public_key: [u8; 32],
-}
 
 /// Holds the store once there is one, so that the port can be served before. Clones share it.
 #[derive(Debug, Clone)]
 pub struct StoreSlot {
     store: Arc<RwLock<Option<Store>>>,
-    info: Arc<RwLock<HelloInfo>>,
+    name: String,
+    key: NodeKey,
     clock: fn() -> u64,
 }
 
 impl StoreSlot {
-    /// An empty slot. The clock gives milliseconds since the Unix epoch.
-    pub fn new(info: HelloInfo, clock: fn() -> u64) -> Self {
-        Self { store: Arc::default(), info: Arc::new(RwLock::new(info)), clock }
+    /// An empty slot of the daemon with this name and this key. The clock gives milliseconds since the Unix epoch.
+    pub fn new(name: String, key: NodeKey, clock: fn() -> u64) -> Self {
+        Self { store: Arc::default(), name, key, clock }
     }
 
     /// Puts a store in, or takes it out.
@@ -63,19 +63,16 @@ impl StoreSlot {
         self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes what is said.
-    pub fn set_info(&self, info: HelloInfo) {
-        *self.info.write().unwrap_or_else(PoisonError::into_inner) = info;
+    pub(crate) fn key(&self) -> &NodeKey {
+        &self.key
     }
 
     pub(crate) fn hello(&self) -> v1::HelloResponse {
-        let info = self.info.read().unwrap_or_else(PoisonError::into_inner).clone();
         let store = self.get();
         v1::HelloResponse {
             cluster_id: store.as_ref().map(|store| store.cluster().to_string()).unwrap_or_default(),
             node_id: store.as_ref().map_or(0, |store| store.node().0),
-            name: info.name,
-            public_key: info.public_key.to_vec(),
+            name: self.name.clone(),
             time_ms: (self.clock)(),
             raft_id: store.as_ref().map_or(0, |store| store.id().0),
         }
@@ -87,9 +84,9 @@ impl StoreSlot {
     }
 
     /// The store, if another member of its cluster asks.
-    pub(crate) fn member(&self, map: &MetadataMap) -> Result<Store, Status> {
+    pub(crate) fn member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
         let store = self.any()?;
-        let caller = Caller::of(map)?;
+        let caller = Caller::of(request.metadata())?;
         let (us, me) = (store.cluster(), store.id());
         if caller.cluster != us {
             let message = format!("the caller is in cluster {}, and this is a member of cluster {us}", caller.cluster);
@@ -105,8 +102,23 @@ impl StoreSlot {
             status.metadata_mut().insert(metadata::REMOVED, AsciiMetadataValue::from_static("true"));
             return Err(status);
         }
+        // The entry that admitted it may not have come here yet.
+        if let Some(expected) = store.key_of(caller.from)
+            && shown(request)? != expected
+        {
+            let message = format!("the caller has not the key of member {}", caller.from);
+            return Err(Status::permission_denied(message));
+        }
         Ok(store)
     }
+}
+
+/// The key that a caller has shown and proven to have.
+pub(crate) fn shown<T>(request: &Request<T>) -> Result<PublicKey, Status> {
+    let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
+    let certificates = info.and_then(TlsConnectInfo::peer_certs);
+    let key = certificates.and_then(|shown| public_key(shown.first()?).ok());
+    key.ok_or_else(|| Status::unauthenticated("the caller has shown no key"))
 }
 
 /// Serves the port.
@@ -127,6 +139,7 @@ impl PeerServer {
     ///
     /// When connections cannot be accepted.
     pub async fn serve(self, listener: TcpListener, until: impl Future<Output = ()>) -> io::Result<()> {
+        let incoming = handshakes(listener, self.slot.key().clone());
         let service = Service::new(self.slot);
         let raft = v1::raft_server::RaftServer::new(service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -134,7 +147,6 @@ impl PeerServer {
         let peer = v1::peer_server::PeerServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = Server::builder().add_service(raft).add_service(peer);
         let (stop, stopped) = oneshot::channel::<()>();
         let served = server.serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
@@ -150,6 +162,27 @@ impl PeerServer {
     }
 }
 
+/// The connections of a listener that have shaken hands, many at once: a slow one holds up no other.
+fn handshakes(
+    listener: TcpListener,
+    key: NodeKey,
+) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> + Send + 'static {
+    let shake = move |stream: io::Result<TcpStream>| {
+        let key = key.clone();
+        async move {
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(error) => return Some(Err(error)),
+            };
+            stream.set_nodelay(true).ok()?;
+            // Whoever does not shake hands is nobody to answer.
+            timeout(HANDSHAKE, key.accept(stream)).await.ok()?.ok().map(Ok)
+        }
+    };
+    let listening = TcpListenerStream::new(listener).map(shake);
+    listening.buffer_unordered(HANDSHAKES).filter_map(std::future::ready)
+}
+
 /// Who answers at an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identified {
@@ -159,8 +192,8 @@ pub struct Identified {
     pub node: NodeId,
     /// Its name.
     pub name: String,
-    /// Its public key.
-    pub public_key: Vec<u8>,
+    /// Its public key, which it has proven to have.
+    pub public_key: PublicKey,
     /// Its clock, in milliseconds since the Unix epoch.
     pub time_ms: u64,
 }
@@ -233,9 +266,10 @@ pub enum AdmitError {
 /// # Errors
 ///
 /// When nobody answers by the deadline, or somebody else.
-pub async fn hello(address: SocketAddr, deadline: Duration) -> Result<Identified, AdmitError> {
-    let answer = tokio::time::timeout(deadline, greet(address)).await;
-    let response = answer.map_err(|_| late(address, deadline))?.map_err(|status| failed(address, &status))?;
+pub async fn hello(key: &NodeKey, address: SocketAddr, deadline: Duration) -> Result<Identified, AdmitError> {
+    let answer = timeout(deadline, greet(key, address)).await;
+    let (response, public_key) =
+        answer.map_err(|_| late(address, deadline))?.map_err(|status| failed(address, &status))?;
     let cluster = match response.cluster_id.as_str() {
         "" => None,
         text => Some(text.parse().map_err(|_| AdmitError::Malformed { address, what: "cluster id" })?),
@@ -244,28 +278,27 @@ pub async fn hello(address: SocketAddr, deadline: Duration) -> Result<Identified
         cluster,
         node: NodeId(response.node_id),
         name: response.name,
-        public_key: response.public_key,
+        public_key,
         time_ms: response.time_ms,
     })
 }
 
-/// Asks a member to admit a node. `signature` is the node's Ed25519 signature over [`AdmitNode::signed_bytes`].
-/// Asking again with the same attempt gives the same answer until the node has reported itself.
+/// Asks a member to admit the node that has this key. Asking again with the same attempt gives the same answer until the node has reported itself.
 ///
 /// # Errors
 ///
 /// When the member does not answer by the deadline, or the cluster refuses.
 pub async fn admit(
+    key: &NodeKey,
     address: SocketAddr,
     node: &AdmitNode,
-    signature: Vec<u8>,
     deadline: Duration,
 ) -> Result<Admitted, AdmitError> {
-    let mut request = tonic::Request::new(v1::AdmitRequest { node: Some(node.into()), signature });
+    let mut request = Request::new(v1::AdmitRequest { node: Some(node.into()) });
     request.set_timeout(deadline);
     let end = Instant::now() + deadline;
-    let channel = timeout_at(end, connect(address)).await.map_err(|_| late(address, deadline))?;
-    let mut client = peer_client(channel.map_err(|status| failed(address, &status))?);
+    let dialled = timeout_at(end, dial(key, address)).await.map_err(|_| late(address, deadline))?;
+    let (mut client, _) = dialled.map_err(|status| failed(address, &status))?;
     let answer = timeout_at(end, client.admit(request)).await;
     let answer =
         answer.map_err(|_| AdmitError::Unknown { address, message: format!("no answer within {deadline:?}") })?;
@@ -274,20 +307,9 @@ pub async fn admit(
     Ok(Admitted { cluster, node: NodeId(response.node_id), raft_id: RaftId(response.raft_id) })
 }
 
-impl AdmitNode {
-    /// What the node signs with its key when it asks to be admitted.
-    pub fn signed_bytes(&self) -> Vec<u8> {
-        v1::AdmitNode::from(self).encode_to_vec()
-    }
-}
-
-pub(crate) async fn greet(address: SocketAddr) -> Result<v1::HelloResponse, Status> {
-    Ok(peer_client(connect(address).await?).hello(v1::HelloRequest {}).await?.into_inner())
-}
-
-async fn connect(address: SocketAddr) -> Result<Channel, Status> {
-    let endpoint = endpoint(&address.to_string()).map_err(|error| Status::unavailable(error.to_string()))?;
-    endpoint.connect().await.map_err(|error| Status::unavailable(crate::error_chain(&error)))
+pub(crate) async fn greet(key: &NodeKey, address: SocketAddr) -> Result<(v1::HelloResponse, PublicKey), Status> {
+    let (mut client, shown) = dial(key, address).await?;
+    Ok((client.hello(v1::HelloRequest {}).await?.into_inner(), shown))
 }
 
 /// Values of [`metadata::REASON`].

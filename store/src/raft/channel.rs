@@ -1,19 +1,22 @@
 //! Connections to other members, and what every call to them carries.
 
 use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
 use tokio::time::Instant;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
+use tower::service_fn;
 
 use crate::model::id::{ClusterId, RaftId};
+use crate::tls::{NodeKey, PublicKey};
 
-/// How long setting up a connection may take.
-const CONNECT: Duration = Duration::from_secs(1);
 /// A connection that has been silent this long is asked whether it is alive.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the answer to that may take.
@@ -30,11 +33,16 @@ pub(crate) enum Purpose {
     Snapshot,
 }
 
+/// The key of a member, if it is known already.
+pub(crate) type KeyOf = Arc<dyn Fn(RaftId) -> Option<PublicKey> + Send + Sync>;
+
 /// Connections to the other members, made when first used.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Channels {
     cluster: ClusterId,
     me: RaftId,
+    key: NodeKey,
+    key_of: KeyOf,
     open: Arc<Mutex<HashMap<(u64, Purpose), Open>>>,
     standing: Arc<Mutex<Standing>>,
 }
@@ -51,9 +59,15 @@ struct Standing {
 /// The address of a connection, and the connection.
 type Open = (String, Channel);
 
+impl std::fmt::Debug for Channels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channels").field("cluster", &self.cluster).field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
 impl Channels {
-    pub(crate) fn new(cluster: ClusterId, me: RaftId) -> Self {
-        Self { cluster, me, open: Arc::default(), standing: Arc::default() }
+    pub(crate) fn new(cluster: ClusterId, me: RaftId, key: NodeKey, key_of: KeyOf) -> Self {
+        Self { cluster, me, key, key_of, open: Arc::default(), standing: Arc::default() }
     }
 
     /// The connection to a member for a purpose.
@@ -68,9 +82,27 @@ impl Channels {
         {
             return Ok(channel.clone());
         }
-        let channel = endpoint(address)?.connect_lazy();
+        let channel = self.lazy(RaftId(member), address)?;
         open.insert((member, purpose), (address.to_owned(), channel.clone()));
         Ok(channel)
+    }
+
+    /// A connection that is made when first used, and again when it broke: only to the one that has the member's key.
+    fn lazy(&self, member: RaftId, address: &str) -> Result<Channel, tonic::transport::Error> {
+        let (key, key_of, to) = (self.key.clone(), Arc::clone(&self.key_of), address.to_owned());
+        let connector = service_fn(move |_| {
+            let (key, key_of, to) = (key.clone(), Arc::clone(&key_of), to.clone());
+            async move {
+                let (stream, shown) = key.connect(&to).await?;
+                match key_of(member) {
+                    Some(expected) if shown != expected => {
+                        Err(io::Error::other(format!("whoever answers at {to} has not the key of member {member}")))
+                    }
+                    _ => Ok(TokioIo::new(stream)),
+                }
+            }
+        });
+        Ok(endpoint(address)?.connect_with_connector_lazy(connector))
     }
 
     /// A Raft client over the connection to a member.
@@ -141,17 +173,29 @@ impl Channels {
 pub(crate) type RaftClient = v1::raft_client::RaftClient<Channel>;
 pub(crate) type PeerClient = v1::peer_client::PeerClient<Channel>;
 
-/// How an address is reached. Encryption between members goes here.
-pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+/// Connects to an address, whoever answers there, and tells whose key it is.
+pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(PeerClient, PublicKey), Status> {
+    let unavailable = |error: &dyn std::error::Error| Status::unavailable(crate::error_chain(error));
+    let endpoint = endpoint(&address.to_string()).map_err(|error| unavailable(&error))?;
+    let (stream, shown) = key.connect(&address.to_string()).await.map_err(|error| unavailable(&error))?;
+    let mut stream = Some(TokioIo::new(stream));
+    // There is one connection: a second would be to somebody else.
+    let once = service_fn(move |_| {
+        std::future::ready(stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
+    });
+    let channel = endpoint.connect_with_connector(once).await.map_err(|error| unavailable(&error))?;
+    Ok((peer_client(channel), shown))
+}
+
+/// The settings of a connection. Its URI names no scheme that tonic would act on: who is there is checked in tls.rs.
+fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?
-        .tcp_nodelay(true)
-        .connect_timeout(CONNECT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
 }
 
-pub(crate) fn peer_client(channel: Channel) -> PeerClient {
+fn peer_client(channel: Channel) -> PeerClient {
     v1::peer_client::PeerClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)

@@ -6,16 +6,15 @@ use std::time::Duration;
 use futures::stream::{BoxStream, StreamExt};
 use openraft::Snapshot;
 use pontoon_proto::v1;
-use prost::Message;
-use ring::signature::{ED25519, UnparsedPublicKey};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert;
 use crate::disk::snapshot::{Incoming, SnapshotError};
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
-use crate::peer::{StoreSlot, greet, unproposed, unreachable};
+use crate::peer::{StoreSlot, greet, shown, unproposed, unreachable};
 use crate::store::Proposed;
+use crate::tls::NodeKey;
 
 /// How long writing an admission may take. With the call back it stays below 5 s.
 const ADMIT: Duration = Duration::from_secs(3);
@@ -41,7 +40,7 @@ impl v1::raft_server::Raft for Service {
     type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
 
     async fn append(&self, request: Request<Streaming<v1::AppendRequest>>) -> Answer<Self::AppendStream> {
-        let store = self.slot.member(request.metadata())?;
+        let store = self.slot.member(&request)?;
         // Not the store: a stream may outlive it, and would keep its folder open.
         let channels = store.channels().clone();
         let requests = request.into_inner().map(move |message| {
@@ -60,21 +59,21 @@ impl v1::raft_server::Raft for Service {
     }
 
     async fn vote(&self, request: Request<v1::VoteRequest>) -> Answer<v1::VoteResponse> {
-        let store = self.slot.member(request.metadata())?;
+        let store = self.slot.member(&request)?;
         let vote = convert::vote_request_in(request.get_ref())?;
         let answer = store.raft().vote(vote).await.map_err(|error| stopped(&error))?;
         Ok(Response::new(convert::vote_response_out(&answer)))
     }
 
     async fn pre_vote(&self, request: Request<v1::VoteRequest>) -> Answer<v1::VoteResponse> {
-        let store = self.slot.member(request.metadata())?;
+        let store = self.slot.member(&request)?;
         let vote = convert::vote_request_in(request.get_ref())?;
         let answer = store.raft().pre_vote(vote).await.map_err(|error| stopped(&error))?;
         Ok(Response::new(convert::vote_response_out(&answer)))
     }
 
     async fn install_snapshot(&self, request: Request<Streaming<v1::SnapshotChunk>>) -> Answer<v1::SnapshotResponse> {
-        let store = self.slot.member(request.metadata())?;
+        let store = self.slot.member(&request)?;
         let mut chunks = request.into_inner();
         let Some(v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Header(header)) }) = chunks.message().await?
         else {
@@ -105,7 +104,7 @@ impl v1::raft_server::Raft for Service {
     }
 
     async fn transfer_leader(&self, request: Request<v1::TransferLeaderRequest>) -> Answer<v1::TransferLeaderResponse> {
-        let store = self.slot.member(request.metadata())?;
+        let store = self.slot.member(&request)?;
         let transfer = convert::transfer_in(request.get_ref())?;
         let answer = store.raft().handle_transfer_leader(transfer).await.map_err(|error| stopped(&error))?;
         answer.map_err(|error| Status::aborted(error.to_string()))?;
@@ -116,7 +115,7 @@ impl v1::raft_server::Raft for Service {
 #[tonic::async_trait]
 impl v1::peer_server::Peer for Service {
     async fn propose(&self, request: Request<v1::ProposeRequest>) -> Answer<v1::ProposeResponse> {
-        let store = self.slot.member(request.metadata())?;
+        let store = self.slot.member(&request)?;
         let message = request.into_inner();
         let id = message.request.ok_or_else(|| Status::invalid_argument("a request without id"))?;
         let request = RequestId { node: NodeId(id.node), run: id.run, seq: id.seq };
@@ -139,19 +138,20 @@ impl v1::peer_server::Peer for Service {
     }
 
     async fn read_index(&self, request: Request<v1::ReadIndexRequest>) -> Answer<v1::ReadIndexResponse> {
-        let store = self.slot.member(request.metadata())?;
+        let store = self.slot.member(&request)?;
         let index = store.read_index_here().await.ok_or_else(not_leader)?;
         Ok(Response::new(v1::ReadIndexResponse { index }))
     }
 
     async fn admit(&self, request: Request<v1::AdmitRequest>) -> Answer<v1::AdmitResponse> {
         let store = self.slot.any()?;
-        let v1::AdmitRequest { node, signature, .. } = request.into_inner();
-        let node = node.ok_or_else(|| Status::invalid_argument("no node to admit"))?;
-        let signed = UnparsedPublicKey::new(&ED25519, &node.public_key).verify(&node.encode_to_vec(), &signature);
-        signed.map_err(|_| Status::unauthenticated("the signature is not that of the node's key"))?;
+        let shown = shown(&request)?;
+        let node = request.into_inner().node.ok_or_else(|| Status::invalid_argument("no node to admit"))?;
         let node = AdmitNode::try_from(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        reachable(&node).await?;
+        if node.public_key != shown {
+            return Err(Status::unauthenticated("whoever asks has not the key of the node to be admitted"));
+        }
+        reachable(self.slot.key(), &node).await?;
         // A member proposes on the leader, so this needs no forwarding of its own.
         match store.propose(Command::AdmitNode(node), ADMIT).await {
             Ok(Outcome::Node(node)) => Ok(Response::new(v1::AdmitResponse {
@@ -165,7 +165,7 @@ impl v1::peer_server::Peer for Service {
     }
 
     async fn expel(&self, request: Request<v1::ExpelRequest>) -> Answer<v1::ExpelResponse> {
-        let store = self.slot.member(request.metadata())?;
+        let store = self.slot.member(&request)?;
         if store.expel_here(RaftId(request.get_ref().raft_id)).await {
             Ok(Response::new(v1::ExpelResponse {}))
         } else {
@@ -179,15 +179,15 @@ impl v1::peer_server::Peer for Service {
 }
 
 /// Calls a newcomer back: one that the others cannot reach would be a member in name only.
-async fn reachable(node: &AdmitNode) -> Result<(), Status> {
+async fn reachable(key: &NodeKey, node: &AdmitNode) -> Result<(), Status> {
     let unreachable = |why: String| {
         let (name, address) = (&node.name, node.advertise);
         unreachable(format!("{name} cannot be reached at its advertise address {address}: {why}"))
     };
-    let answer = tokio::time::timeout(CALL_BACK, greet(node.advertise)).await;
-    let hello = answer.map_err(|_| unreachable(format!("no answer within {CALL_BACK:?}")))?;
-    let hello = hello.map_err(|status| unreachable(status.message().to_owned()))?;
-    if hello.public_key != node.public_key {
+    let answer = tokio::time::timeout(CALL_BACK, greet(key, node.advertise)).await;
+    let greeted = answer.map_err(|_| unreachable(format!("no answer within {CALL_BACK:?}")))?;
+    let (_, shown) = greeted.map_err(|status| unreachable(status.message().to_owned()))?;
+    if shown != node.public_key {
         return Err(unreachable("another daemon answers there".to_owned()));
     }
     Ok(())

@@ -32,6 +32,7 @@ use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{Shared, StateMachine};
 use crate::raft::types::Types;
 use crate::tasks::TaskBoard;
+use crate::tls::{NodeKey, PublicKey};
 
 pub use members::ExpelError;
 pub use open::OpenError;
@@ -81,6 +82,8 @@ pub struct StoreOptions {
     pub raft_id: RaftId,
     /// The node it is; 0 while the cluster is being founded.
     pub node: NodeId,
+    /// The node's key pair.
+    pub key: NodeKey,
     /// Random number of this run of the daemon.
     pub run: u64,
     /// Timing.
@@ -175,6 +178,11 @@ impl Store {
         self.0.options.cluster
     }
 
+    /// The key pair of its node.
+    pub fn key(&self) -> &NodeKey {
+        &self.0.options.key
+    }
+
     /// The node that this member is; 0 until the cluster is founded or the member's admission is applied.
     pub fn node(&self) -> NodeId {
         if self.0.options.node != NodeId(0) {
@@ -266,6 +274,11 @@ impl Store {
         membership.get_node(&member.0).is_some()
             || member.0 > newest
             || self.state().node_with_raft_id(member).is_some()
+    }
+
+    /// The key of a member, if its admission was applied here.
+    pub(crate) fn key_of(&self, member: RaftId) -> Option<PublicKey> {
+        self.state().node_with_raft_id(member).map(|node| node.public_key)
     }
 
     /// Why it has stopped, if it has. That it was removed counts only while nobody leads it: a member may be wrong

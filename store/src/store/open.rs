@@ -95,9 +95,11 @@ impl Store {
     /// See [`OpenError`].
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
         let config = config(&options)?;
-        let channels = Channels::new(options.cluster, options.raft_id);
         let (wal, log, machine) = open_when_free(&options).await?;
         let shared = machine.shared();
+        let members = Arc::clone(&shared);
+        let key_of = Arc::new(move |member| members.state().node_with_raft_id(member).map(|node| node.public_key));
+        let channels = Channels::new(options.cluster, options.raft_id, options.key.clone(), key_of);
         let network = Network::new(channels.clone());
         let raft = Raft::new(options.raft_id.0, Arc::new(config), network, log.clone(), machine).await;
         let store = Self(Arc::new(Inner {

@@ -250,13 +250,13 @@ impl Store {
         let metrics = self.metrics();
         let membership = &metrics.membership_config;
         let voters: BTreeSet<u64> = membership.voter_ids().filter(|id| *id != self.id().0).collect();
-        let cluster = &self.cluster().to_string();
+        let (cluster, key) = (&self.cluster().to_string(), self.key());
         // Another daemon may have the address by now.
         let ask = |id: u64| async move {
             let address = membership.get_node(&id).map(|node| node.addr.clone()).unwrap_or_default();
             let there = match address.parse::<SocketAddr>() {
-                Ok(address) => match timeout(PROBE * 4 / 5, crate::peer::greet(address)).await {
-                    Ok(Ok(hello)) => hello.cluster_id == *cluster && hello.raft_id == id,
+                Ok(address) => match timeout(PROBE * 4 / 5, crate::peer::greet(key, address)).await {
+                    Ok(Ok((hello, _))) => hello.cluster_id == *cluster && hello.raft_id == id,
                     Ok(Err(_)) | Err(_) => false,
                 },
                 Err(_) => false,

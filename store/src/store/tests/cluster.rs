@@ -159,14 +159,15 @@ async fn a_new_member_catches_up_by_snapshot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_cluster_is_refused() {
     let daemons = three().await;
-    let channels = Channels::new(ClusterId(99), RaftId(1));
+    let key = daemons[1].key.clone();
+    let channels = Channels::new(ClusterId(99), RaftId(1), key.clone(), Arc::new(|_| None));
     let mut client = channels.peer(1, &daemons[0].address.to_string()).unwrap();
     let ask = |channels: &Channels, to: u64| channels.request(to, pontoon_proto::v1::ReadIndexRequest {});
     let status = client.read_index(ask(&channels, 1)).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::PermissionDenied);
     assert!(status.message().contains(&CLUSTER.to_string()), "{status}");
     assert!(status.message().contains(&ClusterId(99).to_string()), "{status}");
-    let ours = Channels::new(CLUSTER, RaftId(2));
+    let ours = Channels::new(CLUSTER, RaftId(2), key, Arc::new(|_| None));
     let status = client.read_index(ask(&ours, 55)).await.unwrap_err();
     assert!(status.message().contains("member 55") && status.message().contains("member 1"), "{status}");
     // 2 was never anybody's id, and is older than the membership.
@@ -177,26 +178,12 @@ async fn a_foreign_cluster_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_in_no_cluster_says_hello_and_nothing_else() {
     let daemon = Daemon::start(7).await;
-    let identified = hello(daemon.address, DEADLINE).await.unwrap();
+    let identified = hello(&daemon.key, daemon.address, DEADLINE).await.unwrap();
     assert_eq!(identified.cluster, None);
     assert_eq!(identified.name, "host-7");
     let node = daemon.admission();
-    let error = admit(daemon.address, &node, Vec::new(), DEADLINE).await.unwrap_err().to_string();
+    let error = admit(&daemon.key, daemon.address, &node, DEADLINE).await.unwrap_err().to_string();
     assert!(error.contains("in no cluster"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_admission_needs_the_key() {
-    let daemons = [Daemon::start(1).await, Daemon::start(2).await];
-    daemons[0].found().await;
-    let node = daemons[1].admission();
-    let forged = daemons[0].key.sign(&node.signed_bytes()).as_ref().to_vec();
-    let error = admit(daemons[0].address, &node, forged, DEADLINE).await.unwrap_err().to_string();
-    assert!(error.contains("signature"), "{error}");
-    let named = AdmitNode { name: "host-1".into(), ..node };
-    let signature = daemons[1].key.sign(&named.signed_bytes()).as_ref().to_vec();
-    let error = admit(daemons[0].address, &named, signature, DEADLINE).await.unwrap_err();
-    assert!(matches!(&error, crate::AdmitError::Rejected(rejection) if rejection.reason == Reason::NodeNameTaken));
 }
 
 #[tokio::test(flavor = "multi_thread")]

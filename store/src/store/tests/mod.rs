@@ -3,6 +3,7 @@
 mod admission;
 mod cluster;
 mod damage;
+mod keys;
 mod removal;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use ring::signature::{Ed25519KeyPair, KeyPair};
+use ring::rand::SystemRandom;
+use ring::signature::Ed25519KeyPair;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -21,7 +23,7 @@ use crate::model::command::{AdmitNode, Command, CreateNetwork, FEATURE_LEVEL, Ou
 use crate::model::id::FOUNDER;
 use crate::model::object::{Cluster, Family, NodeState, Pool};
 use crate::model::rejection::Reason;
-use crate::{HelloInfo, PeerServer, StoreSlot, admit, hello};
+use crate::{PeerServer, StoreSlot, admit, hello};
 
 const CLUSTER: ClusterId = ClusterId(0x5eed);
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -33,13 +35,18 @@ fn clock() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
+fn new_key() -> NodeKey {
+    let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+    NodeKey::from_pkcs8(document.as_ref()).unwrap()
+}
+
 /// A daemon: a data folder, a listening port, and a store when it is in a cluster.
 struct Daemon {
     name: String,
     dir: TempDir,
     address: SocketAddr,
     data_addr: IpAddr,
-    key: Ed25519KeyPair,
+    key: NodeKey,
     slot: StoreSlot,
     stop: Option<oneshot::Sender<()>>,
     server: Option<tokio::task::JoinHandle<()>>,
@@ -49,19 +56,16 @@ struct Daemon {
 
 impl Daemon {
     async fn start(number: u8) -> Self {
-        let seed = [number; 32];
-        let key = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+        let (name, key) = (format!("host-{number}"), new_key());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let info =
-            HelloInfo { name: format!("host-{number}"), public_key: key.public_key().as_ref().try_into().unwrap() };
         let mut daemon = Self {
-            name: info.name.clone(),
+            slot: StoreSlot::new(name.clone(), key.clone(), clock),
+            name,
             dir: TempDir::new().unwrap(),
             address,
             data_addr: IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)),
             key,
-            slot: StoreSlot::new(info, clock),
             stop: None,
             server: None,
             snapshot_every: 10_000,
@@ -86,6 +90,7 @@ impl Daemon {
             cluster: CLUSTER,
             raft_id,
             node: NodeId(0),
+            key: self.key.clone(),
             run: self.run,
             timing: Timing::default(),
             clock,
@@ -102,7 +107,7 @@ impl Daemon {
             name: self.name.clone(),
             advertise: self.address,
             data_addr: self.data_addr,
-            public_key: self.key.public_key().as_ref().try_into().unwrap(),
+            public_key: self.key.public(),
             version: "0.1.0".into(),
             feature_level: FEATURE_LEVEL,
             raft_id: None,
@@ -131,8 +136,7 @@ impl Daemon {
 
     async fn join(&self, through: &Daemon) {
         let node = self.admission();
-        let signature = self.key.sign(&node.signed_bytes()).as_ref().to_vec();
-        let admitted = admit(through.address, &node, signature, DEADLINE).await.unwrap();
+        let admitted = admit(&self.key, through.address, &node, DEADLINE).await.unwrap();
         assert_eq!(admitted.cluster, CLUSTER);
         self.slot.set(Some(Store::open(self.options(admitted.raft_id)).await.unwrap()));
     }
