@@ -32,7 +32,7 @@ pub struct StoreStatus {
     pub snapshot_index: u64,
     /// Up to where its log is purged.
     pub purged_index: u64,
-    /// Who votes.
+    /// Who votes. While the voters change, those who vote before and after: none of the others can be relied on yet.
     pub voters: BTreeSet<RaftId>,
     /// Every member, voter or learner.
     pub members: BTreeMap<RaftId, MemberStatus>,
@@ -64,7 +64,7 @@ impl Store {
         let view = self.0.shared.view().clone();
         let counts = self.0.wal.counts();
         let index = |id: &Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
-        let voters: BTreeSet<RaftId> = metrics.membership_config.voter_ids().map(RaftId).collect();
+        let voters = lasting_voters(metrics.membership_config.membership().get_joint_config());
         let heard = heard(&metrics);
         let member = |(id, node): (&u64, &openraft::BasicNode)| {
             let matched = metrics.replication.as_ref().and_then(|matched| matched.get(id).copied().flatten());
@@ -97,8 +97,38 @@ impl Store {
     }
 }
 
+/// Those who vote in every set of a configuration. While two hold, a majority of each is needed, so a voter of only one
+/// of them makes up for nobody.
+fn lasting_voters(configs: &[BTreeSet<u64>]) -> BTreeSet<RaftId> {
+    let (first, rest) = configs.split_first().map_or((None, configs), |(first, rest)| (Some(first), rest));
+    let lasting = |id: &&u64| rest.iter().all(|config| config.contains(id));
+    first.into_iter().flatten().filter(lasting).copied().map(RaftId).collect()
+}
+
 /// How long ago a leader heard from each other member.
 pub(super) fn heard(metrics: &RaftMetrics<Types>) -> BTreeMap<u64, Duration> {
     let heartbeats = metrics.heartbeat.iter().flatten();
     heartbeats.filter_map(|(id, last)| Some((*id, last.as_ref()?.elapsed()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three voters were shown while the first of them was still needed for everything.
+    #[test]
+    fn a_voter_that_is_only_coming_is_not_counted() {
+        let set = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
+        let cases: [(&[BTreeSet<u64>], &[u64]); 5] = [
+            (&[], &[]),
+            (&[set(&[1, 4, 6])], &[1, 4, 6]),
+            (&[set(&[1]), set(&[1, 4, 6])], &[1]),
+            (&[set(&[1, 4, 6]), set(&[4])], &[4]),
+            (&[set(&[1]), set(&[4])], &[]),
+        ];
+        for (configs, expected) in cases {
+            let expected: BTreeSet<RaftId> = expected.iter().copied().map(RaftId).collect();
+            assert_eq!(lasting_voters(configs), expected, "{configs:?}");
+        }
+    }
 }
