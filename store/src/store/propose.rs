@@ -237,7 +237,8 @@ impl Store {
     /// Ends when this member knows another leader than that one.
     pub(super) async fn other_leader(&self, leader: u64) {
         use openraft::async_runtime::watch::WatchReceiver;
-        let mut metrics = self.0.raft.metrics();
+        // Not all of the metrics: they change with each entry, and every write that is under way would look at each of them.
+        let mut metrics = self.0.raft.server_metrics();
         while metrics.borrow_watched().current_leader == Some(leader) {
             if metrics.changed().await.is_err() {
                 return;
