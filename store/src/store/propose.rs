@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures::future::join_all;
 use openraft::errors::{ClientWriteError, RaftError};
 use pontoon_proto::v1;
-use prost::Message;
 use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
@@ -286,9 +285,8 @@ impl Store {
 }
 
 fn decode_proposed(response: v1::ProposeResponse) -> Result<Proposed, CodecError> {
-    let bytes = response.response.unwrap_or_default().encode_to_vec();
-    let result = Box::new(crate::codec::decode_response(&bytes)?);
-    Ok(Proposed::Done { index: response.index, result })
+    let result = crate::codec::result(response.response.unwrap_or_default())?;
+    Ok(Proposed::Done { index: response.index, result: Box::new(result) })
 }
 
 /// Whether a call certainly had no effect: it was refused before anything was written, or nobody could be reached.
