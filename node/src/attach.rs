@@ -106,21 +106,23 @@ impl Drop for Attaching<'_> {
 /// Gives a namespace its interfaces.
 pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachResponse, ApiError> {
     let sandbox = kernel::sandbox(&wanted.netns).map_err(|error| netns_error(&wanted.netns, &error))?;
-    member.refresh().await?;
-    let network = find_network(&member.store().state(), &wanted.network)?.id;
-    let _guard = member.attachments.enter(network, &sandbox)?;
-    let command = Command::CreateEndpoint(CreateEndpoint {
-        network,
-        node: member.node(),
-        name: wanted.name,
-        container_id: String::new(),
-        aliases: wanted.aliases,
-        mac: wanted.mac,
-        addresses: wanted.addresses,
-        sandbox,
-        ifname: wanted.ifname,
-    });
-    let endpoint = expect_endpoint(member.propose(command).await?)?;
+    let create = async || {
+        let network = find_network(&member.store().state(), &wanted.network)?.id;
+        let guard = member.attachments.enter(network, &sandbox)?;
+        let command = Command::CreateEndpoint(CreateEndpoint {
+            network,
+            node: member.node(),
+            name: wanted.name.clone(),
+            container_id: String::new(),
+            aliases: wanted.aliases.clone(),
+            mac: wanted.mac,
+            addresses: wanted.addresses.clone(),
+            sandbox: sandbox.clone(),
+            ifname: wanted.ifname.clone(),
+        });
+        Ok((expect_endpoint(member.propose(command).await?)?, guard))
+    };
+    let (endpoint, _guard) = member.write_named(&wanted.network, create).await?;
     match carry_out(member, &endpoint).await {
         Ok(endpoint) => Ok(response(&member.store().state(), &endpoint)),
         Err(error) => {
@@ -163,6 +165,7 @@ async fn undo(member: &Member, endpoint: &Endpoint) {
 
 /// Takes interfaces away and releases their leases.
 pub async fn detach(member: &Member, selection: Selection) -> Result<Vec<v1::EndpointView>, ApiError> {
+    // It is about all that match, and an older state may have some of them only.
     member.refresh().await?;
     let selected = select(member, &selection)?;
     let mut views = Vec::new();

@@ -15,6 +15,7 @@ use pontoon_store::tasks::Task;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tracing::warn;
 
 use crate::api::error::ApiError;
@@ -183,6 +184,24 @@ impl Member {
         Ok(self.store.read_barrier(READ_DEADLINE).await?)
     }
 
+    /// Does a write about something that a user names, such as a network: `write` looks for it in the local copy and
+    /// proposes. The leader is asked for the newest state only if that is not enough, because
+    ///
+    /// - a name that is there means the same id for as long as the object lives, and no id is used again, so a name
+    ///   that a copy has and the cluster has not any more ends in "not found", and never at another object;
+    /// - a name that is new is not found here, either;
+    /// - a number may be an id, but if something newer has it for a name, the name counts.
+    pub(crate) async fn write_named<T, F>(&self, wanted: &str, write: impl Fn() -> F) -> Result<T, ApiError>
+    where
+        F: Future<Output = Result<T, ApiError>>,
+    {
+        if wanted.parse::<u64>().is_ok() {
+            self.refresh().await?;
+            return write().await;
+        }
+        once_more_if_not_found(write, || self.refresh()).await
+    }
+
     /// Prepares a read. Without a leader the local copy answers, and says so.
     pub async fn read(&self, options: Option<v1::ReadOptions>) -> ReadBasis {
         if options.is_some_and(|options| options.stale) {
@@ -202,6 +221,21 @@ impl Member {
     /// Takes a member out of the Raft membership.
     pub async fn expel(&self, raft_id: RaftId) -> Result<(), ApiError> {
         Ok(self.store.expel(raft_id, EXPEL_DEADLINE).await?)
+    }
+}
+
+/// Tries; if what it is about is not found, tries once more on the newest state.
+async fn once_more_if_not_found<T, F, R>(write: impl Fn() -> F, refresh: impl FnOnce() -> R) -> Result<T, ApiError>
+where
+    F: Future<Output = Result<T, ApiError>>,
+    R: Future<Output = Result<(), ApiError>>,
+{
+    match write().await {
+        Err(error) if error.code == Code::NotFound => {
+            refresh().await?;
+            write().await
+        }
+        answer => answer,
     }
 }
 
@@ -291,6 +325,48 @@ async fn run_clock(member: Arc<Member>, task: Task) {
             () = member.stop.cancelled() => return,
             () = changed => {}
             () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    fn failure(code: Code) -> ApiError {
+        ApiError::new(code, "REASON", "", "")
+    }
+
+    #[tokio::test]
+    async fn only_what_is_not_found_is_tried_once_more_on_the_newest_state() {
+        let gone = || Err(failure(Code::NotFound));
+        let refused = || Err(failure(Code::FailedPrecondition));
+        let away = || Err(failure(Code::Unavailable));
+        // What the first and the second try and the refresh come to; what is answered; refreshes and tries.
+        let cases = [
+            (Ok(1), Ok(2), Ok(()), Ok(1), (0, 1)),
+            (refused(), Ok(2), Ok(()), Err(Code::FailedPrecondition), (0, 1)),
+            (gone(), Ok(2), Ok(()), Ok(2), (1, 2)),
+            (gone(), gone(), Ok(()), Err(Code::NotFound), (1, 2)),
+            (gone(), refused(), Ok(()), Err(Code::FailedPrecondition), (1, 2)),
+            (gone(), Ok(2), away(), Err(Code::Unavailable), (1, 1)),
+        ];
+        for (number, (first, second, refreshed, expected, counts)) in cases.into_iter().enumerate() {
+            let (tries, refreshes) = (Cell::new(0), Cell::new(0));
+            let answers = RefCell::new(vec![second, first]);
+            let write = || {
+                tries.set(tries.get() + 1);
+                std::future::ready(answers.borrow_mut().pop().unwrap())
+            };
+            let refresh = || {
+                refreshes.set(refreshes.get() + 1);
+                std::future::ready(refreshed.map(drop))
+            };
+            let answer: Result<i32, ApiError> = once_more_if_not_found(write, refresh).await;
+            assert_eq!(answer.map_err(|error| error.code), expected, "case {number}");
+            assert_eq!((refreshes.get(), tries.get()), counts, "case {number}");
         }
     }
 }

@@ -97,8 +97,7 @@ fn tolerated(state: &State, status: &StoreStatus) -> u32 {
     let down = |node: &&pontoon_store::model::object::Node| {
         status.voters.contains(&node.raft_id) && node.state == NodeState::Down
     };
-    let up = status.voters.len().saturating_sub(state.nodes.values().filter(down).count());
-    count(up.saturating_sub(voters::quorum(status.voters.len())))
+    count(voters::tolerated_losses(status.voters.len(), state.nodes.values().filter(down).count()))
 }
 
 fn warnings(state: &State, status: &StoreStatus) -> Vec<String> {

@@ -9,6 +9,7 @@ mod endpoints;
 mod environment;
 mod joining;
 mod lab;
+mod lagging;
 mod leader_kill;
 mod members;
 mod quorum;

@@ -78,10 +78,12 @@ impl NetworkService for Networks {
         &self,
         request: Request<v1::RemoveNetworkRequest>,
     ) -> Result<Response<v1::RemoveNetworkResponse>, Status> {
-        let member = self.0.member()?;
-        member.refresh().await?;
-        let network = view::find_network(&member.store().state(), &request.into_inner().network)?.id;
-        match member.propose(Command::RemoveNetwork { network }).await? {
+        let (member, wanted) = (self.0.member()?, request.into_inner().network);
+        let write = async || {
+            let network = view::find_network(&member.store().state(), &wanted)?.id;
+            member.propose(Command::RemoveNetwork { network }).await
+        };
+        match member.write_named(&wanted, write).await? {
             Outcome::Network(network) => {
                 Ok(Response::new(v1::RemoveNetworkResponse { network: Some((&network).into()) }))
             }

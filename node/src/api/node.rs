@@ -5,8 +5,9 @@ use std::sync::Arc;
 use pontoon_proto::v1;
 use pontoon_proto::v1::node_service_server::NodeService;
 use pontoon_store::model::command::{Command, Outcome};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
+use super::error::ApiError;
 use super::view;
 use crate::daemon::Daemon;
 use crate::lifecycle;
@@ -53,24 +54,26 @@ impl NodeService for Nodes {
     ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
         let request = request.into_inner();
         let member = self.0.member()?;
-        member.refresh().await?;
-        let node = view::find_node(&member.store().state(), &request.node)?.clone();
-        if node.id == member.node() {
-            return Err(super::error::ApiError::new(
-                tonic::Code::FailedPrecondition,
-                "NODE_IS_SELF",
-                format!("{:?} is this node", node.name),
-                "pontoon leave takes this node out of the cluster and cleans up its host",
-            )
-            .into());
-        }
-        let removed = member.propose(Command::RemoveNode { node: node.id, force: request.force }).await?;
-        let warnings = member.expel(node.raft_id).await.map_err(|error| lifecycle::still_voting(&error)).err();
-        match removed {
-            Outcome::Node(node) => Ok(Response::new(v1::RemoveNodeResponse {
-                node: Some((&node).into()),
-                warnings: warnings.into_iter().collect(),
-            })),
+        let write = async || {
+            let node = view::find_node(&member.store().state(), &request.node)?.id;
+            if node == member.node() {
+                return Err(ApiError::new(
+                    Code::FailedPrecondition,
+                    "NODE_IS_SELF",
+                    format!("{:?} is this node", request.node),
+                    "pontoon leave takes this node out of the cluster and cleans up its host",
+                ));
+            }
+            member.propose(Command::RemoveNode { node, force: request.force }).await
+        };
+        match member.write_named(&request.node, write).await? {
+            Outcome::Node(node) => {
+                let warnings = member.expel(node.raft_id).await.map_err(|error| lifecycle::still_voting(&error)).err();
+                Ok(Response::new(v1::RemoveNodeResponse {
+                    node: Some((&node).into()),
+                    warnings: warnings.into_iter().collect(),
+                }))
+            }
             other => Err(super::unexpected(&other).into()),
         }
     }
@@ -81,10 +84,12 @@ impl NodeService for Nodes {
     ) -> Result<Response<v1::LabelNodeResponse>, Status> {
         let request = request.into_inner();
         let member = self.0.member()?;
-        member.refresh().await?;
-        let node = view::find_node(&member.store().state(), &request.node)?.id;
-        let command = Command::LabelNode { node, set: request.set, remove: request.remove };
-        match member.propose(command).await? {
+        let write = async || {
+            let node = view::find_node(&member.store().state(), &request.node)?.id;
+            let (set, remove) = (request.set.clone(), request.remove.clone());
+            member.propose(Command::LabelNode { node, set, remove }).await
+        };
+        match member.write_named(&request.node, write).await? {
             Outcome::Node(node) => Ok(Response::new(v1::LabelNodeResponse { node: Some((&node).into()) })),
             other => Err(super::unexpected(&other).into()),
         }

@@ -61,9 +61,9 @@ fn meta(key: &str, op: &str, right: &str) -> Value {
     matches(op, json!({ "meta": { "key": key } }), json!(right))
 }
 
-fn source(family: Family) -> Value {
+fn address(family: Family, field: &str) -> Value {
     let protocol = if family == Family::V4 { "ip" } else { "ip6" };
-    json!({ "payload": { "protocol": protocol, "field": "saddr" } })
+    json!({ "payload": { "protocol": protocol, "field": field } })
 }
 
 fn set(table: &str, name: &str, kind: &str, elements: Vec<String>) -> Value {
@@ -92,6 +92,10 @@ fn rule(table: &str, chain: &str, expressions: Vec<Value>) -> Value {
 ///     set opened4 { type ifname; elements = { … } }          # whose forwarding we switched on; opened6 likewise
 ///     chain vtep {    type filter hook prerouting priority raw; policy accept;
 ///         udp dport PORT @th,96,24 { VNIS } ip saddr != @members4 drop         # likewise ip6
+///         udp dport PORT @th,96,24 { VNIS } notrack
+///     }
+///     chain vtep_out { type filter hook output priority raw; policy accept;
+///         udp dport PORT @th,96,24 { VNIS } ip daddr @members4 notrack         # likewise ip6
 ///     }
 ///     chain forward { type filter hook forward priority filter; policy accept;
 ///         iifname GW oifname GW drop                                           # these four with a SUBNET only
@@ -116,30 +120,11 @@ fn render(table: &str, firewall: &Firewall) -> Vec<Value> {
     }
     // Priorities: raw (before connection tracking), filter, srcnat.
     objects.push(chain(table, "vtep", "filter", "prerouting", -300));
+    objects.push(chain(table, "vtep_out", "filter", "output", -300));
     objects.push(chain(table, "forward", "filter", "forward", 0));
     objects.push(chain(table, "nat", "nat", "postrouting", 100));
 
-    let vnis: Vec<u32> = firewall.vnis.iter().copied().collect();
-    let vnis = match *vnis.as_slice() {
-        [] => None,
-        [one] => Some(json!(one)),
-        _ => Some(json!({ "set": vnis })),
-    };
-    for (family, suffix, _, _) in families {
-        let Some(vnis) = vnis.clone() else { break };
-        let dport = json!({ "payload": { "protocol": "udp", "field": "dport" } });
-        let vni = json!({ "payload": { "base": "th", "offset": VNI_OFFSET, "len": 24 } });
-        objects.push(rule(
-            table,
-            "vtep",
-            vec![
-                matches("==", dport, json!(firewall.vxlan_port)),
-                matches("==", vni, vnis),
-                matches("!=", source(family), json!(format!("@members{suffix}"))),
-                json!({ "drop": null }),
-            ],
-        ));
-    }
+    objects.extend(vtep_rules(table, firewall));
     let gateway = firewall.gateway.as_str();
     let state = |states: &[&str]| matches("in", json!({ "ct": { "key": "state" } }), json!(states));
     let (accept, drop) = (json!({ "accept": null }), json!({ "drop": null }));
@@ -164,13 +149,40 @@ fn render(table: &str, firewall: &Firewall) -> Vec<Value> {
             table,
             "nat",
             vec![
-                matches("==", source(Family::of(subnet.addr())), prefix),
+                matches("==", address(Family::of(subnet.addr()), "saddr"), prefix),
                 meta("oifname", "!=", gateway),
                 json!({ "masquerade": null }),
             ],
         ));
     }
     objects
+}
+
+/// The rules for VXLAN packets of our VNIs. Those from and to members need no connection tracking: there is one "connection"
+/// for each of the sender's ports, no answer ever comes back to one, and each packet would pay for looking it up.
+fn vtep_rules(table: &str, firewall: &Firewall) -> Vec<Value> {
+    let vnis: Vec<u32> = firewall.vnis.iter().copied().collect();
+    let vnis = match *vnis.as_slice() {
+        [] => return Vec::new(),
+        [one] => json!(one),
+        _ => json!({ "set": vnis }),
+    };
+    let dport = json!({ "payload": { "protocol": "udp", "field": "dport" } });
+    let vni = json!({ "payload": { "base": "th", "offset": VNI_OFFSET, "len": 24 } });
+    let ours = |chain: &str, rest: Vec<Value>| {
+        let of_ours =
+            [matches("==", dport.clone(), json!(firewall.vxlan_port)), matches("==", vni.clone(), vnis.clone())];
+        rule(table, chain, of_ours.into_iter().chain(rest).collect())
+    };
+    let members = |op: &str, family: Family, field: &str| {
+        let set = if family == Family::V4 { "@members4" } else { "@members6" };
+        matches(op, address(family, field), json!(set))
+    };
+    let (drop, notrack) = (json!({ "drop": null }), json!({ "notrack": null }));
+    let stranger = |family| ours("vtep", vec![members("!=", family, "saddr"), drop.clone()]);
+    let to_member = |family| ours("vtep_out", vec![members("==", family, "daddr"), notrack.clone()]);
+    let from_member = ours("vtep", vec![notrack.clone()]);
+    vec![stranger(Family::V4), stranger(Family::V6), from_member, to_member(Family::V4), to_member(Family::V6)]
 }
 
 /// Brings what nft lists, or what is to be given to it, into one form: without handles, sets sorted.

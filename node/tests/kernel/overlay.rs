@@ -51,6 +51,58 @@ fn the_underlay_may_be_ipv6() {
     assert!(c1.pings("10.0.0.3") && c1.pings("fd00:10::3"));
 }
 
+/// How many packets a host has taken in and sent, by a word that is in the comments of the rules that count them.
+fn counted(host: &Host, word: &str) -> Vec<u64> {
+    let rules = host.netns.run("nft list table inet watch");
+    let packets = |line: &str| line.split("packets ").nth(1)?.split_whitespace().next()?.parse().ok();
+    rules.lines().filter(|line| line.contains(word)).map(|line| packets(line).unwrap()).collect()
+}
+
+#[test]
+fn connections_of_the_overlay_are_not_tracked() {
+    for v6 in [false, true] {
+        let lan = Lan::new();
+        let (mut one, mut two) = (Host::on(&lan, 1), Host::on(&lan, 2));
+        if v6 {
+            one.address = "fd00:140::1".parse().unwrap();
+            two.address = "fd00:140::2".parse().unwrap();
+        }
+        let (c1, c2) = (Netns::new("c"), Netns::new("c"));
+        let mut cluster = Cluster1::new(&[&one, &two]);
+        cluster.network(10, 65_536, &["10.0.0.0/24"], false);
+        cluster.endpoint(11, 10, one.id, &["10.0.0.2"], &c1);
+        cluster.endpoint(12, 10, two.id, &["10.0.0.3"], &c2);
+        one.settle(&cluster.state);
+        two.settle(&cluster.state);
+        // Somebody else's VXLAN on the same port, between the same hosts.
+        for (host, other, last) in [(&one, &two, 1), (&two, &one, 2)] {
+            let (local, remote) = (host.address, other.address);
+            host.netns.run(&format!(
+                "ip link add swarm type vxlan id 4096 dstport 4789 remote {remote} local {local} && \
+                 ip addr add 10.200.0.{last}/24 dev swarm && ip link set swarm up"
+            ));
+        }
+        let rules = [("ours", 65_536), ("theirs", 4096)].map(|(whose, vni)| {
+            let of_vni = format!("udp dport 4789 @th,96,24 {vni} ct state");
+            format!(
+                "{of_vni} untracked counter comment {whose}_untracked; \
+                 {of_vni} new,established counter comment {whose}_tracked;"
+            )
+        });
+        let chain = |hook| format!("chain {hook} {{ type filter hook {hook} priority 0; {} }};", rules.concat());
+        one.netns.run(&format!("nft \"table inet watch {{ {} {} }}\"", chain("input"), chain("output")));
+        assert!(c1.pings("10.0.0.3"), "over the overlay");
+        assert!(one.netns.pings("10.200.0.2"), "over the other VXLAN");
+        for (word, none) in
+            [("ours_tracked", true), ("ours_untracked", false), ("theirs_tracked", false), ("theirs_untracked", true)]
+        {
+            let packets = counted(&one, word);
+            assert_eq!(packets.len(), 2, "{word}");
+            assert!(packets.iter().all(|count| (*count == 0) == none), "{word}, in and out: {packets:?}");
+        }
+    }
+}
+
 #[test]
 fn two_daemons_share_a_host() {
     let lan = Lan::new();

@@ -124,6 +124,7 @@ fn whatever_is_deleted_by_hand_comes_back() {
         ("rule", format!("{host} nft flush chain inet {table} nat")),
         ("rule", format!("{host} nft add element inet {table} members4 {{ 192.168.140.77 }}")),
         ("rule", format!("{host} nft insert rule inet {table} vtep accept")),
+        ("rule", format!("{host} nft flush chain inet {table} vtep_out")),
         ("forwarding", format!("{host} sysctl -qw net.ipv4.conf.{gateway}.forwarding=0")),
     ];
     for (kind, damage) in damages {

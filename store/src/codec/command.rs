@@ -28,20 +28,6 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Entry, CodecError> {
     v1::Entry::decode(bytes).map_err(|source| CodecError::Bytes { what: "entry", source })?.try_into()
 }
 
-/// The bytes of an answer.
-pub fn encode_response(result: &Result<Outcome, Rejection>) -> Vec<u8> {
-    response(result).encode_to_vec()
-}
-
-/// An answer from its bytes.
-///
-/// # Errors
-///
-/// When no version of this crate wrote the bytes.
-pub fn decode_response(bytes: &[u8]) -> Result<Result<Outcome, Rejection>, CodecError> {
-    result(v1::Response::decode(bytes).map_err(|source| CodecError::Bytes { what: "response", source })?)
-}
-
 impl From<&Entry> for v1::Entry {
     fn from(entry: &Entry) -> Self {
         let RequestId { node, run, seq } = entry.request;
@@ -326,7 +312,7 @@ impl TryFrom<v1::Rejection> for Rejection {
 }
 
 /// An answer as a message.
-pub(super) fn response(result: &Result<Outcome, Rejection>) -> v1::Response {
+pub fn response(result: &Result<Outcome, Rejection>) -> v1::Response {
     let result = match result {
         Ok(outcome) => response::Result::Outcome(outcome.into()),
         Err(rejection) => response::Result::Rejection(rejection.into()),
@@ -335,7 +321,11 @@ pub(super) fn response(result: &Result<Outcome, Rejection>) -> v1::Response {
 }
 
 /// An answer from its message.
-pub(super) fn result(response: v1::Response) -> Result<Result<Outcome, Rejection>, CodecError> {
+///
+/// # Errors
+///
+/// When no version of this crate made the message.
+pub fn result(response: v1::Response) -> Result<Result<Outcome, Rejection>, CodecError> {
     match required("response", "result", response.result)? {
         response::Result::Outcome(outcome) => Ok(Ok(outcome.try_into()?)),
         response::Result::Rejection(rejection) => Ok(Err(rejection.try_into()?)),

@@ -12,7 +12,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
-pub use command::{decode_entry, decode_response, encode_entry, encode_response};
+pub use command::{decode_entry, encode_entry, response, result};
 pub use error::CodecError;
 pub use object::lease_view;
 pub use stored::{SNAPSHOT_FORMAT, decode_snapshot, encode_snapshot, object_hash};

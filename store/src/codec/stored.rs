@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use pontoon_proto::v1;
+use pontoon_proto::v1::{self, answered};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::model::apply::Change;
 use crate::model::id::{EndpointId, NetworkId, NodeId};
 use crate::model::object::{Cluster, Endpoint, Lease, Network, Node};
-use crate::model::state::{Session, State};
+use crate::model::state::{Kept, Session, State};
 
 use super::command::{response, result};
 use super::error::{CodecError, required};
@@ -245,13 +245,26 @@ fn put_session(state: &mut State, message: v1::Session) -> Result<(), CodecError
     let new = || Session { run: message.run, answers: BTreeMap::new() };
     let session = state.sessions.entry(NodeId(message.node)).or_insert_with(new);
     for answered in message.answers {
-        let answer = result(required("session", "response", answered.response)?)?;
-        session.answers.insert(answered.seq, answer);
+        let kept = match required("session", "kept", answered.kept)? {
+            answered::Kept::Node(id) => Kept::Node(NodeId(id)),
+            answered::Kept::Network(id) => Kept::Network(NetworkId(id)),
+            answered::Kept::Endpoint(id) => Kept::Endpoint(EndpointId(id)),
+            answered::Kept::Response(response) => Kept::Whole(Box::new(result(response)?)),
+        };
+        session.answers.insert(answered.seq, kept);
     }
     Ok(())
 }
 
 fn session_message(node: NodeId, session: &Session) -> v1::Session {
-    let answered = |(seq, answer): (&u64, &_)| v1::Answered { seq: *seq, response: Some(response(answer)) };
+    let answered = |(seq, kept): (&u64, &Kept)| {
+        let kept = match kept {
+            Kept::Node(id) => answered::Kept::Node(id.0),
+            Kept::Network(id) => answered::Kept::Network(id.0),
+            Kept::Endpoint(id) => answered::Kept::Endpoint(id.0),
+            Kept::Whole(result) => answered::Kept::Response(response(result)),
+        };
+        v1::Answered { seq: *seq, kept: Some(kept) }
+    };
     v1::Session { node: node.0, run: session.run, answers: session.answers.iter().map(answered).collect() }
 }

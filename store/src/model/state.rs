@@ -40,7 +40,21 @@ pub struct Session {
     /// Random number of the run. The first request of another run replaces the session.
     pub run: u64,
     /// Answers by sequence number; the [`Session::MAX_ANSWERS`] highest.
-    pub answers: BTreeMap<u64, Result<Outcome, Rejection>>,
+    pub answers: BTreeMap<u64, Kept>,
+}
+
+/// An answer as it is kept. Hundreds of them are, and few are ever asked for again: of an object that is there only the
+/// id is kept, because a node can have thousands of routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// A node that was made or changed.
+    Node(NodeId),
+    /// A network that was made.
+    Network(NetworkId),
+    /// An endpoint that was made or changed.
+    Endpoint(EndpointId),
+    /// Anything else as it was: a rejection, nothing to show, or an object that was removed.
+    Whole(Box<Result<Outcome, Rejection>>),
 }
 
 impl Session {

@@ -52,9 +52,9 @@ pub fn quorum(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// How many of so many voters may be gone while the rest can write.
-pub fn tolerated_losses(voters: usize) -> usize {
-    voters.saturating_sub(quorum(voters))
+/// How many of so many voters may go, beyond those that are down already, while the rest can write.
+pub fn tolerated_losses(voters: usize, down: usize) -> usize {
+    voters.saturating_sub(down).saturating_sub(quorum(voters))
 }
 
 /// The next step towards the membership that the cluster should have; none when it is there.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -137,6 +137,8 @@ impl StateMachine {
                 }
             }
         }
+        // Nothing changes the state any more, and writing it takes longer than others should wait for a look at it.
+        let state = RwLockWriteGuard::downgrade(state);
         let described = convert::snapshot_out(None, &self.meta(), 0);
         let mut meta = StateMeta { applied: described, clock_ms: state.clock_ms, hash: self.hash };
         self.db.apply(&state, changes, &mut meta).map_err(io::Error::other)?;

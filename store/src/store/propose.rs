@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures::future::join_all;
 use openraft::errors::{ClientWriteError, RaftError};
 use pontoon_proto::v1;
-use prost::Message;
 use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
@@ -237,7 +236,8 @@ impl Store {
     /// Ends when this member knows another leader than that one.
     pub(super) async fn other_leader(&self, leader: u64) {
         use openraft::async_runtime::watch::WatchReceiver;
-        let mut metrics = self.0.raft.metrics();
+        // Not all of the metrics: they change with each entry, and every write that is under way would look at each of them.
+        let mut metrics = self.0.raft.server_metrics();
         while metrics.borrow_watched().current_leader == Some(leader) {
             if metrics.changed().await.is_err() {
                 return;
@@ -285,9 +285,8 @@ impl Store {
 }
 
 fn decode_proposed(response: v1::ProposeResponse) -> Result<Proposed, CodecError> {
-    let bytes = response.response.unwrap_or_default().encode_to_vec();
-    let result = Box::new(crate::codec::decode_response(&bytes)?);
-    Ok(Proposed::Done { index: response.index, result })
+    let result = crate::codec::result(response.response.unwrap_or_default())?;
+    Ok(Proposed::Done { index: response.index, result: Box::new(result) })
 }
 
 /// Whether a call certainly had no effect: it was refused before anything was written, or nobody could be reached.

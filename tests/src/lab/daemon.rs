@@ -197,6 +197,24 @@ impl Daemon {
         Ok(())
     }
 
+    /// Stops it as if its host had no time for it (SIGSTOP), until [`Daemon::resume`].
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    pub fn pause(&self) -> Result<()> {
+        Ok(kill(self.pid().context("the daemon does not run")?, Signal::SIGSTOP)?)
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    pub fn resume(&self) -> Result<()> {
+        Ok(kill(self.pid().context("the daemon does not run")?, Signal::SIGCONT)?)
+    }
+
     /// Asks it to end (SIGTERM) and waits for it.
     ///
     /// # Errors

@@ -2,8 +2,8 @@ use pontoon_proto::v1;
 use prost::Message;
 
 use crate::codec::{
-    CodecError, SNAPSHOT_FORMAT, decode_entry, decode_response, decode_snapshot, encode_entry, encode_response,
-    encode_snapshot, lease_view, object_hash,
+    CodecError, SNAPSHOT_FORMAT, decode_entry, decode_snapshot, encode_entry, encode_snapshot, lease_view, object_hash,
+    response, result,
 };
 use crate::model::apply::Change;
 use crate::model::command::{Command, CreateEndpoint, CreateNetwork, Entry, Outcome, RequestId, WantedSubnet};
@@ -97,11 +97,11 @@ fn answers_come_back() {
     ];
     for outcome in [Some(Outcome::Done), node, network, endpoint] {
         let answer = Ok(outcome.expect("there is one"));
-        assert_eq!(decode_response(&encode_response(&answer)), Ok(answer));
+        assert_eq!(result(response(&answer)), Ok(answer));
     }
     for reason in Reason::ALL {
         let answer = Err(Rejection::new(*reason, "message", "hint"));
-        assert_eq!(decode_response(&encode_response(&answer)), Ok(answer));
+        assert_eq!(result(response(&answer)), Ok(answer));
     }
 }
 

@@ -15,7 +15,7 @@ use super::command::{Command, Entry, Outcome, RequestId};
 use super::id::{EndpointId, NetworkId, NodeId};
 use super::object::{Cluster, Endpoint, Lease, Network, Node};
 use super::rejection::{Reason, Rejection};
-use super::state::{Session, State};
+use super::state::{Kept, Session, State};
 
 /// What applying an entry came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +63,8 @@ impl State {
     /// The answer that the request got before, or why that cannot be told.
     fn kept_answer(&self, request: RequestId) -> Option<Result<Outcome, Rejection>> {
         let session = self.sessions.get(&request.node).filter(|session| session.run == request.run)?;
-        if let Some(answer) = session.answers.get(&request.seq) {
-            return Some(answer.clone());
+        if let Some(kept) = session.answers.get(&request.seq) {
+            return Some(self.answer_again(kept));
         }
         let (oldest, _) = session.answers.first_key_value()?;
         let too_old = session.answers.len() >= Session::MAX_ANSWERS && request.seq < *oldest;
@@ -80,6 +80,44 @@ impl State {
                 "look whether it was done, and ask again if not",
             ))
         })
+    }
+}
+
+impl State {
+    /// What is kept of an answer.
+    fn kept(&self, result: &Result<Outcome, Rejection>) -> Kept {
+        match result {
+            Ok(Outcome::Node(node)) if self.nodes.contains_key(&node.id) => Kept::Node(node.id),
+            Ok(Outcome::Network(network)) if self.networks.contains_key(&network.id) => Kept::Network(network.id),
+            Ok(Outcome::Endpoint(endpoint)) if self.endpoints.contains_key(&endpoint.id) => Kept::Endpoint(endpoint.id),
+            whole => Kept::Whole(Box::new(whole.clone())),
+        }
+    }
+
+    /// The answer to somebody who asks again: an object as it is now, or that it is gone again.
+    fn answer_again(&self, kept: &Kept) -> Result<Outcome, Rejection> {
+        let gone = |reason: Reason, what: &str, id: u64| {
+            Rejection::new(
+                reason,
+                format!("this was done, and {what} {id} has been removed since"),
+                "do it again if it is still wanted",
+            )
+        };
+        match kept {
+            Kept::Node(id) => {
+                let node = self.nodes.get(id).cloned().map(Outcome::Node);
+                node.ok_or_else(|| gone(Reason::NodeNotFound, "node", id.0))
+            }
+            Kept::Network(id) => {
+                let network = self.networks.get(id).cloned().map(Outcome::Network);
+                network.ok_or_else(|| gone(Reason::NetworkNotFound, "network", id.0))
+            }
+            Kept::Endpoint(id) => {
+                let endpoint = self.endpoints.get(id).cloned().map(Outcome::Endpoint);
+                endpoint.ok_or_else(|| gone(Reason::EndpointNotFound, "endpoint", id.0))
+            }
+            Kept::Whole(result) => (**result).clone(),
+        }
     }
 }
 
@@ -120,9 +158,10 @@ impl Changing<'_> {
         if self.state.sessions.get(&node).is_some_and(|session| session.run != run) {
             self.drop_session(node);
         }
+        let kept = self.state.kept(result);
         let new = || Session { run, answers: Default::default() };
         let session = self.state.sessions.entry(node).or_insert_with(new);
-        session.answers.insert(seq, result.clone());
+        session.answers.insert(seq, kept);
         self.changes.insert(Change::Answer(node, seq));
         if session.answers.len() > Session::MAX_ANSWERS
             && let Some((oldest, _)) = session.answers.pop_first()

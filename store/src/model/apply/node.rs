@@ -183,11 +183,10 @@ impl Changing<'_> {
 
     pub(super) fn label_node(&mut self, id: NodeId, set: &Labels, remove: &[String]) -> Result<Outcome, Rejection> {
         let old = self.node(id)?;
-        let mut labels = old.labels.clone();
-        labels.retain(|key, _| !remove.contains(key));
-        labels.extend(set.clone());
-        name::check_labels(&format!("node {}", old.name), &labels)?;
-        let node = Node { labels, ..old.clone() };
+        let mut node = old.clone();
+        node.labels.retain(|key, _| !remove.contains(key));
+        node.labels.extend(set.clone());
+        name::check_labels(&format!("node {}", node.name), &node.labels)?;
         if node != *old {
             self.put_node(node.clone());
         }

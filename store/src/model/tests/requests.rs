@@ -1,10 +1,11 @@
 use crate::model::apply::{Applied, Change};
-use crate::model::command::{Command, Entry, RequestId};
+use crate::model::command::{Command, Entry, Outcome, ReportNode, RequestId};
 use crate::model::id::NodeId;
+use crate::model::object::Route;
 use crate::model::rejection::Reason;
 use crate::model::state::Session;
 
-use super::{World, named};
+use super::{World, named, report};
 
 impl World {
     fn ask(&mut self, node: u64, run: u64, seq: u64, command: Command) -> Applied {
@@ -85,4 +86,42 @@ fn a_node_that_leaves_can_ask_again() {
     let left = world.ask(node.0, 5, 2, leave.clone());
     assert_eq!(world.state.sessions[&node].answers.len(), 1);
     assert_eq!(world.ask(node.0, 5, 2, leave).result, left.result);
+}
+
+#[test]
+fn who_asks_again_gets_the_object_as_it_is_now() {
+    let mut world = World::founded();
+    let node = world.node(1).id;
+    let label = |value: &str| Command::LabelNode { node, set: [("a".into(), value.into())].into(), remove: vec![] };
+    world.ask(2, 5, 1, label("1"));
+    world.ask(2, 5, 2, label("2"));
+    let Ok(Outcome::Node(again)) = world.ask(2, 5, 1, label("1")).result else { panic!("no node") };
+    assert_eq!(again.labels["a"], "2");
+
+    let Ok(Outcome::Network(network)) = world.ask(2, 5, 3, create("web")).result else { panic!("no network") };
+    let remove = Command::RemoveNetwork { network: network.id };
+    let removed = world.ask(2, 5, 4, remove.clone());
+    let gone = world.ask(2, 5, 3, create("web"));
+    let rejection = gone.result.expect_err("it is gone");
+    assert_eq!((rejection.reason, gone.changes), (Reason::NetworkNotFound, vec![]));
+    assert!(rejection.message.contains("was done"), "{rejection}");
+    assert_eq!(removed.result, Ok(Outcome::Network(network)));
+    assert_eq!(world.ask(2, 5, 4, remove).result, removed.result);
+}
+
+#[test]
+fn what_is_kept_of_an_answer_is_small() {
+    let mut world = World::founded();
+    let node = world.node(1).id;
+    let route = |n: u32| Route {
+        destination: ipnet::Ipv4Net::new_assert((0x0b00_0000 + n).into(), 32).into(),
+        device: "eth0".into(),
+    };
+    let report = ReportNode { routes: (0..4096).map(route).collect(), ..report(node) };
+    world.ask(2, 5, 1, Command::ReportNode(report)).result.expect("a report");
+    let label = Command::LabelNode { node, set: [("a".into(), "b".into())].into(), remove: vec![] };
+    world.ask(2, 5, 2, label).result.expect("a label");
+    let bytes = |change| world.state.object_bytes(&change).expect("it is there").len();
+    assert!(bytes(Change::Node(node)) > 50_000);
+    assert!(bytes(Change::Answer(NodeId(2), 2)) < 40);
 }

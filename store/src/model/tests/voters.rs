@@ -83,7 +83,7 @@ fn steps_come_to_an_end() {
 
 #[test]
 fn majorities() {
-    let table: Vec<_> = (1..=5).map(|n| (quorum(n), tolerated_losses(n))).collect();
+    let table: Vec<_> = (1..=5).map(|n| (quorum(n), tolerated_losses(n, 0))).collect();
     assert_eq!(table, [(1, 0), (2, 0), (2, 1), (3, 1), (3, 2)]);
-    assert_eq!(tolerated_losses(0), 0);
+    assert_eq!([(0, 0), (3, 1), (5, 1), (5, 4)].map(|(n, down)| tolerated_losses(n, down)), [0, 0, 1, 0]);
 }
