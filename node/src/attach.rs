@@ -55,9 +55,9 @@ pub struct Selection {
 /// The attaches of this daemon that are not over.
 #[derive(Debug, Default)]
 pub struct InFlight {
-    /// Namespaces that are being attached now. A pending endpoint of this node that is not among them was left by a
-    /// daemon that died, or by a write whose answer was lost.
-    entered: Mutex<BTreeSet<(NetworkId, Sandbox)>>,
+    /// Namespaces that are being attached now, by their keys. A pending endpoint of this node that is not among them was
+    /// left by a daemon that died, or by a write whose answer was lost.
+    entered: Mutex<BTreeSet<(NetworkId, String)>>,
     /// Endpoints that are to be ended, until they are known to be: of detaches, and of attaches that failed. The loop
     /// does without their interfaces.
     ending: Mutex<BTreeMap<EndpointId, Ending>>,
@@ -75,7 +75,7 @@ struct Ending {
 
 impl InFlight {
     fn enter(&self, network: NetworkId, sandbox: &Sandbox) -> Result<Attaching<'_>, ApiError> {
-        let key = (network, sandbox.clone());
+        let key = (network, sandbox.key.clone());
         if !lock(&self.entered).insert(key.clone()) {
             let message = format!("{} is being attached to this network by another request", sandbox.netns);
             return Err(ApiError::new(Code::Aborted, Reason::AlreadyAttached.as_str(), message, "wait for that one"));
@@ -85,7 +85,7 @@ impl InFlight {
 
     /// Whether somebody is at work on this endpoint.
     pub fn holds(&self, endpoint: &Endpoint) -> bool {
-        lock(&self.entered).contains(&(endpoint.network, endpoint.sandbox.clone()))
+        lock(&self.entered).contains(&(endpoint.network, endpoint.sandbox.key.clone()))
             || lock(&self.ending).contains_key(&endpoint.id)
     }
 
@@ -119,7 +119,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 struct Attaching<'a> {
     all: &'a InFlight,
-    key: (NetworkId, Sandbox),
+    key: (NetworkId, String),
 }
 
 impl Drop for Attaching<'_> {
@@ -153,6 +153,10 @@ pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachRes
     member.refresh().await?;
     let network = find_network(&member.store().state(), &wanted.network)?.id;
     let _guard = member.attachments.enter(network, &sandbox)?;
+    let unfinished = unfinished(member, network, &sandbox);
+    if !unfinished.is_empty() {
+        end(member, &unfinished).await?;
+    }
     let command = Command::CreateEndpoint(CreateEndpoint {
         network,
         node: member.node(),
@@ -172,6 +176,16 @@ pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachRes
             Err(error)
         }
     }
+}
+
+/// What an earlier attach or detach of a namespace that this one has entered has left: the collector has not come to it
+/// yet. Nobody may be told that this is an attachment.
+fn unfinished(member: &Member, network: NetworkId, sandbox: &Sandbox) -> Vec<(EndpointId, u64)> {
+    let state = member.store().state();
+    let ending = member.attachments.ending();
+    let endpoints = state.endpoints_of_sandbox(member.node(), &sandbox.key).filter(|e| e.network == network);
+    let unfinished = endpoints.filter(|e| e.state == EndpointState::Pending || ending.contains(&e.id));
+    unfinished.map(|endpoint| (endpoint.id, endpoint.epoch)).collect()
 }
 
 async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, ApiError> {

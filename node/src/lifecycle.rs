@@ -170,7 +170,7 @@ async fn caught_up(member: &Member) -> Result<Node, ApiError> {
 pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveResponse, ApiError> {
     let mut data = exclusive(daemon)?;
     let member = daemon.member()?;
-    if !force && member.store().state().nodes.len() == 1 {
+    if !force && is_alone(&member) {
         let message = "this is the last node: the cluster, its networks and its leases end with it";
         return Err(ApiError::new(Code::FailedPrecondition, "LAST_NODE", message, "--force ends the cluster"));
     }
@@ -205,6 +205,11 @@ pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveRespons
     Ok(v1::LeaveResponse { warnings })
 }
 
+/// Whether a member is the only node of its cluster. One that was removed may know of a single node, too: another.
+fn is_alone(member: &Member) -> bool {
+    member.store().state().nodes.keys().eq([&member.node()])
+}
+
 /// Removes all that is ours from this host; tells what could not be.
 async fn clean_up(mut linux: Linux) -> Vec<String> {
     let removed = tokio::task::spawn_blocking(move || linux.remove_all()).await;
@@ -218,8 +223,11 @@ async fn clean_up(mut linux: Linux) -> Vec<String> {
 
 /// Has this node removed; a warning if something of that is not done yet.
 async fn tell_the_cluster(member: &Member, force: bool) -> Result<Option<String>, ApiError> {
-    let last = member.store().state().nodes.len() == 1;
+    let last = is_alone(member);
     match member.propose(Command::RemoveNode { node: member.node(), force }).await {
+        // One that was killed while it left, or that others have removed, has nobody to tell any more. Containers that
+        // it still has lose their network only by force.
+        Err(_) if member.store().removed().is_some() && (force || !has_endpoints(member)) => return Ok(None),
         Err(error) if error.reason != Reason::NodeNotFound.as_str() => return Err(error),
         _ => {}
     }
@@ -236,6 +244,10 @@ async fn tell_the_cluster(member: &Member, force: bool) -> Result<Option<String>
             ..error
         }),
     }
+}
+
+fn has_endpoints(member: &Member) -> bool {
+    member.store().state().endpoints_of_node(member.node()).next().is_some()
 }
 
 /// What to say when a node is removed for certain, and only its part in the Raft membership is not over yet.

@@ -9,7 +9,7 @@ use pontoon_tests::wait_for;
 use super::environment::{Environment, Field};
 
 /// Nothing of Pontoon is left on a host.
-fn is_clean(cluster: &Cluster, host: usize) -> Result<()> {
+pub(super) fn is_clean(cluster: &Cluster, host: usize) -> Result<()> {
     ensure!(!cluster.overlay(host).path().exists(), "the overlay namespace is left");
     let netns = &cluster.hosts()[host].netns;
     let links = netns.run("ip", &["-o", "link", "show"])?;

@@ -268,12 +268,16 @@ impl Store {
             || self.state().node_with_raft_id(member).is_some()
     }
 
-    /// Why it has stopped, if it has. That it was removed counts only while nobody leads it: a member may be wrong
-    /// about another, and a leader is not.
+    /// What a member says that knows this one no more. It counts only while nobody leads this one: a member may be
+    /// wrong about another, and a leader is not.
+    pub fn removed(&self) -> Option<String> {
+        let removed = self.0.channels.removed_and_alone_for(self.0.options.timing.election_max);
+        removed.filter(|_| !self.leads())
+    }
+
+    /// Why it has stopped, if it has.
     pub(crate) fn stopped(&self) -> Option<String> {
-        if let Some(reason) = self.0.channels.removed_and_alone_for(self.0.options.timing.election_max)
-            && !self.leads()
-        {
+        if let Some(reason) = self.removed() {
             return Some(format!("this node was removed from the cluster: {reason}"));
         }
         if let Some(reason) = self.0.shared.view().stopped.clone() {
