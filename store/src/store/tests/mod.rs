@@ -2,6 +2,7 @@
 
 mod admission;
 mod cluster;
+mod crash;
 mod damage;
 mod removal;
 
