@@ -16,3 +16,4 @@ mod quorum;
 mod reach;
 mod refusals;
 mod restart;
+mod service;
