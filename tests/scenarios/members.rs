@@ -111,7 +111,24 @@ fn a_dead_node_is_removed_and_fenced() -> Result<()> {
             ensure!(status["warnings"].to_string().contains("removed"), "{}", status["warnings"]);
             Ok(())
         })?;
+        // Its container loses its network only by force.
+        cluster.cli(2).refuses("leave", "STOPPED", &["removed"])?;
+        ensure!(dead.container.interface("eth0")?.is_some(), "a refused leave has taken eth0 away");
         cluster.cli(2).run("leave --force")?;
+        is_clean(cluster, 2)?;
+        cluster.join(2, 0)?;
+        cluster.wait_all_ready()
+    })
+}
+
+#[test]
+fn a_node_that_was_removed_leaves_without_force() -> Result<()> {
+    pontoon_tests::lab::run(|cluster| {
+        cluster.daemon(2).kill9()?;
+        cluster.cli(0).run("node rm h3")?;
+        cluster.daemon(2).up()?;
+        cluster.cli(2).run("leave")?;
+        is_clean(cluster, 2)?;
         cluster.join(2, 0)?;
         cluster.wait_all_ready()
     })
