@@ -78,8 +78,8 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
                 let Some(store) = upgrade(&weak) else { return };
                 let membership = store.metrics().membership_config;
                 store.0.channels.keep(|id| membership.get_node(&id).is_some());
+                ending.run_until_cancelled(store.ask_whether_removed()).await;
                 if !store.leads() {
-                    ending.run_until_cancelled(store.ask_whether_removed()).await;
                     continue;
                 }
                 task.begin();
@@ -177,8 +177,7 @@ impl Store {
     /// wait for ever. So it asks the voters that it knows, for as long as it hears of no leader.
     async fn ask_whether_removed(&self) {
         let membership = self.metrics().membership_config;
-        let votes = membership.voter_ids().any(|id| id == self.id().0);
-        if votes || !self.0.channels.alone_for(self.0.options.timing.election_max) {
+        if self.votes() || !self.0.channels.alone_for(self.0.options.timing.election_max) {
             return;
         }
         for id in membership.voter_ids() {

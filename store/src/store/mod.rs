@@ -248,6 +248,11 @@ impl Store {
         self.metrics().current_leader == Some(self.id().0)
     }
 
+    /// Whether it is a voter, as far as it knows.
+    pub(crate) fn votes(&self) -> bool {
+        self.metrics().membership_config.voter_ids().any(|id| id == self.id().0)
+    }
+
     /// The folder of its snapshots.
     pub(crate) fn snapshots(&self) -> &SnapshotDir {
         self.0.shared.snapshots()
@@ -269,10 +274,11 @@ impl Store {
     }
 
     /// What a member says that knows this one no more. It counts only while nobody leads this one: a member may be
-    /// wrong about another, and a leader is not.
+    /// wrong about another, and a leader is not. But a leader that had given its vote away when it was killed takes
+    /// itself for the leader again when it is started.
     pub fn removed(&self) -> Option<String> {
         let removed = self.0.channels.removed_and_alone_for(self.0.options.timing.election_max);
-        removed.filter(|_| !self.leads())
+        removed.filter(|_| !self.leads() || !self.votes())
     }
 
     /// Why it has stopped, if it has.
