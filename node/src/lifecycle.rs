@@ -13,7 +13,7 @@ use pontoon_store::model::rejection::Reason;
 use pontoon_store::{Store, StoreOptions, Timing};
 use tokio::sync::MutexGuard;
 use tonic::Code;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api::error::ApiError;
 use crate::daemon::Daemon;
@@ -194,13 +194,15 @@ pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveRespons
         }
     }
     daemon.set_member(None);
-    match member.stop().await {
-        Some(linux) => warnings.extend(clean_up(linux).await),
-        None => {
-            warnings.push("the bridges and interfaces of this node are still there: restart pontoond and look".into())
-        }
+    let left = match member.stop().await {
+        Some(linux) => clean_up(linux).await,
+        None => vec!["the bridges and interfaces of this node are still there".to_owned()],
+    };
+    data.leave(!left.is_empty())?;
+    if !left.is_empty() {
+        warnings.extend(left);
+        warnings.push("pontoond tries again to remove what is left when it is started the next time".to_owned());
     }
-    data.leave()?;
     info!(cluster = %member.cluster(), node = %member.node(), "left the cluster");
     Ok(v1::LeaveResponse { warnings })
 }
@@ -261,13 +263,29 @@ pub(crate) fn still_voting(error: &ApiError) -> String {
 
 /// Goes on as the member that the data folder says this daemon is.
 pub async fn resume(daemon: &Arc<Daemon>) -> Result<(), ApiError> {
-    let data = exclusive(daemon)?;
+    let mut data = exclusive(daemon)?;
     let Some(membership) = data.membership() else {
         data.remove_store()?;
+        if data.unclean() {
+            clean_up_later(daemon, &mut data).await?;
+        }
         return Ok(());
     };
     let store = open_store(daemon, &data, membership).await?;
     enter(daemon, &data, store)?;
+    Ok(())
+}
+
+/// Removes what could not be removed when this node left its cluster.
+async fn clean_up_later(daemon: &Daemon, data: &mut DataDir) -> Result<(), ApiError> {
+    let left = clean_up(Linux::open(daemon.config.names())?).await;
+    if left.is_empty() {
+        info!("removed what was left on this host of a cluster that this node is in no more");
+        return Ok(data.cleaned()?);
+    }
+    for what in left {
+        warn!(what, "something of a cluster that this node is in no more is still on this host");
+    }
     Ok(())
 }
 

@@ -92,6 +92,31 @@ fn the_last_node_leaves_only_by_force() -> Result<()> {
 }
 
 #[test]
+fn what_could_not_be_removed_from_a_host_is_removed_at_the_next_start() -> Result<()> {
+    let options = pontoon_tests::lab::Options { hosts: 1, ..Default::default() };
+    pontoon_tests::lab::run_with(options, |cluster| {
+        cluster.form()?;
+        cluster.cli(0).run("network create n")?;
+        let (container, _) = cluster.attached(0, "c1", "n")?;
+        // From now on it finds no nft, and cannot tell what there is.
+        cluster.daemon(0).term()?;
+        cluster.daemon(0).options_mut().env = vec![("PATH".to_owned(), "/nowhere".to_owned())];
+        cluster.daemon(0).up()?;
+        let answer = cluster.cli(0).run("leave --force")?;
+        ensure!(answer["warnings"].to_string().contains("next time"), "{answer}");
+        ensure!(container.interface("eth0")?.is_some(), "there is nothing to remove any more");
+        cluster.daemon(0).term()?;
+        cluster.daemon(0).options_mut().env.clear();
+        cluster.daemon(0).up()?;
+        // It answers once that is over.
+        ensure!(cluster.status(0)?["cluster_id"] == "", "it is still in its cluster");
+        is_clean(cluster, 0)?;
+        ensure!(container.interface("eth0")?.is_none(), "eth0 is left");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_dead_node_is_removed_and_fenced() -> Result<()> {
     Environment::Plain.run(|cluster, field| {
         cluster.daemon(2).kill9()?;
