@@ -8,7 +8,8 @@ tools=${CARGO_TARGET_DIR:-$root/target}/tools     # where cargo-deny goes: kept 
 
 # program:package
 demo=(ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps)
-test=("${demo[@]}" strace:strace iperf3:iperf3 sockperf:sockperf jq:jq ss:iproute2)
+test=("${demo[@]}" strace:strace iperf3:iperf3 sockperf:sockperf jq:jq ss:iproute2
+  setpriv:util-linux systemd-analyze:systemd)
 faketime='/usr/lib/*/faketime/libfaketimeMT.so.1'
 
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }

@@ -55,19 +55,27 @@ pub struct Selection {
 /// The attaches of this daemon that are not over.
 #[derive(Debug, Default)]
 pub struct InFlight {
-    /// Namespaces that are being attached now. A pending endpoint of this node that is not among them was left by a
-    /// daemon that died, or by a write whose answer was lost.
-    entered: Mutex<BTreeSet<(NetworkId, Sandbox)>>,
-    /// Endpoints of attaches that failed, with their epochs, until they are known to be ended. They are not found by
-    /// looking: an activation whose answer was lost may have made them active.
-    failed: Mutex<BTreeMap<EndpointId, u64>>,
-    /// An attach is over: there may be something to collect.
+    /// Namespaces that are being attached now, by their keys. A pending endpoint of this node that is not among them was
+    /// left by a daemon that died, or by a write whose answer was lost.
+    entered: Mutex<BTreeSet<(NetworkId, String)>>,
+    /// Endpoints that are to be ended, until they are known to be: of detaches, and of attaches that failed. The loop
+    /// does without their interfaces.
+    ending: Mutex<BTreeMap<EndpointId, Ending>>,
+    /// An attach or an ending is over: there may be something to collect.
     left: Notify,
+}
+
+/// An endpoint that is to be ended.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    epoch: u64,
+    /// Whoever began it has given up, or is gone: the collector goes on.
+    left: bool,
 }
 
 impl InFlight {
     fn enter(&self, network: NetworkId, sandbox: &Sandbox) -> Result<Attaching<'_>, ApiError> {
-        let key = (network, sandbox.clone());
+        let key = (network, sandbox.key.clone());
         if !lock(&self.entered).insert(key.clone()) {
             let message = format!("{} is being attached to this network by another request", sandbox.netns);
             return Err(ApiError::new(Code::Aborted, Reason::AlreadyAttached.as_str(), message, "wait for that one"));
@@ -77,10 +85,28 @@ impl InFlight {
 
     /// Whether somebody is at work on this endpoint.
     pub fn holds(&self, endpoint: &Endpoint) -> bool {
-        lock(&self.entered).contains(&(endpoint.network, endpoint.sandbox.clone()))
+        lock(&self.entered).contains(&(endpoint.network, endpoint.sandbox.key.clone()))
+            || lock(&self.ending).contains_key(&endpoint.id)
     }
 
-    /// Waits until an attach is over, or returns at once if one is since the last call.
+    /// Endpoints whose interfaces go before their leases end.
+    pub(crate) fn ending(&self) -> BTreeSet<EndpointId> {
+        lock(&self.ending).keys().copied().collect()
+    }
+
+    fn begin_ending<'a>(&'a self, endpoints: &'a [(EndpointId, u64)]) -> EndingGuard<'a> {
+        lock(&self.ending).extend(endpoints.iter().map(|(id, epoch)| (*id, Ending { epoch: *epoch, left: false })));
+        EndingGuard { all: self, endpoints }
+    }
+
+    /// What the collector has to go on with, with epochs; forgets what is done.
+    fn left_over(&self, state: &State) -> Vec<(EndpointId, u64)> {
+        let mut ending = lock(&self.ending);
+        ending.retain(|id, ending| !ending.left || state.endpoints.contains_key(id));
+        ending.iter().filter(|(_, ending)| ending.left).map(|(id, ending)| (*id, ending.epoch)).collect()
+    }
+
+    /// Waits until an attach or an ending is over, or returns at once if one is since the last call.
     pub(crate) async fn left(&self) {
         self.left.notified().await;
     }
@@ -93,7 +119,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 struct Attaching<'a> {
     all: &'a InFlight,
-    key: (NetworkId, Sandbox),
+    key: (NetworkId, String),
 }
 
 impl Drop for Attaching<'_> {
@@ -103,12 +129,34 @@ impl Drop for Attaching<'_> {
     }
 }
 
+/// Holds endpoints that are being ended. Those that are not done when it goes are left to the collector.
+struct EndingGuard<'a> {
+    all: &'a InFlight,
+    endpoints: &'a [(EndpointId, u64)],
+}
+
+impl Drop for EndingGuard<'_> {
+    fn drop(&mut self) {
+        let mut ending = lock(&self.all.ending);
+        for (id, _) in self.endpoints {
+            if let Some(ending) = ending.get_mut(id) {
+                ending.left = true;
+                self.all.left.notify_one();
+            }
+        }
+    }
+}
+
 /// Gives a namespace its interfaces.
 pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachResponse, ApiError> {
     let sandbox = kernel::sandbox(&wanted.netns).map_err(|error| netns_error(&wanted.netns, &error))?;
     let create = async || {
         let network = find_network(&member.store().state(), &wanted.network)?.id;
         let guard = member.attachments.enter(network, &sandbox)?;
+        let unfinished = unfinished(member, network, &sandbox);
+        if !unfinished.is_empty() {
+            end(member, &unfinished).await?;
+        }
         let command = Command::CreateEndpoint(CreateEndpoint {
             network,
             node: member.node(),
@@ -132,6 +180,16 @@ pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachRes
     }
 }
 
+/// What an earlier attach or detach of a namespace that this one has entered has left: the collector has not come to it
+/// yet. Nobody may be told that this is an attachment.
+fn unfinished(member: &Member, network: NetworkId, sandbox: &Sandbox) -> Vec<(EndpointId, u64)> {
+    let state = member.store().state();
+    let ending = member.attachments.ending();
+    let endpoints = state.endpoints_of_sandbox(member.node(), &sandbox.key).filter(|e| e.network == network);
+    let unfinished = endpoints.filter(|e| e.state == EndpointState::Pending || ending.contains(&e.id));
+    unfinished.map(|endpoint| (endpoint.id, endpoint.epoch)).collect()
+}
+
 async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, ApiError> {
     let report = member.reconciler.pass_now().await?;
     let vni = member.store().state().networks.get(&endpoint.network).map(|network| network.vni);
@@ -151,15 +209,8 @@ async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, Api
 
 /// Takes back what a failed attach made. What cannot be taken back now, the collector will.
 async fn undo(member: &Member, endpoint: &Endpoint) {
-    lock(&member.attachments.failed).insert(endpoint.id, endpoint.epoch);
-    match end(member, endpoint.id, endpoint.epoch).await {
-        Ok(()) => {
-            lock(&member.attachments.failed).remove(&endpoint.id);
-        }
-        Err(error) => warn!(endpoint = %endpoint.id, %error, "the lease of a failed attach is released later"),
-    }
-    if let Err(error) = member.reconciler.pass_now().await {
-        warn!(endpoint = %endpoint.id, %error, "the interfaces of a failed attach are removed later");
+    if let Err(error) = end(member, &[(endpoint.id, endpoint.epoch)]).await {
+        warn!(endpoint = %endpoint.id, %error, "what a failed attach made is removed later");
     }
 }
 
@@ -168,12 +219,16 @@ pub async fn detach(member: &Member, selection: Selection) -> Result<Vec<v1::End
     // It is about all that match, and an older state may have some of them only.
     member.refresh().await?;
     let selected = select(member, &selection)?;
-    let mut views = Vec::new();
-    for endpoint in selected {
-        views.push(endpoint_view(&member.store().state(), &endpoint));
-        end(member, endpoint.id, endpoint.epoch).await?;
-    }
-    member.reconciler.pass_now().await?;
+    let views = {
+        let state = member.store().state();
+        selected.iter().map(|endpoint| endpoint_view(&state, endpoint)).collect()
+    };
+    let endpoints: Vec<_> = selected.iter().map(|endpoint| (endpoint.id, endpoint.epoch)).collect();
+    end(member, &endpoints).await.map_err(|error| ApiError {
+        message: format!("detaching has begun and is not done: {}", error.message),
+        hint: "pontoond goes on with it; pontoon detach again says whether it is done".to_owned(),
+        ..error
+    })?;
     Ok(views)
 }
 
@@ -203,41 +258,64 @@ fn select(member: &Member, selection: &Selection) -> Result<Vec<Endpoint>, ApiEr
     Ok(selected)
 }
 
-/// Ends an endpoint. One that somebody else has ended in the meantime is as good.
-async fn end(member: &Member, endpoint: EndpointId, epoch: u64) -> Result<(), ApiError> {
-    let gone = [Reason::EndpointNotFound.as_str(), Reason::EpochMismatch.as_str()];
-    match member.propose(Command::RemoveEndpoint { endpoint, epoch }).await {
-        Err(error) if !gone.contains(&error.reason) => Err(error),
-        _ => Ok(()),
+/// Ends endpoints, given with their epochs: first their interfaces go, then their leases. A daemon that is killed in
+/// between makes the interfaces again when it starts; the other way round, an address could be in use here that is leased
+/// to another by then. What fails is not taken back, for a release that was not answered may come yet: the collector goes
+/// on with it.
+async fn end(member: &Member, endpoints: &[(EndpointId, u64)]) -> Result<(), ApiError> {
+    let _guard = member.attachments.begin_ending(endpoints);
+    let report = member.reconciler.pass_now().await?;
+    let mut result = Ok(());
+    for (endpoint, epoch) in endpoints {
+        if let Some(problem) = report.kept.get(endpoint) {
+            let message = format!("cannot remove the interface of endpoint {endpoint}: {problem}");
+            result = Err(ApiError::new(Code::Internal, "KERNEL", message, "pontoon status says more"));
+        } else {
+            release(member, *endpoint, *epoch).await?;
+        }
     }
+    // The way out and the bridge may be somebody else's now, or nobody's.
+    member.reconciler.pass_now().await?;
+    result
 }
 
-/// Ends endpoints of this node whose namespace is gone, pending ones that nobody works on, and those of failed attaches.
+/// Releases an endpoint's leases. One that somebody else has ended in the meantime is as good.
+async fn release(member: &Member, endpoint: EndpointId, epoch: u64) -> Result<(), ApiError> {
+    let gone = [Reason::EndpointNotFound.as_str(), Reason::EpochMismatch.as_str()];
+    match member.propose(Command::RemoveEndpoint { endpoint, epoch }).await {
+        Err(error) if !gone.contains(&error.reason) => return Err(error),
+        _ => {}
+    }
+    // The state here can be older than the answer: then it still asks for the interface.
+    if !member.store().state().endpoints.contains_key(&endpoint) {
+        lock(&member.attachments.ending).remove(&endpoint);
+    }
+    Ok(())
+}
+
+/// Ends endpoints of this node whose namespace is gone, pending ones that nobody works on, and those whose ending failed.
 /// Returns how many.
 pub(crate) async fn collect(member: &Member, vanished: &BTreeSet<EndpointId>) -> Result<u64, ApiError> {
-    let mut count = 0;
-    let failed = lock(&member.attachments.failed).clone();
-    for (endpoint, epoch) in failed {
-        tracing::info!(%endpoint, "releasing the lease of an attach that failed");
-        end(member, endpoint, epoch).await?;
-        lock(&member.attachments.failed).remove(&endpoint);
-        count += 1;
+    let mut endpoints = member.attachments.left_over(&member.store().state());
+    if !endpoints.is_empty() {
+        tracing::info!(?endpoints, "going on with what a detach or a failed attach has left");
     }
     let suspects: BTreeSet<EndpointId> = garbage(member, vanished).iter().map(|endpoint| endpoint.id).collect();
-    if suspects.is_empty() {
-        return Ok(count);
+    if !suspects.is_empty() {
+        // The state here can be older than an attach that was acknowledged: after a start it goes on from what was
+        // known to be committed, and a follower lags behind. So only those may go that are garbage in the newest state,
+        // too; and none that were not before, whose attach may have come and ended since the state was refreshed.
+        member.refresh().await?;
     }
-    // The state here can be older than an attach that was acknowledged: after a start it goes on from what was known
-    // to be committed, and a follower lags behind. So only those may go that are garbage in the newest state, too; and
-    // none that were not before, whose attach may have come and ended since the state was refreshed.
-    member.refresh().await?;
     for endpoint in garbage(member, vanished).into_iter().filter(|endpoint| suspects.contains(&endpoint.id)) {
         tracing::info!(endpoint = %endpoint.id, name = endpoint.name, netns = endpoint.sandbox.netns,
             state = ?endpoint.state, "releasing the lease of an endpoint whose namespace is gone or that was never finished");
-        end(member, endpoint.id, endpoint.epoch).await?;
-        count += 1;
+        endpoints.push((endpoint.id, endpoint.epoch));
     }
-    Ok(count)
+    if !endpoints.is_empty() {
+        end(member, &endpoints).await?;
+    }
+    Ok(endpoints.len() as u64)
 }
 
 fn garbage(member: &Member, vanished: &BTreeSet<EndpointId>) -> Vec<Endpoint> {
@@ -269,4 +347,31 @@ fn netns_error(path: &str, error: &kernel::KernelError) -> ApiError {
     let message = format!("cannot use the network namespace {path}: {error}");
     let hint = "give the file of a network namespace that exists on this host, such as /run/netns/NAME";
     ApiError::new(Code::NotFound, "NETNS_NOT_FOUND", message, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ending_that_nobody_is_at_work_on_any_more_is_left_to_the_collector() {
+        let all = InFlight::default();
+        let mut state = State::default();
+        let endpoint = crate::plan::tests::small_state().endpoints[&EndpointId(11)].clone();
+        let both = [(endpoint.id, endpoint.epoch), (EndpointId(12), 12)];
+        state.endpoints.insert(endpoint.id, endpoint.clone());
+        let guard = all.begin_ending(&both);
+        assert_eq!(all.ending(), both.map(|(id, _)| id).into());
+        assert!(all.holds(&endpoint) && all.left_over(&state).is_empty());
+        drop(guard);
+        // The state has the other one no more.
+        assert_eq!(all.left_over(&state), both[..1]);
+        assert_eq!(all.ending(), [endpoint.id].into());
+        // Somebody asks again, and is told.
+        let guard = all.begin_ending(&both[..1]);
+        assert!(all.left_over(&state).is_empty());
+        lock(&all.ending).remove(&endpoint.id);
+        drop(guard);
+        assert!(all.left_over(&state).is_empty() && !all.holds(&endpoint));
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! node.key       PKCS #8 key pair (Ed25519), readable by its owner only
-//! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id; before, the join's attempt
+//! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id; before, the join's attempt, and
+//!                whether a cluster that it has left is still seen on the host
 //! lock           held while a daemon uses the folder
 //! store/         the replicated store
 //! ```
@@ -91,6 +92,8 @@ struct IdentityFile {
     raft_id: Option<u64>,
     #[serde(default)]
     attempt: Option<u64>,
+    #[serde(default)]
+    unclean: bool,
 }
 
 /// The data folder, locked for as long as this lives.
@@ -99,6 +102,7 @@ pub struct DataDir {
     key: NodeKey,
     membership: Option<Membership>,
     attempt: Option<u64>,
+    unclean: bool,
     _lock: File,
 }
 
@@ -128,9 +132,10 @@ impl DataDir {
             None => None,
         };
         let attempt = identity.as_ref().and_then(|file| file.attempt);
-        let dir = Self { path: path.into(), key, membership, attempt, _lock: lock };
+        let unclean = identity.as_ref().is_some_and(|file| file.unclean);
+        let dir = Self { path: path.into(), key, membership, attempt, unclean, _lock: lock };
         if identity.is_none() {
-            dir.write_identity(None, None)?;
+            dir.write_identity(None, None, false)?;
         }
         Ok(dir)
     }
@@ -157,9 +162,9 @@ impl DataDir {
 
     /// Records the place in a cluster, durably. From here on a restart goes on as this member.
     pub fn enter(&mut self, membership: Membership) -> Result<(), DataDirError> {
-        self.write_identity(Some(membership), None)?;
-        self.membership = Some(membership);
-        self.attempt = None;
+        // What an earlier membership has left on the host, the first pass of this one removes.
+        self.write_identity(Some(membership), None, false)?;
+        (self.membership, self.attempt, self.unclean) = (Some(membership), None, false);
         Ok(())
     }
 
@@ -172,16 +177,29 @@ impl DataDir {
         }
         // 0 stands for none.
         let attempt = rand::random::<u64>().max(1);
-        self.write_identity(self.membership, Some(attempt))?;
+        self.write_identity(self.membership, Some(attempt), self.unclean)?;
         self.attempt = Some(attempt);
         Ok(attempt)
     }
 
-    /// Forgets the cluster and removes its store. The key pair stays.
-    pub fn leave(&mut self) -> Result<(), DataDirError> {
-        self.write_identity(None, None)?;
-        (self.membership, self.attempt) = (None, None);
+    /// Forgets the cluster and removes its store. The key pair stays; and, if it is `unclean`, that the host still has
+    /// something of the cluster.
+    pub fn leave(&mut self, unclean: bool) -> Result<(), DataDirError> {
+        self.write_identity(None, None, unclean)?;
+        (self.membership, self.attempt, self.unclean) = (None, None, unclean);
         self.remove_store()
+    }
+
+    /// Whether the host still has something of a cluster that was left.
+    pub fn unclean(&self) -> bool {
+        self.unclean
+    }
+
+    /// Records that it has nothing of it any more.
+    pub fn cleaned(&mut self) -> Result<(), DataDirError> {
+        self.write_identity(self.membership, self.attempt, false)?;
+        self.unclean = false;
+        Ok(())
     }
 
     /// Removes a store that no membership goes with: what an init or join that did not finish left behind.
@@ -193,7 +211,12 @@ impl DataDir {
         }
     }
 
-    fn write_identity(&self, membership: Option<Membership>, attempt: Option<u64>) -> Result<(), DataDirError> {
+    fn write_identity(
+        &self,
+        membership: Option<Membership>,
+        attempt: Option<u64>,
+        unclean: bool,
+    ) -> Result<(), DataDirError> {
         let file = IdentityFile {
             format: FORMAT,
             public_key: hex::encode(self.public_key()),
@@ -201,6 +224,7 @@ impl DataDir {
             node_id: membership.map(|m| m.node.0),
             raft_id: membership.map(|m| m.raft_id.0),
             attempt,
+            unclean,
         };
         let text = serde_json::to_string_pretty(&file).expect("strings and numbers always serialise");
         write_durably(&self.path, "identity.json", text.as_bytes(), 0o644)
@@ -321,10 +345,27 @@ mod tests {
         let mut data = DataDir::open(dir.path()).unwrap();
         assert_eq!(data.membership(), Some(MEMBERSHIP));
         fs::create_dir(data.store_path()).unwrap();
-        data.leave().unwrap();
+        data.leave(false).unwrap();
         assert!(!data.store_path().exists());
         drop(data);
         assert_eq!(DataDir::open(dir.path()).unwrap().membership(), None);
+    }
+
+    #[test]
+    fn a_host_that_is_not_clean_is_remembered_until_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut data = DataDir::open(dir.path()).unwrap();
+        assert!(!data.unclean());
+        data.leave(true).unwrap();
+        data.attempt().unwrap();
+        drop(data);
+        let mut data = DataDir::open(dir.path()).unwrap();
+        assert!(data.unclean());
+        let attempt = data.attempt().unwrap();
+        data.cleaned().unwrap();
+        drop(data);
+        let mut data = DataDir::open(dir.path()).unwrap();
+        assert_eq!((data.unclean(), data.attempt().unwrap()), (false, attempt));
     }
 
     #[test]
@@ -334,7 +375,7 @@ mod tests {
         let mut data = DataDir::open(dir.path()).unwrap();
         assert_eq!(data.attempt().unwrap(), first);
         data.enter(MEMBERSHIP).unwrap();
-        data.leave().unwrap();
+        data.leave(false).unwrap();
         assert_ne!(data.attempt().unwrap(), first);
     }
 

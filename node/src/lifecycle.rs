@@ -13,7 +13,7 @@ use pontoon_store::model::rejection::Reason;
 use pontoon_store::{NodeKey, Store, StoreOptions, Timing};
 use tokio::sync::MutexGuard;
 use tonic::Code;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api::error::ApiError;
 use crate::daemon::Daemon;
@@ -169,7 +169,7 @@ async fn caught_up(member: &Member) -> Result<Node, ApiError> {
 pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveResponse, ApiError> {
     let mut data = exclusive(daemon)?;
     let member = daemon.member()?;
-    if !force && member.store().state().nodes.len() == 1 {
+    if !force && is_alone(&member) {
         let message = "this is the last node: the cluster, its networks and its leases end with it";
         return Err(ApiError::new(Code::FailedPrecondition, "LAST_NODE", message, "--force ends the cluster"));
     }
@@ -193,15 +193,22 @@ pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveRespons
         }
     }
     daemon.set_member(None);
-    match member.stop().await {
-        Some(linux) => warnings.extend(clean_up(linux).await),
-        None => {
-            warnings.push("the bridges and interfaces of this node are still there: restart pontoond and look".into())
-        }
+    let left = match member.stop().await {
+        Some(linux) => clean_up(linux).await,
+        None => vec!["the bridges and interfaces of this node are still there".to_owned()],
+    };
+    data.leave(!left.is_empty())?;
+    if !left.is_empty() {
+        warnings.extend(left);
+        warnings.push("pontoond tries again to remove what is left when it is started the next time".to_owned());
     }
-    data.leave()?;
     info!(cluster = %member.cluster(), node = %member.node(), "left the cluster");
     Ok(v1::LeaveResponse { warnings })
+}
+
+/// Whether a member is the only node of its cluster. One that was removed may know of a single node, too: another.
+fn is_alone(member: &Member) -> bool {
+    member.store().state().nodes.keys().eq([&member.node()])
 }
 
 /// Removes all that is ours from this host; tells what could not be.
@@ -217,8 +224,11 @@ async fn clean_up(mut linux: Linux) -> Vec<String> {
 
 /// Has this node removed; a warning if something of that is not done yet.
 async fn tell_the_cluster(member: &Member, force: bool) -> Result<Option<String>, ApiError> {
-    let last = member.store().state().nodes.len() == 1;
+    let last = is_alone(member);
     match member.propose(Command::RemoveNode { node: member.node(), force }).await {
+        // One that was killed while it left, or that others have removed, has nobody to tell any more. Containers that
+        // it still has lose their network only by force.
+        Err(_) if member.store().removed().is_some() && (force || !has_endpoints(member)) => return Ok(None),
         Err(error) if error.reason != Reason::NodeNotFound.as_str() => return Err(error),
         _ => {}
     }
@@ -237,6 +247,10 @@ async fn tell_the_cluster(member: &Member, force: bool) -> Result<Option<String>
     }
 }
 
+fn has_endpoints(member: &Member) -> bool {
+    member.store().state().endpoints_of_node(member.node()).next().is_some()
+}
+
 /// What to say when a node is removed for certain, and only its part in the Raft membership is not over yet.
 pub(crate) fn still_voting(error: &ApiError) -> String {
     format!(
@@ -248,13 +262,29 @@ pub(crate) fn still_voting(error: &ApiError) -> String {
 
 /// Goes on as the member that the data folder says this daemon is.
 pub async fn resume(daemon: &Arc<Daemon>) -> Result<(), ApiError> {
-    let data = exclusive(daemon)?;
+    let mut data = exclusive(daemon)?;
     let Some(membership) = data.membership() else {
         data.remove_store()?;
+        if data.unclean() {
+            clean_up_later(daemon, &mut data).await?;
+        }
         return Ok(());
     };
     let store = open_store(daemon, &data, membership).await?;
     enter(daemon, &data, store)?;
+    Ok(())
+}
+
+/// Removes what could not be removed when this node left its cluster.
+async fn clean_up_later(daemon: &Daemon, data: &mut DataDir) -> Result<(), ApiError> {
+    let left = clean_up(Linux::open(daemon.config.names())?).await;
+    if left.is_empty() {
+        info!("removed what was left on this host of a cluster that this node is in no more");
+        return Ok(data.cleaned()?);
+    }
+    for what in left {
+        warn!(what, "something of a cluster that this node is in no more is still on this host");
+    }
     Ok(())
 }
 

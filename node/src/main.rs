@@ -40,7 +40,7 @@ fn start_log(config: &Config) -> Result<(), String> {
     let builder = builder.with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
         LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
 }
@@ -53,4 +53,31 @@ fn end_on_panic() {
         print(panic);
         std::process::abort();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    /// In the child: what it is started with.
+    const CHILD: &str = "PONTOON_TEST_PANICS";
+
+    #[test]
+    fn a_panic_in_a_task_ends_the_process() {
+        if std::env::var_os(CHILD).is_some() {
+            super::end_on_panic();
+            let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+            runtime.block_on(async {
+                tokio::spawn(async { panic!("a task has had enough") });
+                std::future::pending::<()>().await;
+            });
+        }
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "tests::a_panic_in_a_task_ends_the_process", "--nocapture"]).env(CHILD, "");
+        let output = child.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(6), "not SIGABRT but {}: {text}", output.status);
+        assert!(text.contains("a task has had enough") && text.contains("main.rs"), "{text}");
+    }
 }

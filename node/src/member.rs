@@ -9,7 +9,7 @@ use std::time::Duration;
 use pontoon_proto::v1;
 use pontoon_store::Store;
 use pontoon_store::model::command::{Command, Outcome};
-use pontoon_store::model::id::{ClusterId, NodeId, RaftId};
+use pontoon_store::model::id::{ClusterId, EndpointId, NodeId, RaftId};
 use pontoon_store::model::state::State;
 use pontoon_store::tasks::Task;
 use tokio::sync::Notify;
@@ -50,7 +50,7 @@ pub struct Member {
     raft_id: RaftId,
     store: Store,
     pub(crate) reconciler: Reconciler,
-    pub(crate) attachments: InFlight,
+    pub(crate) attachments: Arc<InFlight>,
     reclaimed: AtomicU64,
     clocks: Mutex<BTreeMap<NodeId, i64>>,
     stop: CancellationToken,
@@ -73,6 +73,7 @@ impl fmt::Debug for Member {
 struct Source {
     store: Store,
     node: NodeId,
+    attachments: Arc<InFlight>,
 }
 
 impl StateSource for Source {
@@ -83,6 +84,10 @@ impl StateSource for Source {
     fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         look(&self.store.state())
     }
+
+    fn ending(&self) -> BTreeSet<EndpointId> {
+        self.attachments.ending()
+    }
 }
 
 impl Member {
@@ -91,7 +96,8 @@ impl Member {
         let names = daemon.config.names();
         let linux = Linux::open(names.clone())?;
         let (stop, wake) = (CancellationToken::new(), Arc::new(Notify::new()));
-        let source = Arc::new(Source { store: store.clone(), node: membership.node });
+        let attachments = Arc::new(InFlight::default());
+        let source = Arc::new(Source { store: store.clone(), node: membership.node, attachments: attachments.clone() });
         let task = daemon.tasks.task("reconcile");
         let (reconciler, run) = reconcile::new(linux, names.clone(), source, store.applied(), wake.clone(), task);
         let member = Arc::new(Self {
@@ -100,7 +106,7 @@ impl Member {
             raft_id: membership.raft_id,
             store,
             reconciler,
-            attachments: InFlight::default(),
+            attachments,
             reclaimed: AtomicU64::new(0),
             clocks: Mutex::default(),
             stop: stop.clone(),
@@ -288,16 +294,17 @@ async fn run_collector(member: Arc<Member>, task: Task) {
         let vanished: BTreeSet<_> = status.borrow_and_update().vanished.iter().copied().collect();
         task.begin();
         let Some(result) = member.unless_stopped(attach::collect(&member, &vanished)).await else { return };
-        let pause = if result.is_err() { AGAIN } else { TICK };
+        let failed = result.is_err();
         if let Ok(count) = &result {
             member.reclaimed.fetch_add(*count, Ordering::Relaxed);
         }
         task.end(result.map(|_| ()));
+        // A run that failed has made passes and left something itself: that is no reason for the next.
         tokio::select! {
             () = member.stop.cancelled() => return,
-            changed = status.changed() => if changed.is_err() { return },
-            () = member.attachments.left() => {}
-            () = tokio::time::sleep(pause) => {}
+            changed = status.changed(), if !failed => if changed.is_err() { return },
+            () = member.attachments.left(), if !failed => {}
+            () = tokio::time::sleep(if failed { AGAIN } else { TICK }) => {}
         }
     }
 }

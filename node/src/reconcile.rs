@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::kernel::{Kernel, KernelError};
 use crate::plan::desired::{Desired, Names, desired};
-use crate::plan::diff::plan;
+use crate::plan::diff::{Step, plan};
 use crate::plan::drift::drift;
 use crate::plan::object::{Key, Object, Scope};
 use crate::plan::observed::{HostFacts, Observed, SandboxState};
@@ -50,6 +50,9 @@ pub trait StateSource: Send + Sync + 'static {
 
     /// Calls a function with the state of one moment.
     fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R;
+
+    /// Endpoints that are to lose their interfaces although the state has them.
+    fn ending(&self) -> BTreeSet<EndpointId>;
 }
 
 /// What the loop has done since the daemon started.
@@ -102,6 +105,8 @@ pub struct PassReport {
     pub steps: usize,
     /// Those that failed.
     pub failures: Vec<StepFailure>,
+    /// Endpoints that still have an interface on their network although it was to go, and why.
+    pub kept: BTreeMap<EndpointId, String>,
     /// Endpoints whose sandboxes are gone, and how that was seen.
     pub vanished: BTreeMap<EndpointId, String>,
     /// Endpoints whose sandboxes cannot be worked on, and why.
@@ -351,10 +356,12 @@ impl<K: Kernel> Core<K> {
 
     /// What the state asks for; none while this node is no member.
     fn desired(&self, source: &impl StateSource, me: NodeId, facts: &HostFacts) -> Option<Desired> {
+        // Asked first: an endpoint is forgotten there once the state has it no more.
+        let ending = source.ending();
         source.with_state(|state| {
             // A copy of the state that is older than what was carried out is not to be gone back to.
             let usable = state.nodes.contains_key(&me) && state.applied_index >= self.index;
-            usable.then(|| desired(state, me, &self.names, facts))
+            usable.then(|| desired(state, me, &self.names, facts).without_interfaces_of(&ending))
         })
     }
 
@@ -410,6 +417,11 @@ impl<K: Kernel> Core<K> {
                 Err(error) => {
                     warn!(%step, %error, "failed");
                     failed.insert(step.object().key());
+                    if let Step::Remove(Object::Veth(veth)) = step
+                        && veth.network.is_some()
+                    {
+                        report.kept.insert(veth.endpoint, error.to_string());
+                    }
                     let (scope, step) = (step.scope(), step.to_string());
                     report.failures.push(StepFailure { scope, step, error: Arc::new(error) });
                 }

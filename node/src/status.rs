@@ -104,8 +104,11 @@ fn warnings(state: &State, status: &StoreStatus) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(reason) = &status.stopped {
         warnings.push(format!("the store has stopped: {reason}; traffic goes on, nothing can be changed from here"));
-        warnings
-            .push("if this node was removed, pontoon leave --force cleans up this host, and it can join again".into());
+        warnings.push(
+            "if this node was removed, pontoon leave cleans up this host (--force: also if it has containers), and \
+                   it can join again"
+                .into(),
+        );
     } else if status.leader.is_none() {
         warnings.push("no leader: nothing can be changed until a majority of the voters can talk to each other".into());
     }

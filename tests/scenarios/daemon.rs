@@ -169,8 +169,18 @@ fn without_root() -> Result<()> {
     let folder = daemon.log().parent().context("no folder")?.to_owned();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777))?;
     // Everything but the capabilities is as for root: 65534 is nobody.
-    daemon.drop_privileges();
+    daemon.start_through(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
     says(&daemon.fails_to_start()?, &["CAP_NET_ADMIN", "root"])
+}
+
+#[test]
+fn with_root_and_without_the_right_to_change_the_network() -> Result<()> {
+    let (_lab, mut daemon) = stopped()?;
+    daemon.start_through(&["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]);
+    let log = daemon.fails_to_start()?;
+    says(&log, &["lacks CAP_NET_ADMIN;", "root"])?;
+    ensure!(!daemon.data_dir().exists(), "it has made its data folder all the same");
+    Ok(())
 }
 
 #[test]

@@ -134,8 +134,11 @@ fn a_namespace_that_vanishes_gives_its_lease_back() -> Result<()> {
             ensure!(answer["lease"]["lease"]["state"] == "cooling", "{answer}");
             Ok(())
         })?;
-        ensure!(cluster.status(1)?["data_plane"]["reclaimed"] == 1, "{}", cluster.status(1)?["data_plane"]);
-        Ok(())
+        wait_for("it to be counted", Duration::from_secs(5), || {
+            let status = cluster.status(1)?;
+            ensure!(status["data_plane"]["reclaimed"] == 1, "{}", status["data_plane"]);
+            Ok(())
+        })
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The core scenarios (`reach`, `leader_kill`, `restart`) run in several [`environment`]s.
 
+mod crash;
 mod daemon;
 mod drift;
 mod durability;
@@ -16,3 +17,4 @@ mod quorum;
 mod reach;
 mod refusals;
 mod restart;
+mod service;

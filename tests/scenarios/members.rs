@@ -9,7 +9,7 @@ use pontoon_tests::wait_for;
 use super::environment::{Environment, Field};
 
 /// Nothing of Pontoon is left on a host.
-fn is_clean(cluster: &Cluster, host: usize) -> Result<()> {
+pub(super) fn is_clean(cluster: &Cluster, host: usize) -> Result<()> {
     ensure!(!cluster.overlay(host).path().exists(), "the overlay namespace is left");
     let netns = &cluster.hosts()[host].netns;
     let links = netns.run("ip", &["-o", "link", "show"])?;
@@ -92,6 +92,31 @@ fn the_last_node_leaves_only_by_force() -> Result<()> {
 }
 
 #[test]
+fn what_could_not_be_removed_from_a_host_is_removed_at_the_next_start() -> Result<()> {
+    let options = pontoon_tests::lab::Options { hosts: 1, ..Default::default() };
+    pontoon_tests::lab::run_with(options, |cluster| {
+        cluster.form()?;
+        cluster.cli(0).run("network create n")?;
+        let (container, _) = cluster.attached(0, "c1", "n")?;
+        // From now on it finds no nft, and cannot tell what there is.
+        cluster.daemon(0).term()?;
+        cluster.daemon(0).options_mut().env = vec![("PATH".to_owned(), "/nowhere".to_owned())];
+        cluster.daemon(0).up()?;
+        let answer = cluster.cli(0).run("leave --force")?;
+        ensure!(answer["warnings"].to_string().contains("next time"), "{answer}");
+        ensure!(container.interface("eth0")?.is_some(), "there is nothing to remove any more");
+        cluster.daemon(0).term()?;
+        cluster.daemon(0).options_mut().env.clear();
+        cluster.daemon(0).up()?;
+        // It answers once that is over.
+        ensure!(cluster.status(0)?["cluster_id"] == "", "it is still in its cluster");
+        is_clean(cluster, 0)?;
+        ensure!(container.interface("eth0")?.is_none(), "eth0 is left");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_dead_node_is_removed_and_fenced() -> Result<()> {
     Environment::Plain.run(|cluster, field| {
         cluster.daemon(2).kill9()?;
@@ -111,7 +136,24 @@ fn a_dead_node_is_removed_and_fenced() -> Result<()> {
             ensure!(status["warnings"].to_string().contains("removed"), "{}", status["warnings"]);
             Ok(())
         })?;
+        // Its container loses its network only by force.
+        cluster.cli(2).refuses("leave", "STOPPED", &["removed"])?;
+        ensure!(dead.container.interface("eth0")?.is_some(), "a refused leave has taken eth0 away");
         cluster.cli(2).run("leave --force")?;
+        is_clean(cluster, 2)?;
+        cluster.join(2, 0)?;
+        cluster.wait_all_ready()
+    })
+}
+
+#[test]
+fn a_node_that_was_removed_leaves_without_force() -> Result<()> {
+    pontoon_tests::lab::run(|cluster| {
+        cluster.daemon(2).kill9()?;
+        cluster.cli(0).run("node rm h3")?;
+        cluster.daemon(2).up()?;
+        cluster.cli(2).run("leave")?;
+        is_clean(cluster, 2)?;
         cluster.join(2, 0)?;
         cluster.wait_all_ready()
     })

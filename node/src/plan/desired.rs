@@ -104,6 +104,19 @@ impl Desired {
         self.objects.insert(object.key(), object);
     }
 
+    /// The same without the interfaces that these endpoints have on their networks. What does not carry a leased address
+    /// stays until the endpoint is gone: another one of its sandbox may inherit the way out.
+    pub(crate) fn without_interfaces_of(mut self, endpoints: &BTreeSet<EndpointId>) -> Self {
+        for endpoint in endpoints {
+            let Some(Object::Veth(veth)) = self.objects.remove(&Key::Veth(false, *endpoint)) else { continue };
+            let ifname = veth.peer.map(|peer| peer.ifname);
+            let on_it =
+                |address: &Address| address.endpoint == Some(*endpoint) && Some(&address.ifname) == ifname.as_ref();
+            self.objects.retain(|_, object| !matches!(object, Object::Address(address) if on_it(address)));
+        }
+        self
+    }
+
     /// The firewall table, if one is wanted.
     pub fn firewall(&self) -> Option<&Firewall> {
         match self.objects.get(&Key::Firewall) {

@@ -14,6 +14,7 @@ use crate::plan::tests::{node, sandbox, small_state};
 struct Source {
     me: Mutex<Option<NodeId>>,
     state: Mutex<State>,
+    ending: Mutex<BTreeSet<EndpointId>>,
 }
 
 impl StateSource for Source {
@@ -23,6 +24,10 @@ impl StateSource for Source {
 
     fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         look(&self.state.lock().unwrap())
+    }
+
+    fn ending(&self) -> BTreeSet<EndpointId> {
+        self.ending.lock().unwrap().clone()
     }
 }
 
@@ -40,7 +45,8 @@ struct Bench {
 impl Bench {
     fn start(memory: Memory, state: State) -> Self {
         let kernel = Arc::new(Mutex::new(memory));
-        let source = Arc::new(Source { me: Mutex::new(Some(NodeId(1))), state: Mutex::new(state) });
+        let (me, state) = (Mutex::new(Some(NodeId(1))), Mutex::new(state));
+        let source = Arc::new(Source { me, state, ending: Mutex::default() });
         let (changes, seen) = watch::channel(0);
         let wake = Arc::new(Notify::new());
         let tasks = TaskBoard::new(|| 0);
@@ -135,6 +141,42 @@ async fn a_node_that_its_cluster_does_not_know_keeps_what_it_has() {
     *bench.source.me.lock().unwrap() = None;
     assert!(matches!(bench.reconciler.pass_now().await, Err(PassError::NoMember)));
     assert_eq!(bench.kernel.lock().unwrap().objects, objects);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_being_ended_loses_its_interface_before_its_lease() {
+    let bench = Bench::start(Memory::default(), small_state());
+    bench.wait(|s| s.first_pass_done).await;
+    let before = bench.kernel.lock().unwrap().objects.clone();
+    bench.source.ending.lock().unwrap().insert(EndpointId(11));
+    let report = bench.reconciler.pass_now().await.unwrap();
+    assert_eq!((report.steps, report.kept.len()), (1, 0), "{:?}", report.failures);
+    let after = bench.kernel.lock().unwrap().objects.clone();
+    let (gone, stayed): (Vec<_>, Vec<_>) = before.into_iter().partition(|(key, _)| !after.contains_key(key));
+    let addresses = small_state().endpoints[&EndpointId(11)].addresses.clone();
+    assert_eq!(gone.len(), 1 + addresses.len(), "{gone:?}");
+    for (key, _) in gone {
+        match key {
+            Key::Veth(egress, id) => assert_eq!((egress, id), (false, EndpointId(11))),
+            Key::Address(_, _, address) => assert!(addresses.contains(&address.addr()), "{address}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(stayed.len(), after.len());
+    assert_eq!(bench.status().drift.values().sum::<u64>(), 0);
+    // It was not ended after all, as after a restart: it is made again.
+    bench.source.ending.lock().unwrap().clear();
+    assert_eq!(bench.reconciler.pass_now().await.unwrap().steps, 1 + addresses.len());
+}
+
+#[tokio::test]
+async fn an_interface_that_does_not_go_is_told() {
+    let bench = Bench::start(Memory::default(), small_state());
+    bench.wait(|s| s.first_pass_done).await;
+    bench.kernel.lock().unwrap().refuse = Some("remove veth vb ");
+    bench.source.ending.lock().unwrap().extend([EndpointId(11), EndpointId(12)]);
+    let report = bench.reconciler.pass_now().await.unwrap();
+    assert_eq!(report.kept.keys().collect::<Vec<_>>(), [&EndpointId(11)]);
 }
 
 #[tokio::test]

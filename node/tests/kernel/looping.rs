@@ -1,5 +1,6 @@
 //! The loop with the real kernel and its events.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,10 @@ impl StateSource for Source {
 
     fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         look(&self.state.lock().unwrap())
+    }
+
+    fn ending(&self) -> BTreeSet<EndpointId> {
+        BTreeSet::new()
     }
 }
 

@@ -144,9 +144,12 @@ impl Channels {
 
     /// The same, unless a leader was heard of within that time.
     pub(crate) fn removed_and_alone_for(&self, time: Duration) -> Option<String> {
-        let standing = self.standing();
-        let alone = standing.heard.is_none_or(|heard| heard.elapsed() > time);
-        standing.removed.clone().filter(|_| alone)
+        self.removed().filter(|_| self.alone_for(time))
+    }
+
+    /// Whether no leader was heard of within that time.
+    pub(crate) fn alone_for(&self, time: Duration) -> bool {
+        self.standing().heard.is_none_or(|heard| heard.elapsed() > time)
     }
 
     /// Closes the connections to those that are no members.

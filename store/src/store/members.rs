@@ -78,6 +78,7 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
                 let Some(store) = upgrade(&weak) else { return };
                 let membership = store.metrics().membership_config;
                 store.0.channels.keep(|id| membership.get_node(&id).is_some());
+                ending.run_until_cancelled(store.ask_whether_removed()).await;
                 if !store.leads() {
                     continue;
                 }
@@ -169,6 +170,23 @@ impl Store {
                 answer.is_ok()
             }
             () = self.other_leader(leader) => false,
+        }
+    }
+
+    /// A member that does not vote stands for no election, and to one that was removed nobody sends anything: it would
+    /// wait for ever. So it asks the voters that it knows, for as long as it hears of no leader.
+    async fn ask_whether_removed(&self) {
+        let membership = self.metrics().membership_config;
+        if self.votes() || !self.0.channels.alone_for(self.0.options.timing.election_max) {
+            return;
+        }
+        for id in membership.voter_ids() {
+            let Some(node) = membership.get_node(&id) else { continue };
+            let Ok(mut client) = self.0.channels.peer(id, &node.addr) else { continue };
+            let asked = client.read_index(self.0.channels.request(id, v1::ReadIndexRequest {}));
+            if let Ok(answer) = timeout(LOOK, asked).await {
+                self.0.channels.note(&answer);
+            }
         }
     }
 

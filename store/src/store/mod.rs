@@ -256,6 +256,11 @@ impl Store {
         self.metrics().current_leader == Some(self.id().0)
     }
 
+    /// Whether it is a voter, as far as it knows.
+    pub(crate) fn votes(&self) -> bool {
+        self.metrics().membership_config.voter_ids().any(|id| id == self.id().0)
+    }
+
     /// The folder of its snapshots.
     pub(crate) fn snapshots(&self) -> &SnapshotDir {
         self.0.shared.snapshots()
@@ -281,12 +286,17 @@ impl Store {
         self.state().node_with_raft_id(member).map(|node| node.public_key)
     }
 
-    /// Why it has stopped, if it has. That it was removed counts only while nobody leads it: a member may be wrong
-    /// about another, and a leader is not.
+    /// What a member says that knows this one no more. It counts only while nobody leads this one: a member may be
+    /// wrong about another, and a leader is not. But a leader that had given its vote away when it was killed takes
+    /// itself for the leader again when it is started.
+    pub fn removed(&self) -> Option<String> {
+        let removed = self.0.channels.removed_and_alone_for(self.0.options.timing.election_max);
+        removed.filter(|_| !self.leads() || !self.votes())
+    }
+
+    /// Why it has stopped, if it has.
     pub(crate) fn stopped(&self) -> Option<String> {
-        if let Some(reason) = self.0.channels.removed_and_alone_for(self.0.options.timing.election_max)
-            && !self.leads()
-        {
+        if let Some(reason) = self.removed() {
             return Some(format!("this node was removed from the cluster: {reason}"));
         }
         if let Some(reason) = self.0.shared.view().stopped.clone() {

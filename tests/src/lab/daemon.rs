@@ -41,7 +41,7 @@ pub struct Daemon {
     overlay: Netns,
     options: DaemonOptions,
     process: Option<Child>,
-    unprivileged: bool,
+    through: Vec<String>,
 }
 
 impl Daemon {
@@ -65,7 +65,7 @@ impl Daemon {
         // The machine's own /etc/pontoon/pontoon.toml must not count.
         fs::write(dir.join(CONFIG), "")?;
         let overlay = Netns::named(&format!("{}-{name}-pontoon", lab.prefix()));
-        Ok(Self { host: host.netns.clone(), dir, overlay, options, process: None, unprivileged: false })
+        Ok(Self { host: host.netns.clone(), dir, overlay, options, process: None, through: Vec::new() })
     }
 
     /// Its data folder.
@@ -108,9 +108,10 @@ impl Daemon {
         &mut self.options
     }
 
-    /// Starts it as nobody, without any capability, from now on.
-    pub fn drop_privileges(&mut self) {
-        self.unprivileged = true;
+    /// Starts it through another program from now on, such as one that takes privileges away. That program becomes the
+    /// daemon.
+    pub fn start_through(&mut self, words: &[&str]) {
+        self.through = words.iter().map(|&word| word.to_owned()).collect();
     }
 
     /// Starts it. It may not answer yet.
@@ -127,9 +128,7 @@ impl Daemon {
             command.env_remove(format!("PONTOON_{name}"));
         }
         command.args(self.options.env.iter().map(|(name, value)| format!("{name}={value}")));
-        if self.unprivileged {
-            command.args(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
-        }
+        command.args(&self.through);
         command.arg(program("pontoond")?);
         command.arg("--config").arg(self.config());
         command.arg("--data-dir").arg(self.data_dir());

@@ -2,6 +2,7 @@
 
 mod admission;
 mod cluster;
+mod crash;
 mod damage;
 mod keys;
 mod removal;
@@ -29,15 +30,20 @@ const CLUSTER: ClusterId = ClusterId(0x5eed);
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Numbers the attempts to join.
 static ATTEMPTS: AtomicU64 = AtomicU64::new(1);
+/// Its key pair, in a daemon's folder.
+const KEY: &str = "node.key";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn clock() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
+fn new_document() -> Vec<u8> {
+    Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap().as_ref().to_vec()
+}
+
 fn new_key() -> NodeKey {
-    let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-    NodeKey::from_pkcs8(document.as_ref()).unwrap()
+    NodeKey::from_pkcs8(&new_document()).unwrap()
 }
 
 /// A daemon: a data folder, a listening port, and a store when it is in a cluster.
@@ -56,13 +62,16 @@ struct Daemon {
 
 impl Daemon {
     async fn start(number: u8) -> Self {
-        let (name, key) = (format!("host-{number}"), new_key());
+        let (name, document) = (format!("host-{number}"), new_document());
+        let key = NodeKey::from_pkcs8(&document).unwrap();
+        let dir = TempDir::new().unwrap();
+        std::fs::write(dir.path().join(KEY), document).unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut daemon = Self {
             slot: StoreSlot::new(name.clone(), key.clone(), clock),
             name,
-            dir: TempDir::new().unwrap(),
+            dir,
             address,
             data_addr: IpAddr::V4(Ipv4Addr::new(192, 0, 2, number)),
             key,

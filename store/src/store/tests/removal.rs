@@ -56,6 +56,24 @@ async fn a_member_that_was_removed_while_it_was_away_says_so() {
     assert!(matches!(store.read_barrier(DEADLINE).await, Err(ReadError::Stopped { .. })));
 }
 
+/// One that does not vote stands for no election, in which it would be told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_a_vote_that_was_removed_while_it_was_away_says_so() {
+    let daemons = three().await;
+    let mut fourth = Daemon::start(4).await;
+    fourth.join(&daemons[0]).await;
+    fourth.report().await;
+    let node = fourth.store().node();
+    let id = fourth.kill().await;
+    remove(&daemons[0], node, id).await;
+    fourth.restart(id).await;
+    let store = fourth.store();
+    assert!(!store.status().voters.contains(&id));
+    until("it knows that it was removed", || store.stopped().is_some()).await;
+    let error = fourth.create("never").await.unwrap_err().to_string();
+    assert!(error.contains("removed from the cluster"), "{error}");
+}
+
 /// What one member says of another does not count against a leader.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_is_led_is_none_that_was_removed() {

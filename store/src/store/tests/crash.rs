@@ -1,0 +1,110 @@
+//! A member in a process of its own that is killed while it takes a snapshot.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Stdio};
+
+use super::*;
+
+/// Moments that the installation is cut off at.
+const MOMENTS: u32 = 12;
+/// In the member's process: its folder, its address and its Raft id.
+const MEMBER: &str = "PONTOON_TEST_MEMBER";
+/// What runs there.
+const TEST: &str = "store::tests::crash::a_member_that_is_killed_while_it_takes_a_snapshot_goes_on";
+/// A snapshot after so many entries.
+const SNAPSHOT_EVERY: u64 = 20;
+
+/// Runs a member until it is killed.
+async fn be_the_member(description: &str) -> ! {
+    let words: Vec<&str> = description.split(' ').collect();
+    let [dir, address, id] = words[..] else { panic!("{description}") };
+    let key = NodeKey::from_pkcs8(&std::fs::read(std::path::Path::new(dir).join(KEY)).unwrap()).unwrap();
+    let slot = StoreSlot::new("host-3".to_owned(), key.clone(), clock);
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(PeerServer::new(slot.clone()).serve(listener, std::future::pending()));
+    let mut daemon = Daemon::start(3).await;
+    (daemon.snapshot_every, daemon.run) = (SNAPSHOT_EVERY, clock());
+    let options = StoreOptions { dir: dir.into(), key, ..daemon.options(RaftId(id.parse().unwrap())) };
+    slot.set(Some(Store::open(options).await.unwrap()));
+    std::future::pending().await
+}
+
+/// The member as a process, which is killed when this is dropped.
+struct Member(Child);
+
+impl Member {
+    fn start(daemon: &Daemon, id: RaftId) -> Self {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let description = format!("{} {} {id}", daemon.dir.path().display(), daemon.address);
+        command.args(["--exact", TEST, "--nocapture"]).env(MEMBER, description);
+        Self(command.stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Waits until the member has stored all that the leader has.
+async fn caught_up(leader: &Daemon, id: RaftId) {
+    until("the member has caught up", || {
+        let status = leader.store().status();
+        status.members.get(&id).is_some_and(|member| member.matched_index == Some(status.last_index))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_killed_while_it_takes_a_snapshot_goes_on() {
+    if let Ok(description) = std::env::var(MEMBER) {
+        be_the_member(&description).await;
+    }
+    let mut daemons = three_with(SNAPSHOT_EVERY).await;
+    let id = daemons[2].kill().await;
+    let leading = loop {
+        match daemons[..2].iter().position(|daemon| daemon.store().status().is_leader) {
+            Some(leading) => break leading,
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    let snapshots = || -> BTreeSet<_> {
+        let files = std::fs::read_dir(daemons[2].dir.path().join("snapshots")).unwrap();
+        files.map(|file| file.unwrap().file_name()).collect()
+    };
+    let mut whole = Duration::ZERO;
+    for moment in 0..=MOMENTS {
+        // More than is kept behind a snapshot: the member needs that one.
+        let had = daemons[leading].store().status().last_index;
+        for n in 0..3 * SNAPSHOT_EVERY {
+            daemons[leading].create(&format!("n{moment}-{n}")).await.unwrap();
+        }
+        until("the log is purged", || daemons[leading].store().status().purged_index > had).await;
+        let before = snapshots();
+        let member = Member::start(&daemons[2], id);
+        until("a snapshot begins to come", || !snapshots().is_subset(&before)).await;
+        let begin = Instant::now();
+        if moment > 0 {
+            tokio::time::sleep(whole * (moment - 1) / MOMENTS).await;
+            drop(member);
+            let _member = Member::start(&daemons[2], id);
+            caught_up(&daemons[leading], id).await;
+        } else {
+            caught_up(&daemons[leading], id).await;
+            whole = begin.elapsed();
+            eprintln!("uninterrupted, the snapshot and what follows take {whole:?}");
+        }
+    }
+    daemons[2].restart(id).await;
+    caught_up(&daemons[leading], id).await;
+    let last = daemons[leading].store().status().applied_index;
+    until("it has applied all", || daemons[2].store().status().applied_index >= last).await;
+    assert_eq!(daemons[2].networks(), daemons[leading].networks());
+    let hash = |daemon: &Daemon| (daemon.store().status().applied_index, daemon.store().status().state_hash);
+    until("the same state", || hash(&daemons[2]) == hash(&daemons[leading])).await;
+    for daemon in &daemons {
+        daemon.store().shutdown().await;
+    }
+}

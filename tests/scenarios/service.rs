@@ -1,0 +1,105 @@
+//! The daemon as its supervisor sees it: readiness, log lines, the way it ends.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use pontoon_tests::lab::{DaemonOptions, Options, run, run_with};
+use pontoon_tests::{elapse, wait_for};
+use serde_json::Value;
+
+#[test]
+fn a_json_log_is_one_object_a_line() -> Result<()> {
+    let args = ["--log-format", "json"].map(str::to_owned).to_vec();
+    let daemon = DaemonOptions { args, ..DaemonOptions::default() };
+    run_with(Options { hosts: 1, daemon, ..Options::default() }, |cluster| {
+        cluster.form()?;
+        cluster.cli(0).run("network create n")?;
+        // Something to warn of, with the error's text in a field of its own.
+        cluster.hosts()[0].netns.ip("link add other type vxlan id 65536 dstport 4789 local 192.168.140.200")?;
+        let container = cluster.container(0, "c1")?;
+        cluster.cli(0).refused(&container.attach_line("n", ""))?;
+        cluster.daemon(0).term()?;
+        let log = fs::read_to_string(cluster.daemon(0).log())?;
+        let mut levels = Vec::new();
+        for line in log.lines() {
+            let object: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line:?}"))?;
+            for field in ["timestamp", "level", "message", "target"] {
+                ensure!(object[field].as_str().is_some_and(|text| !text.is_empty()), "no {field}: {line}");
+            }
+            levels.push(object["level"].clone());
+        }
+        ensure!(levels.contains(&"INFO".into()) && levels.contains(&"WARN".into()), "{log}");
+        ensure!(log.lines().any(|line| line.contains("SIGTERM: stopping")), "{log}");
+        Ok(())
+    })
+}
+
+#[test]
+fn systemd_is_told_when_it_is_ready_and_when_it_stops() -> Result<()> {
+    run_with(Options { hosts: 1, ..Options::default() }, |cluster| {
+        cluster.daemon(0).term()?;
+        let path = cluster.file("notify");
+        let supervisor = UnixDatagram::bind(&path)?;
+        supervisor.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let told = || -> Result<String> {
+            let mut buffer = [0; 512];
+            let length = supervisor.recv(&mut buffer).context("nothing was told")?;
+            Ok(String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
+        };
+        cluster.daemon(0).options_mut().env = vec![("NOTIFY_SOCKET".to_owned(), path.display().to_string())];
+        cluster.daemon(0).start()?;
+        ensure!(told()? == "READY=1", "the first word was not that it is ready");
+        // Not a moment later.
+        cluster.status(0)?;
+        ensure!(cluster.daemon(0).term()?.success(), "it did not end well");
+        ensure!(told()? == "STOPPING=1", "it did not say that it stops");
+        Ok(())
+    })
+}
+
+/// What waits for an answer does not hold up the end, and gets one.
+#[test]
+fn sigterm_while_a_request_waits() -> Result<()> {
+    run(|cluster| {
+        wait_for("three voters", Duration::from_secs(20), || {
+            let status = cluster.status(0)?;
+            ensure!(status["quorum"] == 2, "{status}");
+            Ok(())
+        })?;
+        // From now on a write waits for the others until its time is up.
+        cluster.daemon(1).kill9()?;
+        cluster.daemon(2).kill9()?;
+        let mut command = cluster.cli(0).command("network create n")?;
+        let mut asking = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        elapse(Duration::from_millis(500));
+        ensure!(asking.try_wait()?.is_none(), "the write did not wait");
+        let start = Instant::now();
+        let status = cluster.daemon(0).term()?;
+        let took = start.elapsed();
+        ensure!(status.code() == Some(0), "it ended with {status}");
+        ensure!(took < Duration::from_secs(10), "it took {took:?}");
+        let asked = wait_for("an answer", Duration::from_secs(5), || asking.try_wait()?.context("it still waits"))?;
+        ensure!(asked.code() == Some(1), "the write ended with {asked}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_unit_file_is_understood() -> Result<()> {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/dist/pontoond.service");
+    let unit = fs::read_to_string(&unit).with_context(|| format!("cannot read {}", unit.display()))?;
+    let dir = tempfile::tempdir()?;
+    let copy = dir.path().join("pontoond.service");
+    // The daemon need not be installed.
+    fs::write(&copy, unit.replace("/usr/local/bin/pontoond", "/bin/true"))?;
+    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output();
+    let output = output.context("cannot run systemd-analyze: run tests/setup.sh")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // What it does not know, it only warns of.
+    ensure!(output.status.success() && said.is_empty(), "{}: {said}", output.status);
+    Ok(())
+}
