@@ -2,19 +2,21 @@
 //!
 //! ```text
 //! node.key       PKCS #8 key pair (Ed25519), readable by its owner only
-//! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id; before, the join's attempt, and
+//! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id and who else was in it; before,
+//!                the join's attempt, and
 //!                whether a cluster that it has left is still seen on the host
 //! lock           held while a daemon uses the folder
 //! store/         the replicated store
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use pontoon_store::model::id::{ClusterId, NodeId, RaftId};
-use pontoon_store::{NodeKey, PublicKey};
+use pontoon_store::{NodeKey, Peer, PublicKey};
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
 use serde::{Deserialize, Serialize};
@@ -91,26 +93,42 @@ struct IdentityFile {
     node_id: Option<u64>,
     raft_id: Option<u64>,
     #[serde(default)]
+    members: BTreeMap<u64, PeerFile>,
+    #[serde(default)]
     attempt: Option<u64>,
     #[serde(default)]
     unclean: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PeerFile {
+    address: String,
+    public_key: String,
 }
 
 /// The data folder, locked for as long as this lives.
 pub struct DataDir {
     path: PathBuf,
     key: NodeKey,
+    record: Record,
+    _lock: File,
+}
+
+/// What is kept of this daemon beside its key.
+#[derive(Debug, Clone, Default)]
+struct Record {
     membership: Option<Membership>,
+    /// Who was a member at its admission.
+    members: BTreeMap<RaftId, Peer>,
     attempt: Option<u64>,
     unclean: bool,
-    _lock: File,
 }
 
 impl std::fmt::Debug for DataDir {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("DataDir")
             .field("path", &self.path)
-            .field("membership", &self.membership)
+            .field("membership", &self.record.membership)
             .finish_non_exhaustive()
     }
 }
@@ -124,25 +142,28 @@ impl DataDir {
         let identity = read_identity(path)?;
         let key = read_or_make_key(path)?;
         let public = hex::encode(key.public());
-        let membership = match &identity {
+        let record = match &identity {
             Some(file) if file.public_key != public => {
                 return Err(DataDirError::OtherNode { path: path.into(), named: file.public_key.clone() });
             }
-            Some(file) => membership_of(file, path)?,
-            None => None,
+            Some(file) => record_of(file, path)?,
+            None => Record::default(),
         };
-        let attempt = identity.as_ref().and_then(|file| file.attempt);
-        let unclean = identity.as_ref().is_some_and(|file| file.unclean);
-        let dir = Self { path: path.into(), key, membership, attempt, unclean, _lock: lock };
+        let mut dir = Self { path: path.into(), key, record, _lock: lock };
         if identity.is_none() {
-            dir.write_identity(None, None, false)?;
+            dir.write(Record::default())?;
         }
         Ok(dir)
     }
 
     /// This daemon's place in a cluster, if it is in one.
     pub fn membership(&self) -> Option<Membership> {
-        self.membership
+        self.record.membership
+    }
+
+    /// The members, as the one told that admitted this one.
+    pub fn members(&self) -> &BTreeMap<RaftId, Peer> {
+        &self.record.members
     }
 
     /// The key pair.
@@ -160,46 +181,40 @@ impl DataDir {
         self.path.join("store")
     }
 
-    /// Records the place in a cluster, durably. From here on a restart goes on as this member.
-    pub fn enter(&mut self, membership: Membership) -> Result<(), DataDirError> {
+    /// Records the place in a cluster and who else is in it, durably. From here on a restart goes on as this member.
+    pub fn enter(&mut self, membership: Membership, members: BTreeMap<RaftId, Peer>) -> Result<(), DataDirError> {
         // What an earlier membership has left on the host, the first pass of this one removes.
-        self.write_identity(Some(membership), None, false)?;
-        (self.membership, self.attempt, self.unclean) = (Some(membership), None, false);
-        Ok(())
+        self.write(Record { membership: Some(membership), members, ..Record::default() })
     }
 
     /// Names the attempt to enter a cluster, durably and the same until one has succeeded: a daemon that is killed
     /// between its admission and [`DataDir::enter`] gets its ids when it asks again, and only then, for nothing was
     /// ever kept under them.
     pub fn attempt(&mut self) -> Result<u64, DataDirError> {
-        if let Some(attempt) = self.attempt {
+        if let Some(attempt) = self.record.attempt {
             return Ok(attempt);
         }
         // 0 stands for none.
         let attempt = rand::random::<u64>().max(1);
-        self.write_identity(self.membership, Some(attempt), self.unclean)?;
-        self.attempt = Some(attempt);
+        self.write(Record { attempt: Some(attempt), ..self.record.clone() })?;
         Ok(attempt)
     }
 
     /// Forgets the cluster and removes its store. The key pair stays; and, if it is `unclean`, that the host still has
     /// something of the cluster.
     pub fn leave(&mut self, unclean: bool) -> Result<(), DataDirError> {
-        self.write_identity(None, None, unclean)?;
-        (self.membership, self.attempt, self.unclean) = (None, None, unclean);
+        self.write(Record { unclean, ..Record::default() })?;
         self.remove_store()
     }
 
     /// Whether the host still has something of a cluster that was left.
     pub fn unclean(&self) -> bool {
-        self.unclean
+        self.record.unclean
     }
 
     /// Records that it has nothing of it any more.
     pub fn cleaned(&mut self) -> Result<(), DataDirError> {
-        self.write_identity(self.membership, self.attempt, false)?;
-        self.unclean = false;
-        Ok(())
+        self.write(Record { unclean: false, ..self.record.clone() })
     }
 
     /// Removes a store that no membership goes with: what an init or join that did not finish left behind.
@@ -211,23 +226,25 @@ impl DataDir {
         }
     }
 
-    fn write_identity(
-        &self,
-        membership: Option<Membership>,
-        attempt: Option<u64>,
-        unclean: bool,
-    ) -> Result<(), DataDirError> {
+    fn write(&mut self, record: Record) -> Result<(), DataDirError> {
+        let membership = record.membership;
+        let member = |(id, peer): (&RaftId, &Peer)| {
+            (id.0, PeerFile { address: peer.address.clone(), public_key: hex::encode(peer.key) })
+        };
         let file = IdentityFile {
             format: FORMAT,
             public_key: hex::encode(self.public_key()),
             cluster_id: membership.map(|m| m.cluster.to_string()),
             node_id: membership.map(|m| m.node.0),
             raft_id: membership.map(|m| m.raft_id.0),
-            attempt,
-            unclean,
+            members: record.members.iter().map(member).collect(),
+            attempt: record.attempt,
+            unclean: record.unclean,
         };
         let text = serde_json::to_string_pretty(&file).expect("strings and numbers always serialise");
-        write_durably(&self.path, "identity.json", text.as_bytes(), 0o644)
+        write_durably(&self.path, "identity.json", text.as_bytes(), 0o644)?;
+        self.record = record;
+        Ok(())
     }
 }
 
@@ -268,6 +285,22 @@ fn read_identity(dir: &Path) -> Result<Option<IdentityFile>, DataDirError> {
         return Err(DataDirError::NewerFormat { path: dir.into(), found: header.format });
     }
     serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
+}
+
+fn record_of(file: &IdentityFile, dir: &Path) -> Result<Record, DataDirError> {
+    let member = |(id, peer): (&u64, &PeerFile)| {
+        let mut key = PublicKey::default();
+        let decoded = hex::decode_to_slice(&peer.public_key, &mut key);
+        decoded.map(|()| (RaftId(*id), Peer { address: peer.address.clone(), key })).map_err(|error| {
+            DataDirError::Corrupt { path: dir.join("identity.json"), why: format!("the key of member {id}: {error}") }
+        })
+    };
+    Ok(Record {
+        membership: membership_of(file, dir)?,
+        members: file.members.iter().map(member).collect::<Result<_, _>>()?,
+        attempt: file.attempt,
+        unclean: file.unclean,
+    })
 }
 
 fn membership_of(file: &IdentityFile, dir: &Path) -> Result<Option<Membership>, DataDirError> {
@@ -319,6 +352,11 @@ mod tests {
 
     const MEMBERSHIP: Membership = Membership { cluster: ClusterId(7), node: NodeId(2), raft_id: RaftId(1) };
 
+    fn members() -> BTreeMap<RaftId, Peer> {
+        let peer = |key| Peer { address: "192.0.2.1:7300".to_owned(), key: [key; 32] };
+        [(RaftId(1), peer(7)), (RaftId(9), peer(0xfe))].into()
+    }
+
     fn rewrite(dir: &Path, from: &str, to: &str) {
         let path = dir.join("identity.json");
         let text = fs::read_to_string(&path).unwrap();
@@ -340,10 +378,10 @@ mod tests {
     fn a_membership_survives_a_restart_and_ends_with_leave() {
         let dir = tempfile::tempdir().unwrap();
         let mut data = DataDir::open(dir.path()).unwrap();
-        data.enter(MEMBERSHIP).unwrap();
+        data.enter(MEMBERSHIP, members()).unwrap();
         drop(data);
         let mut data = DataDir::open(dir.path()).unwrap();
-        assert_eq!(data.membership(), Some(MEMBERSHIP));
+        assert_eq!((data.membership(), data.members()), (Some(MEMBERSHIP), &members()));
         fs::create_dir(data.store_path()).unwrap();
         data.leave(false).unwrap();
         assert!(!data.store_path().exists());
@@ -374,7 +412,7 @@ mod tests {
         let first = DataDir::open(dir.path()).unwrap().attempt().unwrap();
         let mut data = DataDir::open(dir.path()).unwrap();
         assert_eq!(data.attempt().unwrap(), first);
-        data.enter(MEMBERSHIP).unwrap();
+        data.enter(MEMBERSHIP, members()).unwrap();
         data.leave(false).unwrap();
         assert_ne!(data.attempt().unwrap(), first);
     }
@@ -409,7 +447,7 @@ mod tests {
     #[test]
     fn half_an_identity_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        DataDir::open(dir.path()).unwrap().enter(MEMBERSHIP).unwrap();
+        DataDir::open(dir.path()).unwrap().enter(MEMBERSHIP, members()).unwrap();
         rewrite(dir.path(), "\"node_id\": 2", "\"node_id\": null");
         let error = DataDir::open(dir.path()).unwrap_err();
         assert!(error.to_string().contains("identity.json cannot be understood"), "{error}");

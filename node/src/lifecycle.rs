@@ -1,5 +1,6 @@
 //! Entering and leaving a cluster.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use pontoon_store::model::command::{AdmitNode, Command, FEATURE_LEVEL, Outcome};
 use pontoon_store::model::id::{ClusterId, FOUNDER, NodeId, RaftId};
 use pontoon_store::model::object::{Cluster, Family, Node, Pool};
 use pontoon_store::model::rejection::Reason;
-use pontoon_store::{NodeKey, Store, StoreOptions, Timing};
+use pontoon_store::{NodeKey, Peer, Store, StoreOptions, Timing};
 use tokio::sync::MutexGuard;
 use tonic::Code;
 use tracing::{info, warn};
@@ -64,7 +65,7 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
             return Err(error);
         }
     };
-    data.enter(Membership { cluster: id, node: node.id, raft_id: FOUNDER })?;
+    data.enter(Membership { cluster: id, node: node.id, raft_id: FOUNDER }, BTreeMap::new())?;
     info!(cluster = %id, node = %node.id, name = node.name, "founded a cluster");
     enter(daemon, &data, store)?;
     Ok(v1::InitResponse { cluster_id: id.to_string(), node: Some((&node).into()) })
@@ -92,9 +93,9 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
         given => parse_address(given, port)?,
     };
     let entrant = entrant(&request.name, advertise, &request.data_addr)?;
-    let membership = admit(&mut data, peer, &entrant).await?;
+    let (membership, members) = admit(&mut data, peer, &entrant).await?;
     data.remove_store()?;
-    data.enter(membership)?;
+    data.enter(membership, members)?;
     info!(cluster = %membership.cluster, node = %membership.node, through = %peer, "admitted to a cluster");
     let store = open_store(daemon, &data, membership).await?;
     let member = enter(daemon, &data, store)?;
@@ -122,11 +123,16 @@ async fn first_member(peers: &[SocketAddr], me: &NodeKey) -> Result<SocketAddr, 
     Err(ApiError::new(Code::Unavailable, "NO_MEMBER", message, hint))
 }
 
-async fn admit(data: &mut DataDir, peer: SocketAddr, entrant: &Entrant) -> Result<Membership, ApiError> {
+async fn admit(
+    data: &mut DataDir,
+    peer: SocketAddr,
+    entrant: &Entrant,
+) -> Result<(Membership, BTreeMap<RaftId, Peer>), ApiError> {
     let attempt = data.attempt()?;
     let node = admission(data, entrant, None, attempt);
     let admitted = pontoon_store::admit(data.key(), peer, &node, ADMIT_DEADLINE).await?;
-    Ok(Membership { cluster: admitted.cluster, node: admitted.node, raft_id: admitted.raft_id })
+    let membership = Membership { cluster: admitted.cluster, node: admitted.node, raft_id: admitted.raft_id };
+    Ok((membership, admitted.members))
 }
 
 fn admission(data: &DataDir, entrant: &Entrant, raft_id: Option<RaftId>, attempt: u64) -> AdmitNode {
@@ -304,6 +310,7 @@ async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> 
         raft_id: membership.raft_id,
         node: membership.node,
         key: data.key().clone(),
+        members: data.members().clone(),
         run: rand::random(),
         timing: Timing::default(),
         clock: host::now_ms,

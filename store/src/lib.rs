@@ -14,6 +14,7 @@ pub mod tasks;
 mod tls;
 
 pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, hello};
+pub use raft::types::Peer;
 pub use store::{
     ExpelError, Fatal, MemberStatus, Missing, OpenError, ProposeError, ReadError, Store, StoreOptions, StoreStatus,
     Timing,

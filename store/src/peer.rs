@@ -1,5 +1,6 @@
 //! The port that members reach each other at: who is served, and what a newcomer asks.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +25,9 @@ use crate::model::command::AdmitNode;
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::rejection::Rejection;
 use crate::raft::channel::{Caller, dial};
+use crate::raft::convert::{Malformed, peer_in};
 use crate::raft::service::Service;
+use crate::raft::types::Peer;
 use crate::store::{ProposeError, Store};
 use crate::tls::{NodeKey, PublicKey, public_key};
 
@@ -83,8 +86,28 @@ impl StoreSlot {
         self.get().ok_or_else(|| Status::failed_precondition("this daemon is in no cluster"))
     }
 
-    /// The store, if another member of its cluster asks.
-    pub(crate) fn member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
+    /// The store, if another member of its cluster asks, over a connection made with that member's key. One that came
+    /// later than what is known here is believed if a member that is known vouches for it.
+    pub(crate) async fn member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
+        let (store, caller) = self.meant(request)?;
+        let key = shown(request)?;
+        let known = match store.key_of(caller.from) {
+            Some(known) => Some(known),
+            None if store.may_be_newer(caller.from) => store.vouched_key_of(caller.from).await,
+            None => None,
+        };
+        admit_call(store, caller, key, known)
+    }
+
+    /// The same, for those only that are known here: whoever vouches asks nobody else.
+    pub(crate) fn known_member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
+        let (store, caller) = self.meant(request)?;
+        let known = store.key_of(caller.from);
+        admit_call(store, caller, shown(request)?, known)
+    }
+
+    /// The store, if the call is meant for it, whoever makes it.
+    fn meant<T>(&self, request: &Request<T>) -> Result<(Store, Caller), Status> {
         let store = self.any()?;
         let caller = Caller::of(request.metadata())?;
         let (us, me) = (store.cluster(), store.id());
@@ -96,20 +119,28 @@ impl StoreSlot {
             let message = format!("the call is for member {}, and this is member {me}", caller.to);
             return Err(Status::permission_denied(message));
         }
-        if !store.knows(caller.from) {
-            let message = format!("member {} is not, or no longer, a member of cluster {us}", caller.from);
-            let mut status = Status::permission_denied(message);
-            status.metadata_mut().insert(metadata::REMOVED, AsciiMetadataValue::from_static("true"));
-            return Err(status);
-        }
-        // The entry that admitted it may not have come here yet.
-        if let Some(expected) = store.key_of(caller.from)
-            && shown(request)? != expected
-        {
+        Ok((store, caller))
+    }
+}
+
+/// Whether whoever has shown a key may call as the member that he says he is.
+fn admit_call(store: Store, caller: Caller, shown: PublicKey, known: Option<PublicKey>) -> Result<Store, Status> {
+    match known {
+        Some(known) if known == shown => Ok(store),
+        Some(_) => {
             let message = format!("the caller has not the key of member {}", caller.from);
-            return Err(Status::permission_denied(message));
+            Err(Status::permission_denied(message))
         }
-        Ok(store)
+        None => {
+            let message =
+                format!("member {} is not, or no longer, a member of cluster {}", caller.from, caller.cluster);
+            let mut status = Status::permission_denied(message);
+            // That nobody vouches for one that may be newer says nothing about it.
+            if !store.may_be_newer(caller.from) {
+                status.metadata_mut().insert(metadata::REMOVED, AsciiMetadataValue::from_static("true"));
+            }
+            Err(status)
+        }
     }
 }
 
@@ -199,7 +230,7 @@ pub struct Identified {
 }
 
 /// What an admitted node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admitted {
     /// The cluster.
     pub cluster: ClusterId,
@@ -207,6 +238,8 @@ pub struct Admitted {
     pub node: NodeId,
     /// Its Raft id.
     pub raft_id: RaftId,
+    /// The members.
+    pub members: BTreeMap<RaftId, Peer>,
 }
 
 /// Why another daemon did not do what was asked.
@@ -304,7 +337,10 @@ pub async fn admit(
         answer.map_err(|_| AdmitError::Unknown { address, message: format!("no answer within {deadline:?}") })?;
     let response = answer.map_err(|status| not_admitted(address, &status))?.into_inner();
     let cluster = response.cluster_id.parse().map_err(|_| AdmitError::Malformed { address, what: "cluster id" })?;
-    Ok(Admitted { cluster, node: NodeId(response.node_id), raft_id: RaftId(response.raft_id) })
+    let member = |(id, member): (&u64, &v1::RaftMember)| Ok((RaftId(*id), peer_in(member)?));
+    let members = response.members.iter().map(member).collect::<Result<_, Malformed>>();
+    let members = members.map_err(|_| AdmitError::Malformed { address, what: "member's key" })?;
+    Ok(Admitted { cluster, node: NodeId(response.node_id), raft_id: RaftId(response.raft_id), members })
 }
 
 pub(crate) async fn greet(key: &NodeKey, address: SocketAddr) -> Result<(v1::HelloResponse, PublicKey), Status> {

@@ -17,6 +17,8 @@ use tower::service_fn;
 use crate::model::id::{ClusterId, RaftId};
 use crate::tls::{NodeKey, PublicKey};
 
+use super::types::Peer;
+
 /// A connection that has been silent this long is asked whether it is alive.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the answer to that may take.
@@ -33,16 +35,12 @@ pub(crate) enum Purpose {
     Snapshot,
 }
 
-/// The key of a member, if it is known already.
-pub(crate) type KeyOf = Arc<dyn Fn(RaftId) -> Option<PublicKey> + Send + Sync>;
-
 /// Connections to the other members, made when first used.
 #[derive(Clone)]
 pub(crate) struct Channels {
     cluster: ClusterId,
     me: RaftId,
     key: NodeKey,
-    key_of: KeyOf,
     open: Arc<Mutex<HashMap<(u64, Purpose), Open>>>,
     standing: Arc<Mutex<Standing>>,
 }
@@ -56,8 +54,8 @@ struct Standing {
     heard: Option<Instant>,
 }
 
-/// The address of a connection, and the connection.
-type Open = (String, Channel);
+/// Whom a connection is to, and the connection.
+type Open = (Peer, Channel);
 
 impl std::fmt::Debug for Channels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -66,8 +64,8 @@ impl std::fmt::Debug for Channels {
 }
 
 impl Channels {
-    pub(crate) fn new(cluster: ClusterId, me: RaftId, key: NodeKey, key_of: KeyOf) -> Self {
-        Self { cluster, me, key, key_of, open: Arc::default(), standing: Arc::default() }
+    pub(crate) fn new(cluster: ClusterId, me: RaftId, key: NodeKey) -> Self {
+        Self { cluster, me, key, open: Arc::default(), standing: Arc::default() }
     }
 
     /// The connection to a member for a purpose.
@@ -75,50 +73,52 @@ impl Channels {
     /// # Errors
     ///
     /// An address that cannot be one.
-    pub(crate) fn to(&self, member: u64, address: &str, purpose: Purpose) -> Result<Channel, tonic::transport::Error> {
+    pub(crate) fn to(&self, member: u64, peer: &Peer, purpose: Purpose) -> Result<Channel, tonic::transport::Error> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, channel)) = open.get(&(member, purpose))
-            && known == address
+            && known == peer
         {
             return Ok(channel.clone());
         }
-        let channel = self.lazy(RaftId(member), address)?;
-        open.insert((member, purpose), (address.to_owned(), channel.clone()));
+        let channel = self.lazy(member, peer)?;
+        open.insert((member, purpose), (peer.clone(), channel.clone()));
         Ok(channel)
     }
 
     /// A connection that is made when first used, and again when it broke: only to the one that has the member's key.
-    fn lazy(&self, member: RaftId, address: &str) -> Result<Channel, tonic::transport::Error> {
-        let (key, key_of, to) = (self.key.clone(), Arc::clone(&self.key_of), address.to_owned());
+    fn lazy(&self, member: u64, peer: &Peer) -> Result<Channel, tonic::transport::Error> {
+        let (key, peer) = (self.key.clone(), peer.clone());
+        let endpoint = endpoint(&peer.address)?;
         let connector = service_fn(move |_| {
-            let (key, key_of, to) = (key.clone(), Arc::clone(&key_of), to.clone());
+            let (key, peer) = (key.clone(), peer.clone());
             async move {
-                let (stream, shown) = key.connect(&to).await?;
-                match key_of(member) {
-                    Some(expected) if shown != expected => {
-                        Err(io::Error::other(format!("whoever answers at {to} has not the key of member {member}")))
-                    }
-                    _ => Ok(TokioIo::new(stream)),
+                let (stream, shown) = key.connect(&peer.address).await?;
+                if shown == peer.key {
+                    return Ok(TokioIo::new(stream));
                 }
+                Err(io::Error::other(format!(
+                    "whoever answers at {} has not the key of member {member}: another daemon has that address now",
+                    peer.address
+                )))
             }
         });
-        Ok(endpoint(address)?.connect_with_connector_lazy(connector))
+        Ok(endpoint.connect_with_connector_lazy(connector))
     }
 
     /// A Raft client over the connection to a member.
     pub(crate) fn raft(
         &self,
         member: u64,
-        address: &str,
+        peer: &Peer,
         purpose: Purpose,
     ) -> Result<RaftClient, tonic::transport::Error> {
-        let client = v1::raft_client::RaftClient::new(self.to(member, address, purpose)?);
+        let client = v1::raft_client::RaftClient::new(self.to(member, peer, purpose)?);
         Ok(client.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     /// A client of the peer service of a member.
-    pub(crate) fn peer(&self, member: u64, address: &str) -> Result<PeerClient, tonic::transport::Error> {
-        Ok(peer_client(self.to(member, address, Purpose::Control)?))
+    pub(crate) fn peer(&self, member: u64, peer: &Peer) -> Result<PeerClient, tonic::transport::Error> {
+        Ok(peer_client(self.to(member, peer, Purpose::Control)?))
     }
 
     /// Takes note of how a member answered: one that was removed learns of it in no other way. Any other refusal says

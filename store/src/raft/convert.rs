@@ -1,15 +1,15 @@
 //! Between openraft's types and the messages of peer.proto.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use openraft::StoredMembership;
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
-use openraft::{BasicNode, StoredMembership};
 use pontoon_proto::v1;
 use thiserror::Error;
 
-use super::types::{EntryBytes, LeaderId, LogEntry, LogId, Membership, Payload, SnapshotMeta, Types, Vote};
+use super::types::{EntryBytes, LeaderId, LogEntry, LogId, Membership, Payload, Peer, SnapshotMeta, Types, Vote};
 
 /// A message lacks something that every version sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -64,7 +64,7 @@ pub(crate) fn membership_out(membership: &Membership) -> v1::Membership {
     let configs = membership.get_joint_config().iter();
     v1::Membership {
         configs: configs.map(|voters| v1::VoterSet { voters: voters.iter().copied().collect() }).collect(),
-        members: membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect(),
+        members: membership.nodes().map(|(id, node)| (*id, peer_out(node))).collect(),
     }
 }
 
@@ -74,9 +74,18 @@ pub(crate) fn membership_in(membership: &v1::Membership) -> Result<Membership, M
     if configs.is_empty() && membership.members.is_empty() {
         return Ok(Membership::default());
     }
-    let members = membership.members.iter();
-    let nodes: std::collections::BTreeMap<_, _> = members.map(|(id, address)| (*id, BasicNode::new(address))).collect();
-    Membership::new(configs, nodes).map_err(|_| Malformed("a voter's address"))
+    let members = membership.members.iter().map(|(id, member)| Ok((*id, peer_in(member)?)));
+    let members = members.collect::<Result<BTreeMap<_, _>, _>>()?;
+    Membership::new(configs, members).map_err(|_| Malformed("a voter's address"))
+}
+
+pub(crate) fn peer_out(peer: &Peer) -> v1::RaftMember {
+    v1::RaftMember { address: peer.address.clone(), public_key: peer.key.to_vec() }
+}
+
+pub(crate) fn peer_in(member: &v1::RaftMember) -> Result<Peer, Malformed> {
+    let key = member.public_key.as_slice().try_into().map_err(|_| Malformed("a member's key"))?;
+    Ok(Peer { address: member.address.clone(), key })
 }
 
 pub(crate) fn append_out(request: &AppendEntriesRequest<Types>) -> v1::AppendRequest {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, Stream, StreamExt};
+use openraft::OptionalSend;
 use openraft::base::BoxFuture;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{
@@ -17,14 +18,13 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
-use openraft::{BasicNode, OptionalSend};
 use pontoon_proto::v1;
 use tokio::io::AsyncReadExt;
 use tonic::{Code, Status};
 
 use super::channel::{Channels, Purpose, RaftClient};
 use super::convert;
-use super::types::{Types, Vote};
+use super::types::{Peer, Types, Vote};
 use crate::disk::snapshot::SnapshotFile;
 
 /// How long a follower may take to answer what it was sent. openraft would give it three quarters of a
@@ -49,24 +49,24 @@ impl Network {
         Self { channels }
     }
 
-    fn client(&self, target: u64, node: &BasicNode, purpose: Purpose) -> Member {
-        Member { channels: self.channels.clone(), target, address: node.addr.clone(), purpose }
+    fn client(&self, target: u64, peer: &Peer, purpose: Purpose) -> Member {
+        Member { channels: self.channels.clone(), target, peer: peer.clone(), purpose }
     }
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Member;
 
-    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Member {
-        self.client(target, node, Purpose::Append)
+    async fn new_client(&mut self, target: u64, peer: &Peer) -> Member {
+        self.client(target, peer, Purpose::Append)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Member {
-        self.client(target, node, Purpose::Control)
+    async fn new_heartbeat_client(&mut self, target: u64, peer: &Peer) -> Member {
+        self.client(target, peer, Purpose::Control)
     }
 
-    async fn new_snapshot_client(&mut self, target: u64, node: &BasicNode) -> Member {
-        self.client(target, node, Purpose::Snapshot)
+    async fn new_snapshot_client(&mut self, target: u64, peer: &Peer) -> Member {
+        self.client(target, peer, Purpose::Snapshot)
     }
 }
 
@@ -75,14 +75,14 @@ impl RaftNetworkFactory<Types> for Network {
 pub(crate) struct Member {
     channels: Channels,
     target: u64,
-    address: String,
+    peer: Peer,
     /// What entries and heartbeats go by.
     purpose: Purpose,
 }
 
 impl Member {
     fn raft(&self, purpose: Purpose) -> Result<RaftClient, Unreachable<Types>> {
-        self.channels.raft(self.target, &self.address, purpose).map_err(|error| Unreachable::new(&error))
+        self.channels.raft(self.target, &self.peer, purpose).map_err(|error| Unreachable::new(&error))
     }
 
     fn request<T>(&self, message: T) -> tonic::Request<T> {
@@ -99,7 +99,7 @@ impl Member {
                 self.channels.note(&result);
                 Ok(result.map_err(failure)?.into_inner())
             }
-            Err(_) => Err(silent(&self.address)),
+            Err(_) => Err(silent(&self.peer.address)),
         }
     }
 }
@@ -153,8 +153,8 @@ impl NetStreamAppend<Types> for Member {
                 convert::append_out(&request)
             });
             let opened = tokio::time::timeout(ANSWER, client.append(self.request(requests))).await;
-            let responses = opened.map_err(|_| silent(&self.address))?.map_err(failure)?.into_inner();
-            Ok(answers(responses, sent, self.address.clone()))
+            let responses = opened.map_err(|_| silent(&self.peer.address))?.map_err(failure)?.into_inner();
+            Ok(answers(responses, sent, self.peer.address.clone()))
         })
     }
 }
@@ -212,7 +212,7 @@ impl NetSnapshot<Types> for Member {
         let response = tokio::select! {
             answer = answer => answer.map_err(failure)?.into_inner(),
             closed = cancel => return Err(closed.into()),
-            () = stalled(&progress) => return Err(StreamingError::from(silent(&self.address))),
+            () = stalled(&progress) => return Err(StreamingError::from(silent(&self.peer.address))),
         };
         let vote = convert::vote_in(response.vote.as_ref()).map_err(|error| NetworkError::new(&error))?;
         Ok(SnapshotResponse::new(vote))

@@ -40,7 +40,7 @@ impl v1::raft_server::Raft for Service {
     type AppendStream = BoxStream<'static, Result<v1::AppendResponse, Status>>;
 
     async fn append(&self, request: Request<Streaming<v1::AppendRequest>>) -> Answer<Self::AppendStream> {
-        let store = self.slot.member(&request)?;
+        let store = self.slot.member(&request).await?;
         // Not the store: a stream may outlive it, and would keep its folder open.
         let channels = store.channels().clone();
         let requests = request.into_inner().map(move |message| {
@@ -59,21 +59,21 @@ impl v1::raft_server::Raft for Service {
     }
 
     async fn vote(&self, request: Request<v1::VoteRequest>) -> Answer<v1::VoteResponse> {
-        let store = self.slot.member(&request)?;
+        let store = self.slot.member(&request).await?;
         let vote = convert::vote_request_in(request.get_ref())?;
         let answer = store.raft().vote(vote).await.map_err(|error| stopped(&error))?;
         Ok(Response::new(convert::vote_response_out(&answer)))
     }
 
     async fn pre_vote(&self, request: Request<v1::VoteRequest>) -> Answer<v1::VoteResponse> {
-        let store = self.slot.member(&request)?;
+        let store = self.slot.member(&request).await?;
         let vote = convert::vote_request_in(request.get_ref())?;
         let answer = store.raft().pre_vote(vote).await.map_err(|error| stopped(&error))?;
         Ok(Response::new(convert::vote_response_out(&answer)))
     }
 
     async fn install_snapshot(&self, request: Request<Streaming<v1::SnapshotChunk>>) -> Answer<v1::SnapshotResponse> {
-        let store = self.slot.member(&request)?;
+        let store = self.slot.member(&request).await?;
         let mut chunks = request.into_inner();
         let Some(v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Header(header)) }) = chunks.message().await?
         else {
@@ -104,7 +104,7 @@ impl v1::raft_server::Raft for Service {
     }
 
     async fn transfer_leader(&self, request: Request<v1::TransferLeaderRequest>) -> Answer<v1::TransferLeaderResponse> {
-        let store = self.slot.member(&request)?;
+        let store = self.slot.member(&request).await?;
         let transfer = convert::transfer_in(request.get_ref())?;
         let answer = store.raft().handle_transfer_leader(transfer).await.map_err(|error| stopped(&error))?;
         answer.map_err(|error| Status::aborted(error.to_string()))?;
@@ -115,7 +115,7 @@ impl v1::raft_server::Raft for Service {
 #[tonic::async_trait]
 impl v1::peer_server::Peer for Service {
     async fn propose(&self, request: Request<v1::ProposeRequest>) -> Answer<v1::ProposeResponse> {
-        let store = self.slot.member(&request)?;
+        let store = self.slot.member(&request).await?;
         let message = request.into_inner();
         let id = message.request.ok_or_else(|| Status::invalid_argument("a request without id"))?;
         let request = RequestId { node: NodeId(id.node), run: id.run, seq: id.seq };
@@ -138,7 +138,7 @@ impl v1::peer_server::Peer for Service {
     }
 
     async fn read_index(&self, request: Request<v1::ReadIndexRequest>) -> Answer<v1::ReadIndexResponse> {
-        let store = self.slot.member(&request)?;
+        let store = self.slot.member(&request).await?;
         let index = store.read_index_here().await.ok_or_else(not_leader)?;
         Ok(Response::new(v1::ReadIndexResponse { index }))
     }
@@ -151,6 +151,8 @@ impl v1::peer_server::Peer for Service {
         if node.public_key != shown {
             return Err(Status::unauthenticated("whoever asks has not the key of the node to be admitted"));
         }
+        // Which Raft id it gets is not for the newcomer to say.
+        let node = AdmitNode { raft_id: None, ..node };
         reachable(self.slot.key(), &node).await?;
         // A member proposes on the leader, so this needs no forwarding of its own.
         match store.propose(Command::AdmitNode(node), ADMIT).await {
@@ -158,6 +160,7 @@ impl v1::peer_server::Peer for Service {
                 cluster_id: store.cluster().to_string(),
                 node_id: node.id.0,
                 raft_id: node.raft_id.0,
+                members: store.members(),
             })),
             Ok(_) => Err(Status::internal("an admission made no node")),
             Err(error) => Err(unproposed(&error)),
@@ -165,12 +168,19 @@ impl v1::peer_server::Peer for Service {
     }
 
     async fn expel(&self, request: Request<v1::ExpelRequest>) -> Answer<v1::ExpelResponse> {
-        let store = self.slot.member(&request)?;
+        let store = self.slot.member(&request).await?;
         if store.expel_here(RaftId(request.get_ref().raft_id)).await {
             Ok(Response::new(v1::ExpelResponse {}))
         } else {
             Err(not_leader())
         }
+    }
+
+    async fn key_of(&self, request: Request<v1::KeyOfRequest>) -> Answer<v1::KeyOfResponse> {
+        let store = self.slot.known_member(&request)?;
+        let member = RaftId(request.get_ref().raft_id);
+        let key = store.key_of(member).ok_or_else(|| Status::not_found(format!("there is no member {member} here")))?;
+        Ok(Response::new(v1::KeyOfResponse { public_key: key.to_vec() }))
     }
 
     async fn hello(&self, _request: Request<v1::HelloRequest>) -> Answer<v1::HelloResponse> {

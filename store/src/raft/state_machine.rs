@@ -20,7 +20,7 @@ use crate::model::state::State;
 /// Most entries that go into one batch on disk.
 const BATCH_ENTRIES: usize = 512;
 
-type SnapshotOf = Snapshot<super::types::LeaderId, u64, openraft::BasicNode, SnapshotFile>;
+type SnapshotOf = Snapshot<super::types::LeaderId, u64, super::types::Peer, SnapshotFile>;
 
 /// What the rest of the store sees of the state machine.
 #[derive(Debug)]

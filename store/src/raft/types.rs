@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::model::command::Outcome;
 use crate::model::rejection::Rejection;
+use crate::tls::PublicKey;
 
 /// An encoded `Entry` (store.proto). It stays encoded until it is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,11 +21,22 @@ impl fmt::Display for EntryBytes {
 /// What apply answered; none for the entries that Raft makes itself.
 pub(crate) type Answer = Option<Result<Outcome, Rejection>>;
 
+/// A member as the Raft membership has it: where it is reached, and whose key it has. So every member can tell another
+/// from somebody who says he were it, without anything else than its log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Address and port of its daemon.
+    pub address: String,
+    /// Its node's public key.
+    pub key: PublicKey,
+}
+
 openraft::declare_raft_types!(
     /// The types.
     pub(crate) Types:
         D = EntryBytes,
         R = Answer,
+        Node = Peer,
 );
 
 pub(crate) type LeaderId = openraft::alias::LeaderIdOf<Types>;
@@ -32,6 +44,6 @@ pub(crate) type LogId = openraft::alias::LogIdOf<Types>;
 pub(crate) type Vote = openraft::alias::VoteOf<Types>;
 pub(crate) type LogEntry = openraft::alias::EntryOf<Types>;
 pub(crate) type Payload = openraft::alias::EntryPayloadOf<Types>;
-pub(crate) type Membership = openraft::Membership<u64, openraft::BasicNode>;
+pub(crate) type Membership = openraft::Membership<u64, Peer>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<Types>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{BasicNode, ChangeMembers, RaftMetrics};
+use openraft::{ChangeMembers, RaftMetrics};
 use pontoon_proto::v1;
 use thiserror::Error;
 use tokio::task::JoinHandle;
@@ -18,7 +18,7 @@ use crate::model::command::Command;
 use crate::model::id::{NodeId, RaftId};
 use crate::model::object::NodeState;
 use crate::model::voters::{self, MembershipStep};
-use crate::raft::types::Types;
+use crate::raft::types::{Peer, Types};
 
 /// How often the leader looks.
 const LOOK: Duration = Duration::from_millis(250);
@@ -162,7 +162,7 @@ impl Store {
             return self.expel_here(raft_id).await;
         }
         let Some(node) = metrics.membership_config.get_node(&leader) else { return false };
-        let Ok(mut client) = self.0.channels.peer(leader, &node.addr) else { return false };
+        let Ok(mut client) = self.0.channels.peer(leader, node) else { return false };
         let request = v1::ExpelRequest { raft_id: raft_id.0 };
         tokio::select! {
             answer = client.expel(self.0.channels.request(leader, request)) => {
@@ -182,7 +182,7 @@ impl Store {
         }
         for id in membership.voter_ids() {
             let Some(node) = membership.get_node(&id) else { continue };
-            let Ok(mut client) = self.0.channels.peer(id, &node.addr) else { continue };
+            let Ok(mut client) = self.0.channels.peer(id, node) else { continue };
             let asked = client.read_index(self.0.channels.request(id, v1::ReadIndexRequest {}));
             if let Ok(answer) = timeout(LOOK, asked).await {
                 self.0.channels.note(&answer);
@@ -222,11 +222,12 @@ impl Store {
         tracing::info!(?step, "the membership changes");
         match step {
             MembershipStep::AddLearner(id) => {
-                let Some(address) = self.state().node_with_raft_id(id).map(|node| node.advertise) else {
-                    return Ok(());
-                };
-                let node = BasicNode::new(address);
-                let added = timeout(STEP, self.0.raft.add_learner(id.0, node, false)).await;
+                let peer = self
+                    .state()
+                    .node_with_raft_id(id)
+                    .map(|node| Peer { address: node.advertise.to_string(), key: node.public_key });
+                let Some(peer) = peer else { return Ok(()) };
+                let added = timeout(STEP, self.0.raft.add_learner(id.0, peer, false)).await;
                 settle(added.map(|result| result.map(drop)))
             }
             MembershipStep::Promote { voters } => {
@@ -256,7 +257,7 @@ impl Store {
         voters::next_step(&members)
     }
 
-    async fn change(&self, change: ChangeMembers<u64, BasicNode>, retain: bool) -> Result<(), TaskError> {
+    async fn change(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), TaskError> {
         let changed = timeout(STEP, self.0.raft.change_membership(change, retain)).await;
         settle(changed.map(|result| result.map(drop)))
     }

@@ -13,12 +13,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
-use openraft::{BasicNode, Raft, RaftMetrics};
+use openraft::{Raft, RaftMetrics};
+use pontoon_proto::v1;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -28,9 +29,10 @@ use crate::disk::wal::Wal;
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::state::State;
 use crate::raft::channel::Channels;
+use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{Shared, StateMachine};
-use crate::raft::types::Types;
+use crate::raft::types::{Peer, Types};
 use crate::tasks::TaskBoard;
 use crate::tls::{NodeKey, PublicKey};
 
@@ -84,6 +86,8 @@ pub struct StoreOptions {
     pub node: NodeId,
     /// The node's key pair.
     pub key: NodeKey,
+    /// The members, as the one told that admitted this one: whom to believe until the log says it.
+    pub members: BTreeMap<RaftId, Peer>,
     /// Random number of this run of the daemon.
     pub run: u64,
     /// Timing.
@@ -139,6 +143,8 @@ struct Inner {
     /// Raft has ended.
     ended: CancellationToken,
     tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
+    /// Keys of members that others have vouched for.
+    vouched: Mutex<BTreeMap<RaftId, PublicKey>>,
     /// Held while the membership changes.
     changing: tokio::sync::Mutex<()>,
 }
@@ -151,6 +157,8 @@ impl fmt::Debug for Store {
 
 /// How long handing over leadership may take at the end.
 const HAND_OVER: Duration = Duration::from_secs(1);
+/// How long a member may take to vouch for another.
+const VOUCHING: Duration = Duration::from_secs(1);
 /// How long each other step of ending may take.
 const END_STEP: Duration = Duration::from_secs(2);
 
@@ -161,7 +169,8 @@ impl Store {
     ///
     /// When Raft has stopped.
     pub async fn initialize(&self, advertise: SocketAddr) -> Result<(), OpenError> {
-        let members = BTreeMap::from([(self.id().0, BasicNode::new(advertise))]);
+        let peer = Peer { address: advertise.to_string(), key: self.key().public() };
+        let members = BTreeMap::from([(self.id().0, peer)]);
         match self.0.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(OpenError::raft(&error)),
@@ -271,19 +280,58 @@ impl Store {
         &self.0.channels
     }
 
-    /// Whether a call may come from this member. One that is not in the membership may have come later than what is known
-    /// here: ids are log indexes, so a greater one than the membership's own is that of a newer member. A node that was admitted is added a moment later.
-    pub(crate) fn knows(&self, member: RaftId) -> bool {
+    /// Whether a member may have come later than what is known here: ids are log indexes, so a greater one than the
+    /// membership's own is that of a newer member.
+    pub(crate) fn may_be_newer(&self, member: RaftId) -> bool {
         let membership = Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config);
-        let newest = membership.log_id().map_or(0, |id| id.index);
-        membership.get_node(&member.0).is_some()
-            || member.0 > newest
-            || self.state().node_with_raft_id(member).is_some()
+        member.0 > membership.log_id().map_or(0, |id| id.index)
     }
 
-    /// The key of a member, if its admission was applied here.
+    /// The key of a member, as the membership says; or the state, for one that is about to be added; or whoever admitted
+    /// this one, until there is a membership that is newer.
     pub(crate) fn key_of(&self, member: RaftId) -> Option<PublicKey> {
-        self.state().node_with_raft_id(member).map(|node| node.public_key)
+        let membership = Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config);
+        let peer = membership.get_node(&member.0).map(|peer| peer.key);
+        let about_to_be = || self.state().node_with_raft_id(member).map(|node| node.public_key);
+        let told = || self.0.options.members.get(&member).map(|peer| peer.key).filter(|_| self.may_be_newer(member));
+        peer.or_else(about_to_be).or_else(told)
+    }
+
+    /// The key of a member that came later than what is known here, as those say whose keys are known.
+    pub(crate) async fn vouched_key_of(&self, member: RaftId) -> Option<PublicKey> {
+        if let Some(key) = self.vouched().get(&member) {
+            return Some(*key);
+        }
+        let membership = Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config);
+        let mut others = self.0.options.members.clone();
+        others.extend(membership.nodes().map(|(id, peer)| (RaftId(*id), peer.clone())));
+        let others = others.into_iter().filter(|(id, _)| ![self.id(), member].contains(id));
+        let asked = others.map(|(id, peer)| Box::pin(self.ask_key(id.0, peer, member)));
+        let asked: Vec<_> = asked.collect();
+        if asked.is_empty() {
+            return None;
+        }
+        let (key, _) = futures::future::select_ok(asked).await.ok()?;
+        self.vouched().insert(member, key);
+        Some(key)
+    }
+
+    async fn ask_key(&self, id: u64, peer: Peer, member: RaftId) -> Result<PublicKey, ()> {
+        let mut client = self.0.channels.peer(id, &peer).map_err(drop)?;
+        let request = self.0.channels.request(id, v1::KeyOfRequest { raft_id: member.0 });
+        let answer = tokio::time::timeout(VOUCHING, client.key_of(request)).await.map_err(drop)?.map_err(drop)?;
+        answer.into_inner().public_key.try_into().map_err(drop)
+    }
+
+    fn vouched(&self) -> MutexGuard<'_, BTreeMap<RaftId, PublicKey>> {
+        // Keys are put in whole.
+        self.0.vouched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The members, for a newcomer.
+    pub(crate) fn members(&self) -> BTreeMap<u64, v1::RaftMember> {
+        let membership = Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config);
+        membership.nodes().map(|(id, peer)| (*id, convert::peer_out(peer))).collect()
     }
 
     /// What a member says that knows this one no more. It counts only while nobody leads this one: a member may be

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::{Config, Raft, SnapshotPolicy};
@@ -97,9 +97,7 @@ impl Store {
         let config = config(&options)?;
         let (wal, log, machine) = open_when_free(&options).await?;
         let shared = machine.shared();
-        let members = Arc::clone(&shared);
-        let key_of = Arc::new(move |member| members.state().node_with_raft_id(member).map(|node| node.public_key));
-        let channels = Channels::new(options.cluster, options.raft_id, options.key.clone(), key_of);
+        let channels = Channels::new(options.cluster, options.raft_id, options.key.clone());
         let network = Network::new(channels.clone());
         let raft = Raft::new(options.raft_id.0, Arc::new(config), network, log.clone(), machine).await;
         let store = Self(Arc::new(Inner {
@@ -109,6 +107,7 @@ impl Store {
             shared,
             channels,
             requests: Window::default(),
+            vouched: Mutex::default(),
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
             tasks: tokio::sync::Mutex::default(),

@@ -187,7 +187,7 @@ impl Store {
             return self.propose_here(request, command.clone(), open).await;
         }
         let Some(node) = metrics.membership_config.get_node(&leader) else { return Proposed::NotLeader };
-        let Ok(mut client) = self.0.channels.peer(leader, &node.addr) else { return Proposed::NotLeader };
+        let Ok(mut client) = self.0.channels.peer(leader, node) else { return Proposed::NotLeader };
         let message = v1::ProposeRequest {
             request: Some(v1::RequestId { node: request.node.0, run: request.run, seq: request.seq }),
             command: Some(command.into()),
@@ -253,15 +253,15 @@ impl Store {
         let (cluster, key) = (&self.cluster().to_string(), self.key());
         // Another daemon may have the address by now.
         let ask = |id: u64| async move {
-            let address = membership.get_node(&id).map(|node| node.addr.clone()).unwrap_or_default();
-            let there = match address.parse::<SocketAddr>() {
+            let peer = membership.get_node(&id).cloned().unwrap_or_default();
+            let there = match peer.address.parse::<SocketAddr>() {
                 Ok(address) => match timeout(PROBE * 4 / 5, crate::peer::greet(key, address)).await {
-                    Ok(Ok((hello, _))) => hello.cluster_id == *cluster && hello.raft_id == id,
+                    Ok(Ok((hello, shown))) => hello.cluster_id == *cluster && hello.raft_id == id && shown == peer.key,
                     Ok(Err(_)) | Err(_) => false,
                 },
                 Err(_) => false,
             };
-            (!there).then_some((id, address))
+            (!there).then_some((id, peer.address))
         };
         let missing = join_all(voters.into_iter().map(ask)).await;
         let state = self.state();

@@ -65,8 +65,8 @@ impl Store {
         if leader == self.id().0 {
             return self.read_index_here().await;
         }
-        let address = &metrics.membership_config.get_node(&leader)?.addr;
-        let mut client = self.0.channels.peer(leader, address).ok()?;
+        let peer = metrics.membership_config.get_node(&leader)?;
+        let mut client = self.0.channels.peer(leader, peer).ok()?;
         let asked = client.read_index(self.0.channels.request(leader, v1::ReadIndexRequest {}));
         let answered = tokio::select! {
             answered = asked => answered,

@@ -66,10 +66,10 @@ impl Store {
         let index = |id: &Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
         let voters = lasting_voters(metrics.membership_config.membership().get_joint_config());
         let heard = heard(&metrics);
-        let member = |(id, node): (&u64, &openraft::BasicNode)| {
+        let member = |(id, node): (&u64, &crate::raft::types::Peer)| {
             let matched = metrics.replication.as_ref().and_then(|matched| matched.get(id).copied().flatten());
             let status = MemberStatus {
-                address: node.addr.clone(),
+                address: node.address.clone(),
                 voter: voters.contains(&RaftId(*id)),
                 matched_index: matched.map(|id| id.index),
                 heard_ms: heard.get(id).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

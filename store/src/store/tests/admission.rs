@@ -80,9 +80,9 @@ async fn full_listener() -> FullListener {
 async fn a_request_without_connection_was_not_sent() {
     let full = full_listener().await;
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
-    let channels = Channels::new(CLUSTER, RaftId(1), new_key(), Arc::new(|_| None));
+    let channels = Channels::new(CLUSTER, RaftId(1), new_key());
     for address in [full.address, free] {
-        let mut client = channels.peer(2, &address.to_string()).unwrap();
+        let mut client = channels.peer(2, &Peer { address: address.to_string(), key: [0; 32] }).unwrap();
         let request = channels.request(2, pontoon_proto::v1::ReadIndexRequest {});
         let status = client.read_index(request).await.unwrap_err();
         assert!(was_not_sent(&status), "{address}: {status:?}");

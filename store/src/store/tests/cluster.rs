@@ -160,14 +160,14 @@ async fn a_new_member_catches_up_by_snapshot() {
 async fn a_foreign_cluster_is_refused() {
     let daemons = three().await;
     let key = daemons[1].key.clone();
-    let channels = Channels::new(ClusterId(99), RaftId(1), key.clone(), Arc::new(|_| None));
-    let mut client = channels.peer(1, &daemons[0].address.to_string()).unwrap();
+    let channels = Channels::new(ClusterId(99), RaftId(1), key.clone());
+    let mut client = channels.peer(1, &daemons[0].peer()).unwrap();
     let ask = |channels: &Channels, to: u64| channels.request(to, pontoon_proto::v1::ReadIndexRequest {});
     let status = client.read_index(ask(&channels, 1)).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::PermissionDenied);
     assert!(status.message().contains(&CLUSTER.to_string()), "{status}");
     assert!(status.message().contains(&ClusterId(99).to_string()), "{status}");
-    let ours = Channels::new(CLUSTER, RaftId(2), key, Arc::new(|_| None));
+    let ours = Channels::new(CLUSTER, RaftId(2), key);
     let status = client.read_index(ask(&ours, 55)).await.unwrap_err();
     assert!(status.message().contains("member 55") && status.message().contains("member 1"), "{status}");
     // 2 was never anybody's id, and is older than the membership.

@@ -4,19 +4,40 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
 
+use super::super::propose::was_not_sent;
 use super::*;
 use crate::AdmitError;
-use crate::tls::PublicKey;
+use crate::raft::channel::Purpose;
 
-/// A member's connections, to members that have these keys as far as it knows.
-fn channels(me: RaftId, key: &NodeKey, known: Option<PublicKey>) -> Channels {
-    Channels::new(CLUSTER, me, key.clone(), Arc::new(move |_| known))
+fn channels(me: RaftId, key: &NodeKey) -> Channels {
+    Channels::new(CLUSTER, me, key.clone())
 }
 
-async fn read_index(channels: &Channels, to: &Daemon) -> Result<(), tonic::Status> {
+async fn read_index(channels: &Channels, to: &Daemon, peer: &Peer) -> Result<(), tonic::Status> {
     let id = to.store().id().0;
-    let mut client = channels.peer(id, &to.address.to_string()).unwrap();
-    client.read_index(channels.request(id, pontoon_proto::v1::ReadIndexRequest {})).await.map(drop)
+    let mut client = channels.peer(id, peer).unwrap();
+    client.read_index(channels.request(id, v1::ReadIndexRequest {})).await.map(drop)
+}
+
+/// What every method that only members may call answers.
+async fn call_everything(channels: &Channels, to: &Daemon) -> Vec<(&'static str, tonic::Status)> {
+    let id = to.store().id().0;
+    let mut peer = channels.peer(id, &to.peer()).unwrap();
+    let mut raft = channels.raft(id, &to.peer(), Purpose::Control).unwrap();
+    let appended = raft.append(channels.request(id, futures::stream::empty())).await.map(drop);
+    let installed = raft.install_snapshot(channels.request(id, futures::stream::empty())).await.map(drop);
+    let answers = [
+        ("append", appended),
+        ("install_snapshot", installed),
+        ("vote", raft.vote(channels.request(id, v1::VoteRequest::default())).await.map(drop)),
+        ("pre_vote", raft.pre_vote(channels.request(id, v1::VoteRequest::default())).await.map(drop)),
+        ("transfer", raft.transfer_leader(channels.request(id, v1::TransferLeaderRequest::default())).await.map(drop)),
+        ("propose", peer.propose(channels.request(id, v1::ProposeRequest::default())).await.map(drop)),
+        ("read_index", peer.read_index(channels.request(id, v1::ReadIndexRequest {})).await.map(drop)),
+        ("expel", peer.expel(channels.request(id, v1::ExpelRequest { raft_id: id })).await.map(drop)),
+        ("key_of", peer.key_of(channels.request(id, v1::KeyOfRequest { raft_id: id })).await.map(drop)),
+    ];
+    answers.map(|(method, answer)| (method, answer.unwrap_err())).into()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,17 +52,39 @@ async fn an_admission_needs_the_key() {
     assert!(matches!(&error, AdmitError::Rejected(rejection) if rejection.reason == Reason::NodeNameTaken));
 }
 
-/// A call names the member that it is from, and anybody can write a name.
+/// A call names the member that it is from, and anybody can write a name: that of a member, of one that may have come
+/// later than this one knows, or of one that was removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_needs_the_key_of_the_member_that_it_is_from() {
     let daemons = three().await;
     let leader = &daemons[leader(&daemons)];
     let other = daemons.iter().find(|daemon| daemon.address != leader.address).unwrap();
     let me = other.store().id();
-    read_index(&channels(me, &other.key, None), leader).await.unwrap();
-    let status = read_index(&channels(me, &new_key(), None), leader).await.unwrap_err();
-    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    read_index(&channels(me, &other.key), leader, &leader.peer()).await.unwrap();
+    for named in [me, leader.store().id(), RaftId(u64::MAX), RaftId(2)] {
+        for (method, status) in call_everything(&channels(named, &new_key()), leader).await {
+            assert_eq!(status.code(), Code::PermissionDenied, "{method} as {named}: {status}");
+        }
+    }
+    let status = read_index(&channels(me, &new_key()), leader, &leader.peer()).await.unwrap_err();
     assert!(status.message().contains(&format!("has not the key of member {me}")), "{status}");
+}
+
+/// A newcomer that is led by somebody it has not been told of asks those that it has been told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_came_later_is_believed_if_a_known_member_vouches_for_it() {
+    let daemons = three().await;
+    let leader = &daemons[leader(&daemons)];
+    let sponsor = daemons.iter().find(|daemon| daemon.address != leader.address).unwrap();
+    let newcomer = Daemon::start(4).await;
+    let admitted = admit(&newcomer.key, sponsor.address, &newcomer.admission(), DEADLINE).await.unwrap();
+    assert_eq!(admitted.members.len(), 3);
+    let only = |daemon: &Daemon| [(daemon.store().id(), daemon.peer())].into();
+    let options = |members| StoreOptions { members, ..newcomer.options(admitted.raft_id) };
+    newcomer.slot.set(Some(Store::open(options(only(sponsor))).await.unwrap()));
+    until("it has the log", || newcomer.store().node() != NodeId(0)).await;
+    // The sponsor vouches for nobody who is none.
+    assert_eq!(newcomer.store().vouched_key_of(RaftId(u64::MAX)).await, None);
 }
 
 /// A member talks to whoever has a member's key, not to whoever has its address.
@@ -50,14 +93,25 @@ async fn a_member_is_not_given_what_is_meant_for_the_owner_of_a_key() {
     let daemons = three().await;
     let leader = &daemons[leader(&daemons)];
     let other = daemons.iter().find(|daemon| daemon.address != leader.address).unwrap();
-    let me = other.store().id();
-    read_index(&channels(me, &other.key, Some(leader.key.public())), leader).await.unwrap();
-    let status = read_index(&channels(me, &other.key, Some(other.key.public())), leader).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let channels = channels(other.store().id(), &other.key);
+    read_index(&channels, leader, &leader.peer()).await.unwrap();
+    let mistaken = Peer { key: other.key.public(), ..leader.peer() };
+    let status = read_index(&channels, leader, &mistaken).await.unwrap_err();
+    assert!(was_not_sent(&status), "{status:?}");
     let text = crate::error_chain(&status);
     assert!(text.contains("has not the key of member"), "{text}");
     let greeted = hello(&other.key, leader.address, DEADLINE).await.unwrap();
     assert_eq!(greeted.public_key, leader.key.public());
+}
+
+/// A removed id with an empty log could vote twice, and one that is still to come could be somebody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_does_not_choose_its_raft_id() {
+    let daemons = [Daemon::start(1).await, Daemon::start(2).await];
+    daemons[0].found().await;
+    let node = AdmitNode { raft_id: Some(RaftId(99)), ..daemons[1].admission() };
+    let admitted = admit(&daemons[1].key, daemons[0].address, &node, DEADLINE).await.unwrap();
+    assert_eq!(admitted.raft_id.0, admitted.node.0);
 }
 
 /// There is no way in without a key.

@@ -100,6 +100,7 @@ impl Daemon {
             raft_id,
             node: NodeId(0),
             key: self.key.clone(),
+            members: BTreeMap::new(),
             run: self.run,
             timing: Timing::default(),
             clock,
@@ -147,7 +148,12 @@ impl Daemon {
         let node = self.admission();
         let admitted = admit(&self.key, through.address, &node, DEADLINE).await.unwrap();
         assert_eq!(admitted.cluster, CLUSTER);
-        self.slot.set(Some(Store::open(self.options(admitted.raft_id)).await.unwrap()));
+        let options = StoreOptions { members: admitted.members, ..self.options(admitted.raft_id) };
+        self.slot.set(Some(Store::open(options).await.unwrap()));
+    }
+
+    fn peer(&self) -> Peer {
+        Peer { address: self.address.to_string(), key: self.key.public() }
     }
 
     /// Tells what the node is, once it knows who it is.

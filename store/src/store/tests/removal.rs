@@ -29,9 +29,9 @@ async fn a_member_whose_peer_has_become_another_is_still_one() {
 
     daemons[2].restart(third).await;
     let store = daemons[2].store();
-    let address = daemons[1].address.to_string();
+    let peer = daemons[1].peer();
     for _ in 0..3 {
-        let mut client = store.0.channels.peer(second.0, &address).unwrap();
+        let mut client = store.0.channels.peer(second.0, &peer).unwrap();
         let answer = client.read_index(store.0.channels.request(second.0, v1::ReadIndexRequest {})).await;
         assert_eq!(answer.as_ref().unwrap_err().code(), tonic::Code::PermissionDenied);
         store.0.channels.note(&answer);
