@@ -127,6 +127,9 @@ fn config(options: &StoreOptions) -> Result<Config, OpenError> {
         election_timeout_min: millis(options.timing.election_min),
         election_timeout_max: millis(options.timing.election_max),
         enable_pre_vote: Some(true),
+        // Entries go to the others while they are written here. A leader that is killed in between knows nothing of them
+        // when it comes back; going on in its old term, it would give others the same places in the log.
+        enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
         max_in_snapshot_log_to_keep: options.keep_entries,
         // A follower that is behind gets entries as long as they are kept.

@@ -53,6 +53,23 @@ async fn the_next_write_after_the_leaders_death_takes_about_a_second() {
     until("everybody is ready", || names() == 3).await;
 }
 
+/// A leader that was killed and back before anybody had noticed went on in its term. What it had sent to another and
+/// not written yet had the places in the log that it then gave to other entries: the states differed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_restarted_does_not_go_on_in_its_term() {
+    for _ in 0..3 {
+        let mut daemons = three().await;
+        daemons[0].create("before").await.unwrap();
+        let first = leader(&daemons);
+        let term = daemons[first].store().status().term;
+        let id = daemons[first].kill().await;
+        daemons[first].restart(id).await;
+        daemons[first].create("after").await.unwrap();
+        let now = daemons[first].store().status().term;
+        assert!(now > term, "in term {now}, and it had led in {term}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_gone_is_down_and_one_that_returns_is_ready() {
     let mut daemons = three().await;
