@@ -41,7 +41,7 @@ impl ApiError {
 
     /// Whether the cluster did not answer: there is no majority, or it is unknown whether there was one.
     pub fn is_unanswered(&self) -> bool {
-        [NO_QUORUM, UNKNOWN_OUTCOME].contains(&self.reason)
+        ["NO_QUORUM", "UNKNOWN_OUTCOME"].contains(&self.reason)
     }
 
     /// The store does not go on.
@@ -70,8 +70,6 @@ impl From<ApiError> for Status {
     }
 }
 
-const NO_QUORUM: &str = "NO_QUORUM";
-const UNKNOWN_OUTCOME: &str = "UNKNOWN_OUTCOME";
 /// What somebody who lacks a majority can do.
 const NO_QUORUM_HINT: &str = "bring the missing nodes back; containers keep their network meanwhile, and ls, inspect and \
                               status answer from the local copy";
@@ -81,10 +79,10 @@ impl From<ProposeError> for ApiError {
         let message = error.to_string();
         match error {
             ProposeError::Rejected(rejection) => rejection.into(),
-            ProposeError::NoQuorum { .. } => Self::new(Code::Unavailable, NO_QUORUM, message, NO_QUORUM_HINT),
+            ProposeError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
             ProposeError::Unknown { .. } => {
                 let hint = "look whether it was done before you try again (ls or inspect)";
-                Self::new(Code::Unknown, UNKNOWN_OUTCOME, message, hint)
+                Self::new(Code::Unknown, "UNKNOWN_OUTCOME", message, hint)
             }
             ProposeError::TooLarge { .. } => Self::invalid(Reason::TooLarge, message, "make it smaller"),
             ProposeError::NotFeature { .. } => Self::new(
@@ -108,7 +106,7 @@ impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
         let message = error.to_string();
         match error {
-            ReadError::NoQuorum { .. } => Self::new(Code::Unavailable, NO_QUORUM, message, NO_QUORUM_HINT),
+            ReadError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
             ReadError::Stopped { .. } => Self::stopped(message),
         }
     }
@@ -118,7 +116,7 @@ impl From<ExpelError> for ApiError {
     fn from(error: ExpelError) -> Self {
         let message = error.to_string();
         match error {
-            ExpelError::NoQuorum { .. } => Self::new(Code::Unavailable, NO_QUORUM, message, NO_QUORUM_HINT),
+            ExpelError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
             ExpelError::OnlyVoter { .. } => Self::new(
                 Code::FailedPrecondition,
                 "LAST_NODE",
@@ -147,11 +145,11 @@ impl From<AdmitError> for ApiError {
                 message,
                 "check the address, and that TCP port 7300 is open",
             ),
-            AdmitError::NoQuorum { .. } => Self::new(Code::Unavailable, NO_QUORUM, message, NO_QUORUM_HINT),
+            AdmitError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
             AdmitError::Unknown { .. } => {
                 let hint = "look for this node with pontoon node ls on a member; if it is there, remove it with \
                             pontoon node rm --force, then join again";
-                Self::new(Code::Unknown, UNKNOWN_OUTCOME, message, hint)
+                Self::new(Code::Unknown, "UNKNOWN_OUTCOME", message, hint)
             }
             AdmitError::AdvertiseUnreachable { .. } => Self::new(
                 Code::Unavailable,
