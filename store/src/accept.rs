@@ -95,6 +95,7 @@ mod tests {
 
     use ring::rand::SystemRandom;
     use ring::signature::Ed25519KeyPair;
+    use tokio::io::AsyncReadExt;
 
     use super::*;
     use crate::{PeerServer, StoreSlot, hello};
@@ -121,6 +122,8 @@ mod tests {
                 silent.push(TcpStream::connect(address).await.unwrap());
             }
             drop(before);
+            let gave_way = timeout(CONNECT / 2, silent[0].read(&mut [0])).await;
+            assert!(gave_way.is_ok_and(|read| read.unwrap_or(0) == 0), "the oldest is still under way");
             let answer = hello(&key(), address, CONNECT).await;
             assert_eq!(answer.map(|hello| hello.name).map_err(|error| (round, error.to_string())), Ok("a".into()));
         }
@@ -129,7 +132,6 @@ mod tests {
     /// Neither before the handshake nor after it.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_connection_on_which_nothing_is_said_ends() {
-        use tokio::io::AsyncReadExt;
         let address = serving().await;
         let mut silent = TcpStream::connect(address).await.unwrap();
         let (mut shaken, _) = key().connect(&address.to_string()).await.unwrap();
