@@ -150,7 +150,7 @@ impl Drop for EndingGuard<'_> {
 /// Gives a namespace its interfaces.
 pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachResponse, ApiError> {
     let sandbox = kernel::sandbox(&wanted.netns).map_err(|error| netns_error(&wanted.netns, &error))?;
-    let create = async || {
+    let create = async |by| {
         let network = find_network(&member.store().state(), &wanted.network)?.id;
         let guard = member.attachments.enter(network, &sandbox)?;
         let unfinished = unfinished(member, network, &sandbox);
@@ -168,13 +168,13 @@ pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachRes
             sandbox: sandbox.clone(),
             ifname: wanted.ifname.clone(),
         });
-        Ok((expect_endpoint(member.propose(command).await?)?, guard))
+        Ok((expect_endpoint(member.propose_by(command, by).await?)?, guard))
     };
     let (endpoint, _guard) = member.write_named(&wanted.network, create).await?;
     match carry_out(member, &endpoint).await {
         Ok(endpoint) => Ok(response(&member.store().state(), &endpoint)),
         Err(error) => {
-            undo(member, &endpoint).await;
+            undo(member, &endpoint, &error).await;
             Err(error)
         }
     }
@@ -208,8 +208,16 @@ async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, Api
 }
 
 /// Takes back what a failed attach made. What cannot be taken back now, the collector will.
-async fn undo(member: &Member, endpoint: &Endpoint) {
-    if let Err(error) = end(member, &[(endpoint.id, endpoint.epoch)]).await {
+async fn undo(member: &Member, endpoint: &Endpoint, failure: &ApiError) {
+    let endpoints = [(endpoint.id, endpoint.epoch)];
+    let undone = if failure.is_unanswered() {
+        // The release would wait for the cluster once more, and so would whoever asked.
+        let _guard = member.attachments.begin_ending(&endpoints);
+        member.reconciler.pass_now().await.map(drop).map_err(ApiError::from)
+    } else {
+        end(member, &endpoints).await
+    };
+    if let Err(error) = undone {
         warn!(endpoint = %endpoint.id, %error, "what a failed attach made is removed later");
     }
 }

@@ -217,6 +217,12 @@ fn is_alone(member: &Member) -> bool {
     member.store().state().nodes.keys().eq([&member.node()])
 }
 
+/// Whether the cluster of a member has ended with its last node: this one, which was killed before it had left.
+fn has_ended(member: &Member) -> bool {
+    let state = member.store().state();
+    state.cluster.is_some() && state.nodes.is_empty()
+}
+
 /// Removes all that is ours from this host; tells what could not be.
 async fn clean_up(mut linux: Linux) -> Vec<String> {
     let removed = tokio::task::spawn_blocking(move || linux.remove_all()).await;
@@ -238,7 +244,7 @@ async fn tell_the_cluster(member: &Member, force: bool) -> Result<Option<String>
         Err(error) if error.reason != Reason::NodeNotFound.as_str() => return Err(error),
         _ => {}
     }
-    if last {
+    if last || has_ended(member) {
         return Ok(None);
     }
     match member.expel(member.raft_id()).await {

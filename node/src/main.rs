@@ -62,16 +62,20 @@ mod tests {
 
     /// In the child: what it is started with.
     const CHILD: &str = "PONTOON_TEST_PANICS";
+    /// How long it may go on.
+    const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
 
     #[test]
     fn a_panic_in_a_task_ends_the_process() {
         if std::env::var_os(CHILD).is_some() {
             super::end_on_panic();
-            let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
             runtime.block_on(async {
                 tokio::spawn(async { panic!("a task has had enough") });
-                std::future::pending::<()>().await;
+                tokio::time::sleep(DEADLINE).await;
             });
+            // Not ended: it must not stay, nor start a child of its own.
+            std::process::exit(0);
         }
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", "tests::a_panic_in_a_task_ends_the_process", "--nocapture"]).env(CHILD, "");

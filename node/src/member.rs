@@ -14,6 +14,7 @@ use pontoon_store::model::state::State;
 use pontoon_store::tasks::Task;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::warn;
@@ -34,6 +35,8 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(4);
 const READ_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a change of the Raft membership may take.
 const EXPEL_DEADLINE: Duration = Duration::from_secs(15);
+/// How often it is looked meanwhile whether there is a majority.
+const HEARTBEAT: Duration = Duration::from_millis(100);
 /// How long the first pass waits for the end of the log to be confirmed: an election takes about a second.
 const RECOVERY: Duration = Duration::from_secs(3);
 /// How often background tasks look although nothing has woken them.
@@ -182,7 +185,12 @@ impl Member {
 
     /// Writes, through the leader.
     pub async fn propose(&self, command: Command) -> Result<Outcome, ApiError> {
-        Ok(self.store.propose(command, WRITE_DEADLINE).await?)
+        self.propose_by(command, Instant::now() + WRITE_DEADLINE).await
+    }
+
+    /// Writes, through the leader, as one of several tries that have this time together.
+    pub(crate) async fn propose_by(&self, command: Command, end: Instant) -> Result<Outcome, ApiError> {
+        Ok(self.store.propose(command, end.saturating_duration_since(Instant::now())).await?)
     }
 
     /// Makes the local copy as new as any write that was acknowledged before now.
@@ -197,15 +205,22 @@ impl Member {
     ///   that a copy has and the cluster has not any more ends in "not found", and never at another object;
     /// - a name that is new is not found here, either;
     /// - a number may be an id, but if something newer has it for a name, the name counts.
-    pub(crate) async fn write_named<T, F>(&self, wanted: &str, write: impl Fn() -> F) -> Result<T, ApiError>
+    ///
+    /// All of it has the time of one write, whose end `write` is told.
+    pub(crate) async fn write_named<T, F>(&self, wanted: &str, write: impl Fn(Instant) -> F) -> Result<T, ApiError>
     where
         F: Future<Output = Result<T, ApiError>>,
     {
+        let end = Instant::now() + WRITE_DEADLINE;
+        let refresh = async || {
+            let left = end.saturating_duration_since(Instant::now());
+            Ok(self.store.read_barrier(left.min(READ_DEADLINE)).await?)
+        };
         if wanted.parse::<u64>().is_ok() {
-            self.refresh().await?;
-            return write().await;
+            refresh().await?;
+            return write(end).await;
         }
-        once_more_if_not_found(write, || self.refresh()).await
+        once_more_if_not_found(|| write(end), refresh).await
     }
 
     /// Prepares a read. Without a leader the local copy answers, and says so.
@@ -224,9 +239,23 @@ impl Member {
         self.stop.run_until_cancelled(work).await
     }
 
-    /// Takes a member out of the Raft membership.
+    /// Takes a member out of the Raft membership. That takes a few steps, and sometimes an election: it is given up
+    /// before its deadline only when there is no majority for them.
     pub async fn expel(&self, raft_id: RaftId) -> Result<(), ApiError> {
-        Ok(self.store.expel(raft_id, EXPEL_DEADLINE).await?)
+        tokio::select! {
+            done = self.store.expel(raft_id, EXPEL_DEADLINE) => Ok(done?),
+            lost = self.quorum_lost() => Err(lost),
+        }
+    }
+
+    /// Ends when no majority has answered for as long as a write may take.
+    async fn quorum_lost(&self) -> ApiError {
+        loop {
+            if let Err(error) = self.store.read_barrier(WRITE_DEADLINE).await {
+                return error.into();
+            }
+            tokio::time::sleep(HEARTBEAT).await;
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Store`] is one member. [`PeerServer`] serves the port that members reach each other at, also
 //! while a daemon is in no cluster. [`hello`] and [`admit`] are what a newcomer asks.
 
+mod accept;
 pub mod codec;
 mod disk;
 pub mod model;

@@ -7,20 +7,20 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures::stream::{Stream, StreamExt};
+use futures::stream::StreamExt;
 use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
 use prost::Message;
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use tonic::transport::Server;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Request, Status};
 
+use crate::accept::{HANDSHAKES, accept};
 use crate::model::command::AdmitNode;
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::rejection::Rejection;
@@ -34,10 +34,9 @@ use crate::tls::{NodeKey, PublicKey, public_key};
 /// Carries an encoded `Rejection` (store.proto) with a status.
 pub(crate) const REJECTION: &str = "pontoon-rejection-bin";
 
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(3);
-/// How many may be under way.
-const HANDSHAKES: usize = 256;
+/// How often a connection is asked whether anybody is there still, and how long it may take to answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long calls that are under way may take once the port is to be closed.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -168,9 +167,11 @@ impl PeerServer {
     ///
     /// # Errors
     ///
-    /// When connections cannot be accepted.
+    /// When the server ends by itself.
     pub async fn serve(self, listener: TcpListener, until: impl Future<Output = ()>) -> io::Result<()> {
-        let incoming = handshakes(listener, self.slot.key().clone());
+        let (ready, incoming) = mpsc::channel(HANDSHAKES);
+        let accepting = accept(listener, self.slot.key().clone(), ready);
+        let incoming = ReceiverStream::new(incoming).map(Ok::<_, io::Error>);
         let service = Service::new(self.slot);
         let raft = v1::raft_server::RaftServer::new(service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -178,7 +179,11 @@ impl PeerServer {
         let peer = v1::peer_server::PeerServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let server = Server::builder().add_service(raft).add_service(peer);
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .add_service(raft)
+            .add_service(peer);
         let (stop, stopped) = oneshot::channel::<()>();
         let served = server.serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
         let late = async {
@@ -189,29 +194,9 @@ impl PeerServer {
         tokio::select! {
             served = served => served.map_err(io::Error::other),
             () = late => Ok(()),
+            never = accepting => match never {},
         }
     }
-}
-
-/// The connections of a listener that have shaken hands, many at once: a slow one holds up no other.
-fn handshakes(
-    listener: TcpListener,
-    key: NodeKey,
-) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> + Send + 'static {
-    let shake = move |stream: io::Result<TcpStream>| {
-        let key = key.clone();
-        async move {
-            let stream = match stream {
-                Ok(stream) => stream,
-                Err(error) => return Some(Err(error)),
-            };
-            stream.set_nodelay(true).ok()?;
-            // Whoever does not shake hands is nobody to answer.
-            timeout(HANDSHAKE, key.accept(stream)).await.ok()?.ok().map(Ok)
-        }
-    };
-    let listening = TcpListenerStream::new(listener).map(shake);
-    listening.buffer_unordered(HANDSHAKES).filter_map(std::future::ready)
 }
 
 /// Who answers at an address.

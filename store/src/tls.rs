@@ -24,8 +24,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-/// How long setting up a connection may take, handshake and all.
-const CONNECT: Duration = Duration::from_secs(1);
+/// How long setting up a connection may take, handshake and all, at either end.
+pub(crate) const CONNECT: Duration = Duration::from_secs(1);
 
 /// An Ed25519 public key (RFC 8032).
 pub type PublicKey = [u8; 32];

@@ -17,10 +17,33 @@ const MOMENTS: u32 = 11;
 /// How long a daemon that was started again may take to put things in order.
 const SETTLE: Duration = Duration::from_secs(20);
 
-/// Moments spread over what a command takes, and a little more.
+/// Moments spread over what a command takes, and half of that again: it may take longer the next time.
 fn moments(whole: Duration) -> impl Iterator<Item = Duration> {
     eprintln!("uninterrupted it takes {whole:?}");
-    (0..MOMENTS).map(move |n| whole * n / (MOMENTS - 2))
+    (0..MOMENTS).map(move |n| whole * n * 3 / (MOMENTS - 1) / 2)
+}
+
+/// What the kills of a sweep found.
+#[derive(Debug, Default)]
+struct Sweep {
+    /// Moments at which it was not done.
+    before: Vec<Duration>,
+    /// Moments at which it was done, or so far that it could not be undone.
+    after: Vec<Duration>,
+}
+
+impl Sweep {
+    /// Notes whether it was done when the daemon was killed after this time.
+    fn note(&mut self, moment: Duration, done: bool) {
+        if done { self.after.push(moment) } else { self.before.push(moment) }
+    }
+
+    /// It has cut off something: kills that are all too early or all too late tell nothing.
+    fn ensure_midway(&self) -> Result<()> {
+        eprintln!("{self:?}");
+        ensure!(!self.before.is_empty() && !self.after.is_empty(), "no kill came midway: {self:?}");
+        Ok(())
+    }
 }
 
 /// How long a command takes.
@@ -40,11 +63,11 @@ fn cut_off(cluster: &mut Cluster, host: usize, line: &str, after: Duration) -> R
     Ok(())
 }
 
-/// Asks again for what was cut off: it is done now, or was already, for this reason.
-fn again(cluster: &Cluster, host: usize, line: &str, done: &str) -> Result<()> {
+/// Asks again for what was cut off: it is done now, or was already, for this reason. Tells whether it was.
+fn again(cluster: &Cluster, host: usize, line: &str, done: &str) -> Result<bool> {
     match cluster.cli(host).ask(line)? {
         Err(error) if error.reason != done => bail!("`{line}`, asked again: {error}"),
-        _ => Ok(()),
+        answer => Ok(answer.is_err()),
     }
 }
 
@@ -115,13 +138,15 @@ fn init() -> Result<()> {
     run_with(Options { hosts: 1, ..Options::default() }, |cluster| {
         let line = format!("init --advertise {} --name h1", cluster.advertise(0));
         let whole = time(cluster, 0, &line)?;
+        let mut sweep = Sweep::default();
         for after in moments(whole) {
             cluster.cli(0).run("leave --force")?;
             cut_off(cluster, 0, &line, after)?;
             cluster.daemon(0).up()?;
-            again(cluster, 0, &line, "ALREADY_IN_CLUSTER")?;
+            sweep.note(after, again(cluster, 0, &line, "ALREADY_IN_CLUSTER")?);
             is_whole(cluster, &[0])?;
         }
+        sweep.ensure_midway()?;
         Ok(())
     })
 }
@@ -132,16 +157,18 @@ fn join() -> Result<()> {
         cluster.init()?;
         let line = cluster.join_line(1, 0);
         let whole = time(cluster, 1, &line)?;
+        let mut sweep = Sweep::default();
         for after in moments(whole) {
             cluster.wait_all_ready()?;
             cluster.cli(1).run("leave")?;
             cut_off(cluster, 1, &line, after)?;
             cluster.daemon(1).up()?;
-            again(cluster, 1, &line, "ALREADY_IN_CLUSTER")?;
+            sweep.note(after, again(cluster, 1, &line, "ALREADY_IN_CLUSTER")?);
             cluster.wait_all_ready()?;
             is_whole(cluster, &[0, 1])?;
             cluster.wait_same_state()?;
         }
+        sweep.ensure_midway()?;
         Ok(())
     })
 }
@@ -153,12 +180,13 @@ fn attach() -> Result<()> {
         let (_, peer) = cluster.attached(0, "peer", "n")?;
         let first = cluster.container(2, "first")?;
         let whole = time(cluster, 2, &first.attach_line("n", ""))?;
+        let mut sweep = Sweep::default();
         for (n, after) in moments(whole).enumerate() {
             let container = cluster.container(2, &format!("c{n}"))?;
             let line = container.attach_line("n", "");
             cut_off(cluster, 2, &line, after)?;
             cluster.daemon(2).up()?;
-            again(cluster, 2, &line, "ALREADY_ATTACHED")?;
+            sweep.note(after, again(cluster, 2, &line, "ALREADY_ATTACHED")?);
             let address = whole_or_gone(cluster, &container)?;
             ensure!(
                 address.is_some(),
@@ -167,6 +195,7 @@ fn attach() -> Result<()> {
             );
             container.netns.reaches(peer.addresses[0], 3)?;
         }
+        sweep.ensure_midway()?;
         ensure!(held(cluster, 0)?.len() == MOMENTS as usize + 2, "{:?}", held(cluster, 0)?);
         cluster.wait_all_ready()?;
         is_whole(cluster, &[0, 1, 2])?;
@@ -180,6 +209,7 @@ fn detach() -> Result<()> {
         cluster.cli(0).run("network create n")?;
         cluster.attached(2, "first", "n")?;
         let whole = time(cluster, 2, "detach --name first")?;
+        let mut sweep = Sweep::default();
         for (n, after) in moments(whole).enumerate() {
             let (container, _) = cluster.attached(2, &format!("c{n}"), "n")?;
             let line = format!("detach --name {}", container.name);
@@ -189,10 +219,11 @@ fn detach() -> Result<()> {
             ensure!(leased.is_some() || address.is_none(), "killed after {after:?}: {address:?} has no lease");
             cluster.daemon(2).up()?;
             whole_or_gone(cluster, &container)?;
-            again(cluster, 2, &line, "ENDPOINT_NOT_FOUND")?;
+            sweep.note(after, again(cluster, 2, &line, "ENDPOINT_NOT_FOUND")?);
             let left = whole_or_gone(cluster, &container)?;
             ensure!(left.is_none(), "killed after {after:?}, detach was done and {left:?} is there");
         }
+        sweep.ensure_midway()?;
         ensure!(held(cluster, 0)?.is_empty(), "{:?}", held(cluster, 0)?);
         cluster.wait_all_ready()?;
         is_whole(cluster, &[0, 1, 2])?;
@@ -205,22 +236,60 @@ fn leave() -> Result<()> {
     run(|cluster| {
         let joining = cluster.join_line(2, 0);
         cluster.cli(0).run("network create n")?;
+        something_to_clean_up(cluster, "first")?;
         let whole = time(cluster, 2, "leave")?;
-        for after in moments(whole) {
+        let mut sweep = Sweep::default();
+        for (n, after) in moments(whole).enumerate() {
             cluster.cli(2).run(&joining)?;
             cluster.wait_all_ready()?;
-            // There is something to clean up.
-            let (container, _) = cluster.attached(2, &format!("c{}", after.as_micros()), "n")?;
-            cluster.cli(2).run(&format!("detach --name {}", container.name))?;
+            something_to_clean_up(cluster, &format!("c{n}"))?;
             cut_off(cluster, 2, "leave", after)?;
+            let listed = cluster.cli(0).run("node ls")?.to_string().contains("\"h3\"");
             cluster.daemon(2).up()?;
-            again(cluster, 2, "leave", "NOT_IN_CLUSTER").with_context(|| format!("killed after {after:?}"))?;
+            let left =
+                again(cluster, 2, "leave", "NOT_IN_CLUSTER").with_context(|| format!("killed after {after:?}"))?;
+            // Once the others do not list it, it can only go on.
+            sweep.note(after, left || !listed);
             is_clean(cluster, 2)?;
             is_whole(cluster, &[0, 1])?;
         }
+        sweep.ensure_midway()?;
         cluster.cli(2).run(&joining)?;
         cluster.wait_all_ready()?;
         cluster.wait_same_state()
+    })
+}
+
+/// Bridges and devices that a container leaves behind on the third host.
+fn something_to_clean_up(cluster: &Cluster, name: &str) -> Result<()> {
+    cluster.attached(2, name, "n")?;
+    cluster.cli(2).run(&format!("detach --name {name}")).map(drop)
+}
+
+/// The cluster ends with its last node. One that was killed when it had ended, and before the node had left, leaves it
+/// without force: there is nothing left to lose.
+#[test]
+fn leave_of_the_last() -> Result<()> {
+    run_with(Options { hosts: 1, ..Options::default() }, |cluster| {
+        cluster.init()?;
+        let whole = time(cluster, 0, "leave --force")?;
+        let (mut sweep, mut begun) = (Sweep::default(), 0);
+        for after in moments(whole) {
+            cluster.init()?;
+            cut_off(cluster, 0, "leave --force", after)?;
+            cluster.daemon(0).up()?;
+            let answer = cluster.cli(0).ask("leave")?;
+            match answer.as_ref().map_err(|error| error.reason.as_str()) {
+                Ok(_) => begun += 1,
+                Err("NOT_IN_CLUSTER") => {}
+                Err("LAST_NODE") => drop(cluster.cli(0).run("leave --force")?),
+                Err(_) => bail!("killed after {after:?}: {answer:?}"),
+            }
+            sweep.note(after, !answer.is_err_and(|error| error.reason == "LAST_NODE"));
+            is_clean(cluster, 0)?;
+        }
+        eprintln!("{begun} times it had ended and the node had not left");
+        sweep.ensure_midway()
     })
 }
 
@@ -232,17 +301,22 @@ fn leave_of_the_leader_of_two() -> Result<()> {
         cluster.form()?;
         let whole = time(cluster, 0, "leave")?;
         cluster.join(0, 1)?;
+        let mut sweep = Sweep::default();
         for (n, after) in moments(whole).enumerate() {
             let (stays, goes) = (n % 2, (n + 1) % 2);
             cluster.wait_all_ready()?;
             ensure!(cluster.leader()? == goes, "the one that voted when the other came is h{}", goes + 1);
             cut_off(cluster, goes, "leave", after)?;
             cluster.daemon(goes).up()?;
-            again(cluster, goes, "leave", "NOT_IN_CLUSTER").with_context(|| format!("killed after {after:?}"))?;
+            sweep.note(
+                after,
+                again(cluster, goes, "leave", "NOT_IN_CLUSTER").with_context(|| format!("killed after {after:?}"))?,
+            );
             is_clean(cluster, goes)?;
             is_whole(cluster, &[stays])?;
             cluster.join(goes, stays)?;
         }
+        sweep.ensure_midway()?;
         cluster.wait_all_ready()?;
         cluster.wait_same_state()
     })

@@ -162,6 +162,32 @@ fn a_data_folder_of_another_node() -> Result<()> {
     })
 }
 
+/// A node of another cluster may have the same numbers.
+#[test]
+fn a_log_of_another_cluster() -> Result<()> {
+    run_with(Options { hosts: 2, ..Options::default() }, |cluster| {
+        let own = cluster.init()?["cluster_id"].as_str().context("no cluster id")?.to_owned();
+        let other = cluster.cli(1).run(&format!("init --advertise {} --name h2", cluster.advertise(1)))?;
+        let other = other["cluster_id"].as_str().context("no cluster id")?.to_owned();
+        for daemon in cluster.daemons() {
+            daemon.term()?;
+        }
+        let (from, to) = (cluster.daemon(1).data_dir().join("store"), cluster.daemon(0).data_dir().join("store"));
+        fs::rename(&to, to.with_extension("own"))?;
+        fs::rename(&from, &to)?;
+        let path = to.display().to_string();
+        says(&cluster.daemon(0).fails_to_start()?, &["belongs to", &own, &other, &path])?;
+        // Nothing of either is touched: each in its place, both go on.
+        fs::rename(&to, &from)?;
+        fs::rename(to.with_extension("own"), &to)?;
+        for host in 0..2 {
+            cluster.daemon(host).up()?;
+            cluster.cli(host).run("network create n")?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn without_root() -> Result<()> {
     let (lab, mut daemon) = stopped()?;

@@ -58,6 +58,36 @@ fn addresses() -> Result<()> {
 }
 
 #[test]
+fn leases_of_one_node_and_in_one_state() -> Result<()> {
+    run(|cluster| {
+        cluster.cli(0).run("network create n --reserve printer=10.0.0.9")?;
+        cluster.attached(0, "one", "n")?;
+        cluster.attached(1, "two", "n")?;
+        cluster.attached(1, "gone", "n")?;
+        cluster.cli(1).run("detach --name gone")?;
+        let table: [(&str, &[&str]); 8] = [
+            ("--state active", &["one", "two"]),
+            ("--state cooling", &["gone"]),
+            ("--state reserved", &["gateway", "printer"]),
+            ("--state pending", &[]),
+            ("--node h1", &["one"]),
+            ("--node h2", &["gone", "two"]),
+            ("--node h2 --state active", &["two"]),
+            ("--node h3", &[]),
+        ];
+        for (filter, expected) in table {
+            // Any node tells the same.
+            let answer = cluster.cli(2).run(&format!("lease ls {filter}"))?;
+            let leases = answer["leases"].as_array().context("no leases")?;
+            let mut names: Vec<_> = leases.iter().map(|view| view["lease"]["name"].as_str().unwrap_or("?")).collect();
+            names.sort_unstable();
+            ensure!(names == expected, "`lease ls {filter}` lists {names:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn a_full_network_says_how_many_are_held() -> Result<()> {
     alone(|cluster| {
         for index in 0..5 {

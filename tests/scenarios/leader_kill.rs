@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use pontoon_tests::lab::{Attached, Cli, Cluster, Container, Netns};
+use pontoon_tests::lab::{Attached, Cli, Cluster, Container, Daemon, Netns};
 use pontoon_tests::{elapse, wait_for};
 use serde_json::Value;
 
@@ -22,7 +22,15 @@ const LEASED: &str = "leased";
 /// Of so many containers that are attached, one stays.
 const KEEP_EVERY: u64 = 4;
 
+/// How often all daemons are killed at once.
+const BLACKOUTS: u64 = 5;
+
 fn leader_kill(environment: Environment) -> Result<()> {
+    under_writes(environment, kill_leaders)
+}
+
+/// Writes while something is done to the cluster; nothing that was acknowledged is lost.
+fn under_writes(environment: Environment, harm: impl FnOnce(&mut Cluster, &Journal) -> Result<()>) -> Result<()> {
     environment.run(|cluster, field| {
         cluster.cli(0).run(&format!("network create {LEASED} --subnet 100.96.0.0/16"))?;
         let ways = field.pairs().map(|(from, to)| cluster.pinger(&from.container, &to.attached[0]));
@@ -31,7 +39,7 @@ fn leader_kill(environment: Environment) -> Result<()> {
         let writers = writers(cluster, &journal);
         thread::scope(|scope| {
             let running: Vec<_> = writers.into_iter().map(|writer| scope.spawn(move || writer.work())).collect();
-            let killed = kill_leaders(cluster, &journal);
+            let killed = harm(cluster, &journal);
             journal.stop.store(true, Ordering::Relaxed);
             let written = running.into_iter().try_for_each(|writer| match writer.join() {
                 Ok(result) => result,
@@ -61,13 +69,34 @@ fn kill_leaders(cluster: &mut Cluster, journal: &Journal) -> Result<()> {
             cluster.leader()?;
         }
         cluster.daemon(leader).up()?;
-        wait_for("writes after the leader's death", Duration::from_secs(20), || {
-            let now = journal.acknowledged.load(Ordering::Relaxed);
-            ensure!(now > before, "round {round}: none since {before}");
-            Ok(())
-        })?;
+        wait_for_writes(journal, round, before)?;
     }
     Ok(())
+}
+
+/// Kills all daemons at once: none of them can ask another what it had.
+fn kill_all(cluster: &mut Cluster, journal: &Journal) -> Result<()> {
+    for round in 0..BLACKOUTS {
+        // From about half a second to one under way, and at different places in a write.
+        elapse(Duration::from_millis(500 + round * 137));
+        // Held first: a kill waits for the end of its process, and the others would go on meanwhile.
+        cluster.daemons().iter().try_for_each(Daemon::pause)?;
+        let before = journal.acknowledged.load(Ordering::Relaxed);
+        cluster.daemons().iter_mut().try_for_each(Daemon::kill9)?;
+        cluster.daemons().iter_mut().try_for_each(Daemon::start)?;
+        cluster.daemons().iter_mut().try_for_each(Daemon::wait_ready)?;
+        // An answer that was on its way may have been counted since; more than that is new.
+        wait_for_writes(journal, round, before + u64::try_from(cluster.hosts().len())? + 1)?;
+    }
+    Ok(())
+}
+
+fn wait_for_writes(journal: &Journal, round: u64, before: u64) -> Result<()> {
+    wait_for("writes after the kill", Duration::from_secs(20), || {
+        let now = journal.acknowledged.load(Ordering::Relaxed);
+        ensure!(now > before, "round {round}: {now} by now, {before} before");
+        Ok(())
+    })
 }
 
 fn still_works(cluster: &Cluster, field: &Field) -> Result<()> {
@@ -208,6 +237,11 @@ fn release(journal: &Journal, cli: &Cli, container: &Container, address: IpAddr)
 #[test]
 fn plain() -> Result<()> {
     leader_kill(Environment::Plain)
+}
+
+#[test]
+fn all_at_once() -> Result<()> {
+    under_writes(Environment::Plain, kill_all)
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod crash;
 mod daemon;
+mod demo;
 mod drift;
 mod durability;
 mod endpoints;

@@ -1,9 +1,11 @@
 //! Too many nodes are gone: writes stop and say why, reads and traffic go on.
 
+use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use pontoon_tests::lab::Cluster;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use pontoon_tests::lab::{Cluster, run};
 use pontoon_tests::wait_for;
 
 use super::environment::Environment;
@@ -107,4 +109,66 @@ fn status_says_how_many_losses_the_cluster_stands() -> Result<()> {
             Ok(())
         })
     })
+}
+
+/// How often an attach is tried until one was cut off between its two steps, which are milliseconds apart.
+const TRIES: usize = 8;
+
+/// Quorum is lost after the cluster has given an attach its lease, and before it is told that the interface is there.
+#[test]
+fn quorum_is_lost_midway() -> Result<()> {
+    run(|cluster| {
+        cluster.cli(0).run("network create n")?;
+        for number in 0..TRIES {
+            if attach_is_cut_off(cluster, &format!("c{number}"))? {
+                return Ok(());
+            }
+        }
+        bail!("none of {TRIES} attaches was cut off midway")
+    })
+}
+
+/// Stops the others once the interface of an attach appears. Tells whether that was before it was done.
+fn attach_is_cut_off(cluster: &mut Cluster, name: &str) -> Result<bool> {
+    let container = cluster.container(0, name)?;
+    let mut inside = container.netns.command("sleep").arg("60").spawn()?;
+    let links = format!("/proc/{}/net/dev", inside.id());
+    let (cli, line) = (cluster.cli(0), container.attach_line("n", "--ifname late0"));
+    let asking = thread::spawn(move || cli.ask(&line));
+    let start = Instant::now();
+    // No pause between two looks: it would be longer than what is looked for.
+    while !fs::read_to_string(&links)?.contains("late0") {
+        ensure!(start.elapsed() < ANSWER, "no interface after {:?}", start.elapsed());
+        thread::yield_now();
+    }
+    cluster.daemon(1).pause()?;
+    cluster.daemon(2).pause()?;
+    let lost = Instant::now();
+    let answer = asking.join().map_err(|_| anyhow!("asking panicked"))??;
+    let took = lost.elapsed();
+    let left = [container.interface("late0")?, container.interface("eth1")?];
+    inside.kill()?;
+    inside.wait()?;
+    cluster.daemon(1).resume()?;
+    cluster.daemon(2).resume()?;
+    let Err(error) = answer else {
+        cluster.wait_all_ready()?;
+        return Ok(false);
+    };
+    eprintln!("{name} was answered {took:?} after quorum was lost: {error}");
+    ensure!(took < ANSWER, "it took {took:?}: {error}");
+    ensure!(["NO_QUORUM", "UNKNOWN_OUTCOME"].contains(&error.reason.as_str()), "{error}");
+    ensure!(left == [None, None], "interfaces are left: {left:?}");
+    wait_for("the lease to be released", Duration::from_secs(20), || {
+        for state in ["pending", "active"] {
+            let answer = cluster.cli(0).run(&format!("lease ls --state {state}"))?;
+            ensure!(answer["freshness"]["linearizable"] == true, "{answer}");
+            let leases = answer["leases"].as_array().context("no leases")?;
+            ensure!(leases.iter().all(|view| view["lease"]["name"] != name), "{answer}");
+        }
+        Ok(())
+    })?;
+    cluster.wait_all_ready()?;
+    ensure!(container.interface("late0")?.is_none(), "the interface is back");
+    Ok(true)
 }

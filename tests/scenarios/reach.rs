@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use pontoon_tests::lab::{Cluster, OUTSIDE, OUTSIDE6, ROUTER, ROUTER6, run};
+use pontoon_tests::lab::{Cluster, LAN_INTERFACE, Netns, OUTSIDE, OUTSIDE6, Options, ROUTER, ROUTER6, run, run_with};
 use serde_json::Value;
 
 use super::environment::{Environment, Field};
@@ -140,28 +140,101 @@ fn networks_do_not_reach_each_other_and_nobody_answers_for_the_gateway() -> Resu
     })
 }
 
-/// A host of the LAN that is no member must not put frames into a container.
 #[test]
 fn vxlan_from_a_foreign_host_is_dropped() -> Result<()> {
-    run(|cluster| {
-        cluster.cli(0).run("network create my-overlay --vni 70000")?;
-        let (c1, inside) = cluster.attached(0, "c1", "my-overlay")?;
-        let (_, member) = cluster.attached(1, "c2", "my-overlay")?;
-        cluster.pinger(&c1, &member)?.lost_nothing(0)?;
-        // The router is on the LAN and knows everything that it needs: VNI, port, addresses and MACs.
-        let router = cluster.router();
-        let vtep = cluster.advertise(0);
-        router.ip("link add vx0 type vxlan id 70000 dstport 4789 local 192.168.140.1 nolearning")?;
-        router.ip("addr add 10.0.0.200/24 dev vx0")?;
-        router.ip("link set vx0 up")?;
-        router.ip(&format!("neigh add {} lladdr {} dev vx0", inside.addresses[0], inside.mac))?;
-        router.run("bridge", &["fdb", "append", &inside.mac, "dev", "vx0", "dst", &vtep])?;
-        let before = received(&c1)?;
-        router.cannot_reach(inside.addresses[0])?;
-        let after = received(&c1)?;
-        ensure!(before == after, "{} frames came through", after - before);
+    run(|cluster| foreign_vxlan_is_dropped(cluster, 4789))
+}
+
+/// A host of the LAN that is no member must not put frames into a container.
+fn foreign_vxlan_is_dropped(cluster: &Cluster, port: u16) -> Result<()> {
+    cluster.cli(0).run("network create my-overlay --vni 70000")?;
+    let (c1, inside) = cluster.attached(0, "c1", "my-overlay")?;
+    let (_, member) = cluster.attached(1, "c2", "my-overlay")?;
+    cluster.pinger(&c1, &member)?.lost_nothing(0)?;
+    // The router is on the LAN and knows everything that it needs: VNI, port, addresses and MACs.
+    let router = cluster.router();
+    let vtep = cluster.advertise(0);
+    router.ip(&format!("link add vx0 type vxlan id 70000 dstport {port} local 192.168.140.1 nolearning"))?;
+    router.ip("addr add 10.0.0.200/24 dev vx0")?;
+    router.ip("link set vx0 up")?;
+    router.ip(&format!("neigh add {} lladdr {} dev vx0", inside.addresses[0], inside.mac))?;
+    router.run("bridge", &["fdb", "append", &inside.mac, "dev", "vx0", "dst", &vtep])?;
+    let seen = Seen::watch(&cluster.hosts()[0].netns, "foreign", &format!("udp dport {port} ip saddr {ROUTER}"))?;
+    let before = received(&c1)?;
+    router.cannot_reach(inside.addresses[0])?;
+    let after = received(&c1)?;
+    ensure!(seen.packets()? > 0, "the host has seen no packet of it, so it has dropped none");
+    ensure!(before == after, "{} frames came through", after - before);
+    Ok(())
+}
+
+/// The port is the cluster's: the daemon that founds it says which, and the others follow.
+#[test]
+fn another_vxlan_port() -> Result<()> {
+    run_with(Options::default(), |cluster| {
+        cluster.daemon(0).term()?;
+        cluster.daemon(0).options_mut().args = ["--vxlan-port", "8473"].map(str::to_owned).to_vec();
+        cluster.daemon(0).up()?;
+        cluster.form()?;
+        foreign_vxlan_is_dropped(cluster, 8473)?;
+        for host in 0..2 {
+            let links = cluster.overlay(host).run("ip", &["-d", "link", "show", "type", "vxlan"])?;
+            ensure!(links.contains("dstport 8473"), "h{}: {links}", host + 1);
+        }
         Ok(())
     })
+}
+
+/// Packets between containers take the data addresses, and only requests the others.
+#[test]
+fn another_address_for_data() -> Result<()> {
+    run_with(Options::default(), |cluster| {
+        let data = |host: usize| format!("192.168.150.{}", 200 + host);
+        for (host, place) in cluster.hosts().iter().enumerate() {
+            place.netns.ip(&format!("addr add {}/24 dev {LAN_INTERFACE}", data(host)))?;
+        }
+        let init = format!("init --advertise {} --name h1 --data-addr {}", cluster.advertise(0), data(0));
+        cluster.cli(0).run(&init)?;
+        for host in 1..3 {
+            cluster.cli(host).run(&format!("{} --data-addr {}", cluster.join_line(host, 0), data(host)))?;
+        }
+        cluster.wait_all_ready()?;
+        let h1 = &cluster.hosts()[0].netns;
+        let by_data = Seen::watch(h1, "by_data", &format!("udp dport 4789 ip saddr {} ip daddr {}", data(1), data(0)))?;
+        let by_others = Seen::watch(h1, "by_others", "udp dport 4789 ip daddr 192.168.140.200")?;
+        cluster.cli(0).run("network create my-overlay")?;
+        let (c1, _) = cluster.attached(0, "c1", "my-overlay")?;
+        let (_, there) = cluster.attached(1, "c2", "my-overlay")?;
+        cluster.pinger(&c1, &there)?.lost_nothing(0)?;
+        c1.netns.reaches(there.addresses[0], COUNT)?;
+        ensure!(by_data.packets()? >= COUNT.into(), "{} packets by the data addresses", by_data.packets()?);
+        ensure!(by_others.packets()? == 0, "{} packets by the other addresses", by_others.packets()?);
+        Ok(())
+    })
+}
+
+/// Counts packets that come to a host, before anything drops them.
+struct Seen {
+    netns: Netns,
+    table: String,
+}
+
+impl Seen {
+    fn watch(netns: &Netns, table: &str, what: &str) -> Result<Self> {
+        let seen = Self { netns: netns.clone(), table: table.to_owned() };
+        let table = &seen.table;
+        netns.run("nft", &["add", "table", "inet", table])?;
+        let hook = "{ type filter hook prerouting priority -500; }";
+        netns.run("nft", &["add", "chain", "inet", table, "in", hook])?;
+        netns.run("nft", &[&format!("add rule inet {table} in {what} counter")])?;
+        Ok(seen)
+    }
+
+    fn packets(&self) -> Result<u64> {
+        let text = self.netns.run("nft", &["list", "table", "inet", &self.table])?;
+        let count = text.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next());
+        Ok(count.with_context(|| format!("no counter in {text}"))?.parse()?)
+    }
 }
 
 /// Packets that a container has received on eth0.

@@ -117,7 +117,7 @@ fn names() -> Result<()> {
 #[test]
 fn a_message_over_the_size_limit_is_refused() -> Result<()> {
     alone(|cluster| {
-        // 9 MiB of labels; the limit is 8 MiB. One argument may have 128 KiB (MAX_ARG_STRLEN).
+        // As much as one argument may have: 128 KiB (MAX_ARG_STRLEN).
         let value = "x".repeat(100_000);
         let mut command = cluster.cli(0).command("network create large --label")?;
         command.arg(format!("k={value}"));
@@ -129,7 +129,7 @@ fn a_message_over_the_size_limit_is_refused() -> Result<()> {
     })
 }
 
-/// What the command line cannot carry, a program can send.
+/// What the command line cannot carry, a program can send: a request has at most 1 MiB.
 fn too_large_for_grpc(cluster: &mut Cluster) -> Result<()> {
     use pontoon_proto::v1::CreateNetworkRequest;
     use pontoon_proto::v1::network_service_client::NetworkServiceClient;
@@ -143,12 +143,23 @@ fn too_large_for_grpc(cluster: &mut Cluster) -> Result<()> {
             async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
         });
         let channel = endpoint.connect_with_connector(connector).await?;
-        let name = "x".repeat(pontoon_proto::MAX_MESSAGE_BYTES + 1);
-        let request = CreateNetworkRequest { name, ..CreateNetworkRequest::default() };
-        match NetworkServiceClient::new(channel).create_network(request).await {
-            Ok(_) => bail!("a message over the limit was taken"),
-            Err(status) => ensure!(status.code() == tonic::Code::OutOfRange, "{status}"),
-        }
+        let mut client = NetworkServiceClient::new(channel);
+        let mut ask = async |bytes: usize| {
+            let request = CreateNetworkRequest { name: "x".repeat(bytes), ..CreateNetworkRequest::default() };
+            client
+                .create_network(request)
+                .await
+                .map(drop)
+                .map_err(|status| (status.code(), status.message().to_owned()))
+        };
+        // It is read, and refused for what it says.
+        let read = ask((1 << 20) - 100).await;
+        ensure!(read.as_ref().is_err_and(|(code, _)| *code == tonic::Code::InvalidArgument), "{read:?}");
+        let refused = ask(1 << 20).await;
+        let says = |(code, message): &(tonic::Code, String)| {
+            *code == tonic::Code::OutOfRange && message.contains("too large") && message.contains("1048576")
+        };
+        ensure!(refused.as_ref().is_err_and(says), "{refused:?}");
         Ok(())
     })
 }

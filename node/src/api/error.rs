@@ -39,6 +39,11 @@ impl ApiError {
         Self::new(Code::InvalidArgument, reason.as_str(), message.to_string(), hint)
     }
 
+    /// Whether the cluster did not answer: there is no majority, or it is unknown whether there was one.
+    pub fn is_unanswered(&self) -> bool {
+        ["NO_QUORUM", "UNKNOWN_OUTCOME"].contains(&self.reason)
+    }
+
     /// The store does not go on.
     fn stopped(message: String) -> Self {
         Self::new(Code::Internal, "STOPPED", message, "the log of pontoond says more; containers keep their network")

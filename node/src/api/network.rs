@@ -79,9 +79,9 @@ impl NetworkService for Networks {
         request: Request<v1::RemoveNetworkRequest>,
     ) -> Result<Response<v1::RemoveNetworkResponse>, Status> {
         let (member, wanted) = (self.0.member()?, request.into_inner().network);
-        let write = async || {
+        let write = async |end| {
             let network = view::find_network(&member.store().state(), &wanted)?.id;
-            member.propose(Command::RemoveNetwork { network }).await
+            member.propose_by(Command::RemoveNetwork { network }, end).await
         };
         match member.write_named(&wanted, write).await? {
             Outcome::Network(network) => {

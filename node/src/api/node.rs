@@ -54,7 +54,7 @@ impl NodeService for Nodes {
     ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
         let request = request.into_inner();
         let member = self.0.member()?;
-        let write = async || {
+        let write = async |end| {
             let node = view::find_node(&member.store().state(), &request.node)?.id;
             if node == member.node() {
                 return Err(ApiError::new(
@@ -64,7 +64,7 @@ impl NodeService for Nodes {
                     "pontoon leave takes this node out of the cluster and cleans up its host",
                 ));
             }
-            member.propose(Command::RemoveNode { node, force: request.force }).await
+            member.propose_by(Command::RemoveNode { node, force: request.force }, end).await
         };
         match member.write_named(&request.node, write).await? {
             Outcome::Node(node) => {
@@ -84,10 +84,10 @@ impl NodeService for Nodes {
     ) -> Result<Response<v1::LabelNodeResponse>, Status> {
         let request = request.into_inner();
         let member = self.0.member()?;
-        let write = async || {
+        let write = async |end| {
             let node = view::find_node(&member.store().state(), &request.node)?.id;
             let (set, remove) = (request.set.clone(), request.remove.clone());
-            member.propose(Command::LabelNode { node, set, remove }).await
+            member.propose_by(Command::LabelNode { node, set, remove }, end).await
         };
         match member.write_named(&request.node, write).await? {
             Outcome::Node(node) => Ok(Response::new(v1::LabelNodeResponse { node: Some((&node).into()) })),

@@ -32,7 +32,8 @@ pub struct StoreStatus {
     pub snapshot_index: u64,
     /// Up to where its log is purged.
     pub purged_index: u64,
-    /// Who votes. While the voters change, those who vote before and after: none of the others can be relied on yet.
+    /// Who votes. While the voters change, those who vote before and after,
+    /// for none of the others can be relied on yet; if nobody does, those who vote before.
     pub voters: BTreeSet<RaftId>,
     /// Every member, voter or learner.
     pub members: BTreeMap<RaftId, MemberStatus>,
@@ -98,11 +99,13 @@ impl Store {
 }
 
 /// Those who vote in every set of a configuration. While two hold, a majority of each is needed, so a voter of only one
-/// of them makes up for nobody.
+/// of them makes up for nobody. If none votes in all of them, those who vote now.
 fn lasting_voters(configs: &[BTreeSet<u64>]) -> BTreeSet<RaftId> {
     let (first, rest) = configs.split_first().map_or((None, configs), |(first, rest)| (Some(first), rest));
     let lasting = |id: &&u64| rest.iter().all(|config| config.contains(id));
-    first.into_iter().flatten().filter(lasting).copied().map(RaftId).collect()
+    let voting = || first.into_iter().flatten();
+    let lasts = voting().any(|id| lasting(&id));
+    voting().filter(|id| !lasts || lasting(id)).copied().map(RaftId).collect()
 }
 
 /// How long ago a leader heard from each other member.
@@ -124,7 +127,7 @@ mod tests {
             (&[set(&[1, 4, 6])], &[1, 4, 6]),
             (&[set(&[1]), set(&[1, 4, 6])], &[1]),
             (&[set(&[1, 4, 6]), set(&[4])], &[4]),
-            (&[set(&[1]), set(&[4])], &[]),
+            (&[set(&[1, 2]), set(&[4])], &[1, 2]),
         ];
         for (configs, expected) in cases {
             let expected: BTreeSet<RaftId> = expected.iter().copied().map(RaftId).collect();

@@ -10,7 +10,11 @@ use serde_json::Value;
 
 /// Where cargo puts the programs: beside the `deps` folder that this test binary is in, unless `PONTOON_BIN_DIR`
 /// says otherwise. `cargo nextest` builds them first (`.config/nextest.toml`).
-pub(super) fn program(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// It is not there.
+pub fn program(name: &str) -> Result<PathBuf> {
     let dir = match env::var_os("PONTOON_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
         None => {

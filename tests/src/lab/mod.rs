@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
-pub use cli::{Cli, CliError};
+pub use cli::{Cli, CliError, program};
 pub use cluster::{Cluster, Options, run, run_with};
 pub use container::{Attached, Container};
 pub use daemon::{Daemon, DaemonOptions};

@@ -1,0 +1,167 @@
+//! Taking connections at the port that members reach each other at: none of those who say nothing keeps a member out.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::io::AsyncBufReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, warn};
+
+use crate::tls::{CONNECT, NodeKey};
+
+/// How many handshakes may be under way.
+pub(crate) const HANDSHAKES: usize = 256;
+/// How long nobody is accepted after that failed, as it does while no file descriptor is left.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Shakes hands with whoever connects, many at once, and passes on those who then say something. It never waits for a
+/// handshake: one that is too many ends another.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    key: NodeKey,
+    ready: mpsc::Sender<TlsStream<TcpStream>>,
+) -> Infallible {
+    // They end with this.
+    let mut tasks = JoinSet::new();
+    let mut under_way: Vec<(IpAddr, AbortHandle)> = Vec::new();
+    let listener = &listener;
+    loop {
+        let (stream, address) = next(|| listener.accept()).await;
+        while tasks.try_join_next().is_some() {}
+        under_way.retain(|(_, task)| !task.is_finished());
+        if under_way.len() >= HANDSHAKES {
+            let addresses: Vec<_> = under_way.iter().map(|(address, _)| *address).collect();
+            let (address, task) = under_way.remove(crowding(&addresses));
+            debug!(%address, "a handshake has ended for a newer one: too many are under way");
+            task.abort();
+        }
+        let (key, ready) = (key.clone(), ready.clone());
+        let task = tasks.spawn(async move {
+            match timeout(CONNECT, shake(stream, &key)).await {
+                // Nobody is there to take it while the port is being closed.
+                Ok(Ok(stream)) => drop(ready.send(stream).await),
+                Ok(Err(error)) => debug!(%address, %error, "a handshake has failed"),
+                Err(_) => debug!(%address, "a handshake has failed: it is not over within {CONNECT:?}"),
+            }
+        });
+        under_way.push((address.ip(), task));
+    }
+}
+
+/// The next connection. What keeps one from being accepted passes, or is over with it: the port stays open.
+async fn next<T, F>(accept: impl Fn() -> F) -> T
+where
+    F: Future<Output = io::Result<T>>,
+{
+    loop {
+        match accept().await {
+            Ok(connection) => return connection,
+            Err(error) => {
+                warn!(%error, "a connection of another node cannot be accepted: trying again");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Which handshake gives way, of those of these addresses, the oldest first: the oldest of the address that has the
+/// most. A flood gives way to itself, and a member takes milliseconds.
+fn crowding(addresses: &[IpAddr]) -> usize {
+    let count = |address: &IpAddr| addresses.iter().filter(|other| *other == address).count();
+    let most = addresses.iter().map(count).max();
+    addresses.iter().position(|address| Some(count(address)) == most).unwrap_or(0)
+}
+
+async fn shake(stream: TcpStream, key: &NodeKey) -> io::Result<TlsStream<TcpStream>> {
+    stream.set_nodelay(true)?;
+    let mut stream = key.accept(stream).await?;
+    // Whoever has a call begins at once, and keepalive begins only then.
+    if stream.fill_buf().await?.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use ring::rand::SystemRandom;
+    use ring::signature::Ed25519KeyPair;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::{PeerServer, StoreSlot, hello};
+
+    fn key() -> NodeKey {
+        NodeKey::from_pkcs8(Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap().as_ref()).unwrap()
+    }
+
+    async fn serving() -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(PeerServer::new(StoreSlot::new("a".into(), key(), || 0)).serve(listener, std::future::pending()));
+        address
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn those_who_say_nothing_keep_nobody_out() {
+        let address = serving().await;
+        let mut silent = Vec::new();
+        for round in 0..3 {
+            // More each time than may be under way, in place of those that were.
+            let before = std::mem::take(&mut silent);
+            for _ in 0..HANDSHAKES + 44 {
+                silent.push(TcpStream::connect(address).await.unwrap());
+            }
+            drop(before);
+            let gave_way = timeout(CONNECT / 2, silent[0].read(&mut [0])).await;
+            assert!(gave_way.is_ok_and(|read| read.unwrap_or(0) == 0), "the oldest is still under way");
+            let answer = hello(&key(), address, CONNECT).await;
+            assert_eq!(answer.map(|hello| hello.name).map_err(|error| (round, error.to_string())), Ok("a".into()));
+        }
+    }
+
+    /// Neither before the handshake nor after it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_connection_on_which_nothing_is_said_ends() {
+        let address = serving().await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let (mut shaken, _) = key().connect(&address.to_string()).await.unwrap();
+        let ended = timeout(CONNECT * 5, async { (silent.read(&mut [0]).await, shaken.read(&mut [0]).await) });
+        let (silent, shaken) = ended.await.expect("both end");
+        assert_eq!(silent.unwrap_or(0), 0);
+        assert_eq!(shaken.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn an_error_in_accepting_passes() {
+        let tries = Cell::new(0);
+        let accepted = next(|| {
+            tries.set(tries.get() + 1);
+            std::future::ready(match tries.get() {
+                1 => Err(io::Error::from_raw_os_error(nix::libc::EMFILE)),
+                2 => Err(io::ErrorKind::ConnectionAborted.into()),
+                tries => Ok(tries),
+            })
+        });
+        assert_eq!(accepted.await, 3);
+    }
+
+    #[test]
+    fn the_oldest_of_the_address_that_has_the_most_gives_way() {
+        let address = |last| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+        let cases: [(&[u8], usize); 4] = [(&[1], 0), (&[1, 2, 3], 0), (&[1, 2, 3, 2], 1), (&[1, 2, 2, 3, 3, 3], 3)];
+        for (addresses, expected) in cases {
+            let given: Vec<_> = addresses.iter().copied().map(address).collect();
+            assert_eq!(crowding(&given), expected, "{addresses:?}");
+        }
+    }
+}
