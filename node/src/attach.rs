@@ -153,10 +153,7 @@ pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachRes
     let create = async |by| {
         let network = find_network(&member.store().state(), &wanted.network)?.id;
         let guard = member.attachments.enter(network, &sandbox)?;
-        let unfinished = unfinished(member, network, &sandbox);
-        if !unfinished.is_empty() {
-            end(member, &unfinished).await?;
-        }
+        finish(member, network, &sandbox).await?;
         let command = Command::CreateEndpoint(CreateEndpoint {
             network,
             node: member.node(),
@@ -168,7 +165,13 @@ pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachRes
             sandbox: sandbox.clone(),
             ifname: wanted.ifname.clone(),
         });
-        Ok((expect_endpoint(member.propose_by(command, by).await?)?, guard))
+        let mut created = member.propose_by(command.clone(), by).await;
+        // A daemon that has just started may have looked at an older state than the one that refuses.
+        let refused = matches!(&created, Err(error) if error.reason == Reason::AlreadyAttached.as_str());
+        if refused && finish(member, network, &sandbox).await? {
+            created = member.propose_by(command, by).await;
+        }
+        Ok((expect_endpoint(created?)?, guard))
     };
     let (endpoint, _guard) = member.write_named(&wanted.network, create).await?;
     match carry_out(member, &endpoint).await {
@@ -178,6 +181,15 @@ pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachRes
             Err(error)
         }
     }
+}
+
+/// Ends what an earlier attach or detach of a namespace has left; tells whether there was something.
+async fn finish(member: &Member, network: NetworkId, sandbox: &Sandbox) -> Result<bool, ApiError> {
+    let unfinished = unfinished(member, network, sandbox);
+    if !unfinished.is_empty() {
+        end(member, &unfinished).await?;
+    }
+    Ok(!unfinished.is_empty())
 }
 
 /// What an earlier attach or detach of a namespace that this one has entered has left: the collector has not come to it
