@@ -101,6 +101,15 @@ impl NodeKey {
     async fn shake(&self, address: &str) -> io::Result<(client::TlsStream<TcpStream>, PublicKey)> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        self.connect_over(stream).await
+    }
+
+    /// Shakes hands over a connection that was made already, and tells whose key answers.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke, or the other end is no daemon of Pontoon.
+    pub async fn connect_over(&self, stream: TcpStream) -> io::Result<(client::TlsStream<TcpStream>, PublicKey)> {
         let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
         let stream = self.connector.connect(name, stream).await?;
         let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);

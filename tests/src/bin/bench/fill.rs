@@ -14,6 +14,7 @@ use pontoon_proto::v1::{
     Command, CreateEndpoint, InspectNetworkRequest, Node, ProposeRequest, RequestId, Sandbox, StatusRequest, command,
     response,
 };
+use pontoon_store::NodeKey;
 use pontoon_tests::lab::Netns;
 use tokio::task::JoinSet;
 use tonic::Request;
@@ -38,9 +39,15 @@ struct Target {
 /// Makes `count` endpoints of node `owner` on a network. The owner's daemon must not run: it would see that there
 /// are no such namespaces, and end them.
 ///
-/// `socket` and `netns` are the leader's.
-pub(crate) async fn endpoints(count: u64, owner: &str, network: &str, socket: &Path, netns: &Netns) -> Result<()> {
-    let target = Target::find(owner, network, socket, netns).await?;
+/// `key` is the owner's; `socket` and `netns` are the leader's.
+pub(crate) async fn endpoints(
+    count: u64,
+    (owner, key): (&str, NodeKey),
+    network: &str,
+    socket: &Path,
+    netns: &Netns,
+) -> Result<()> {
+    let target = Target::find((owner, key), network, socket, netns).await?;
     let next = Arc::new(AtomicU64::new(1));
     let client = |_| {
         let (target, next) = (target.clone(), next.clone());
@@ -62,7 +69,7 @@ pub(crate) async fn endpoints(count: u64, owner: &str, network: &str, socket: &P
 }
 
 impl Target {
-    async fn find(owner: &str, network: &str, socket: &Path, netns: &Netns) -> Result<Self> {
+    async fn find((owner, key): (&str, NodeKey), network: &str, socket: &Path, netns: &Netns) -> Result<Self> {
         let channel = socket::connect(socket).await?;
         let request = InspectNetworkRequest { network: network.to_owned(), read: None };
         let answer = NetworkServiceClient::new(channel.clone()).inspect_network(request).await?.into_inner();
@@ -73,7 +80,7 @@ impl Target {
         let leader = node(&|node| node.id == status.leader).context("no leader")?;
         let address: SocketAddr =
             leader.advertise.parse().with_context(|| format!("address {:?}", leader.advertise))?;
-        let peer = PeerClient::new(socket::connect_in(netns, address).await?);
+        let peer = PeerClient::new(socket::connect_in(netns, address, key).await?);
         let run = rand::random();
         Ok(Self { peer, cluster: status.cluster_id, leader, owner, network, run })
     }

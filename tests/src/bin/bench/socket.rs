@@ -9,6 +9,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use nix::sched::{CloneFlags, setns};
+use pontoon_store::NodeKey;
 use pontoon_tests::lab::Netns;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::spawn_blocking;
@@ -28,15 +29,16 @@ pub(crate) async fn connect(path: &Path) -> Result<Channel> {
     endpoint.connect_with_connector(connector).await.with_context(|| format!("cannot connect to {shown}"))
 }
 
-/// A connection to an address as a network namespace sees it.
-pub(crate) async fn connect_in(netns: &Netns, address: SocketAddr) -> Result<Channel> {
+/// A connection to a member's address as a network namespace sees it, made with another member's key.
+pub(crate) async fn connect_in(netns: &Netns, address: SocketAddr, key: NodeKey) -> Result<Channel> {
     let path = netns.path();
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
     let connector = service_fn(move |_: Uri| {
-        let path = path.clone();
+        let (path, key) = (path.clone(), key.clone());
         async move {
             let stream = spawn_blocking(move || connect_from(&path, address)).await??;
-            TcpStream::from_std(stream).map(TokioIo::new)
+            let (stream, _) = key.connect_over(TcpStream::from_std(stream)?).await?;
+            Ok::<_, io::Error>(TokioIo::new(stream))
         }
     });
     endpoint.connect_with_connector(connector).await.with_context(|| format!("cannot connect to {address}"))
