@@ -1,10 +1,11 @@
 //! The lab itself: a scenario that passes on a lab without a wire would prove nothing.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use pontoon_tests::lab::{Lab, OUTSIDE, OUTSIDE6, Pinger, ROUTER, ROUTER6};
+use anyhow::{Context, Result, ensure};
+use pontoon_tests::lab::{Daemon, DaemonOptions, Lab, OUTSIDE, OUTSIDE6, Pinger, ROUTER, ROUTER6};
 use pontoon_tests::wait_for;
 
 #[test]
@@ -39,6 +40,17 @@ fn a_ping_that_loses_nothing_is_counted_so() -> Result<()> {
     let pinger = Pinger::start(&one.netns, two.address.into(), lab.dir().join("ping"))?;
     one.netns.reaches(two.address.into(), 50)?;
     pinger.lost_nothing(20).map(drop)
+}
+
+/// The program that a killed daemon was just starting holds its socket for a moment, and answers nothing there.
+#[test]
+fn a_daemon_is_not_ready_because_another_process_listens_in_its_place() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let mut daemon = Daemon::new(&lab, &lab.hosts()[0], DaemonOptions::default())?;
+    let _other = UnixListener::bind(daemon.socket())?;
+    let error = daemon.up().err().context("it counts as ready")?;
+    ensure!(error.to_string().contains("another pontoond answers"), "{error:#}");
+    Ok(())
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Pid;
 
 use super::cli::{Cli, program};
@@ -151,7 +153,10 @@ impl Daemon {
             if let Some(status) = process.try_wait()? {
                 return Ok(Err(status));
             }
-            UnixStream::connect(&socket)?;
+            // One that was killed a moment ago can still seem to listen: a program that it was just starting has its
+            // sockets until it runs. What connects to that is reset.
+            let listener = getsockopt(&UnixStream::connect(&socket)?, PeerCredentials)?.pid();
+            ensure!(listener.cast_unsigned() == process.id(), "process {listener} listens there");
             Ok(Ok(()))
         });
         match ready {
