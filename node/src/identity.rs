@@ -3,8 +3,7 @@
 //! ```text
 //! node.key       PKCS #8 key pair (Ed25519), readable by its owner only
 //! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id and who else was in it; before,
-//!                the join's attempt, and
-//!                whether a cluster that it has left is still seen on the host
+//!                the join's attempt, and whether a cluster that it has left is still seen on the host
 //! lock           held while a daemon uses the folder
 //! store/         the replicated store
 //! ```

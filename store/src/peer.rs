@@ -301,7 +301,8 @@ pub async fn hello(key: &NodeKey, address: SocketAddr, deadline: Duration) -> Re
     })
 }
 
-/// Asks a member to admit the node that has this key. Asking again with the same attempt gives the same answer until the node has reported itself.
+/// Asks a member to admit the node that has this key. Asking again with the same attempt gives the same answer until
+/// the node has reported itself.
 ///
 /// # Errors
 ///

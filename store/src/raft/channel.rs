@@ -36,7 +36,7 @@ pub(crate) enum Purpose {
 }
 
 /// Connections to the other members, made when first used.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Channels {
     cluster: ClusterId,
     me: RaftId,
@@ -56,12 +56,6 @@ struct Standing {
 
 /// Whom a connection is to, and the connection.
 type Open = (Peer, Channel);
-
-impl std::fmt::Debug for Channels {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Channels").field("cluster", &self.cluster).field("me", &self.me).finish_non_exhaustive()
-    }
-}
 
 impl Channels {
     pub(crate) fn new(cluster: ClusterId, me: RaftId, key: NodeKey) -> Self {

@@ -32,7 +32,7 @@ use crate::raft::channel::Channels;
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{Shared, StateMachine};
-use crate::raft::types::{Peer, Types};
+use crate::raft::types::{Peer, StoredMembership, Types};
 use crate::tasks::TaskBoard;
 use crate::tls::{NodeKey, PublicKey};
 
@@ -280,17 +280,22 @@ impl Store {
         &self.0.channels
     }
 
+    /// The latest membership, committed or not.
+    fn membership(&self) -> Arc<StoredMembership> {
+        Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config)
+    }
+
     /// Whether a member may have come later than what is known here: ids are log indexes, so a greater one than the
     /// membership's own is that of a newer member.
     pub(crate) fn may_be_newer(&self, member: RaftId) -> bool {
-        let membership = Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config);
+        let membership = self.membership();
         member.0 > membership.log_id().map_or(0, |id| id.index)
     }
 
     /// The key of a member, as the membership says; or the state, for one that is about to be added; or whoever admitted
     /// this one, until there is a membership that is newer.
     pub(crate) fn key_of(&self, member: RaftId) -> Option<PublicKey> {
-        let membership = Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config);
+        let membership = self.membership();
         let peer = membership.get_node(&member.0).map(|peer| peer.key);
         let about_to_be = || self.state().node_with_raft_id(member).map(|node| node.public_key);
         let told = || self.0.options.members.get(&member).map(|peer| peer.key).filter(|_| self.may_be_newer(member));
@@ -302,7 +307,7 @@ impl Store {
         if let Some(key) = self.vouched().get(&member) {
             return Some(*key);
         }
-        let membership = Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config);
+        let membership = self.membership();
         let mut others = self.0.options.members.clone();
         others.extend(membership.nodes().map(|(id, peer)| (RaftId(*id), peer.clone())));
         let others = others.into_iter().filter(|(id, _)| ![self.id(), member].contains(id));
@@ -330,7 +335,7 @@ impl Store {
 
     /// The members, for a newcomer.
     pub(crate) fn members(&self) -> BTreeMap<u64, v1::RaftMember> {
-        let membership = Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config);
+        let membership = self.membership();
         membership.nodes().map(|(id, peer)| (*id, convert::peer_out(peer))).collect()
     }
 
