@@ -4,7 +4,7 @@ use pontoon_proto::v1::{self, command::Kind, outcome::Object, response};
 use prost::Message;
 
 use crate::model::command::{
-    AdmitNode, Command, CreateEndpoint, CreateNetwork, Entry, Outcome, ReportNode, RequestId, WantedSubnet,
+    AdmitNode, Command, CreateEndpoint, CreateNetwork, EngineRef, Entry, Outcome, ReportNode, RequestId, WantedSubnet,
 };
 use crate::model::id::{EndpointId, NetworkId, NodeId, RaftId};
 use crate::model::object::Route;
@@ -76,6 +76,21 @@ impl From<&Command> for v1::Command {
             Command::RemoveEndpoint { endpoint, epoch } => {
                 Kind::RemoveEndpoint(v1::RemoveEndpoint { endpoint: endpoint.0, epoch: *epoch })
             }
+            Command::ClaimSubnet(wanted) => Kind::ClaimSubnet(wanted.into()),
+            Command::ReleaseClaim { node, cidr } => {
+                Kind::ReleaseClaim(v1::ReleaseClaim { node: node.0, cidr: cidr.to_string() })
+            }
+            Command::NameNetwork { network, name, labels } => {
+                Kind::NameNetwork(v1::NameNetwork { network: network.0, name: name.clone(), labels: labels.clone() })
+            }
+            Command::ReportEngineNetwork(known) => Kind::ReportEngineNetwork(known.into()),
+            Command::HoldAddress(wanted) => Kind::HoldAddress(wanted.into()),
+            Command::ReleaseAddress { network, address, epoch } => Kind::ReleaseAddress(v1::ReleaseAddress {
+                network: network.0,
+                address: address.to_string(),
+                epoch: *epoch,
+            }),
+            Command::PlaceEndpoint(placed) => Kind::PlaceEndpoint(placed.into()),
         };
         Self { kind: Some(kind) }
     }
@@ -108,6 +123,22 @@ impl TryFrom<v1::Command> for Command {
             Kind::RemoveEndpoint(remove) => {
                 Self::RemoveEndpoint { endpoint: EndpointId(remove.endpoint), epoch: remove.epoch }
             }
+            Kind::ClaimSubnet(wanted) => Self::ClaimSubnet(wanted.try_into()?),
+            Kind::ReleaseClaim(release) => Self::ReleaseClaim {
+                node: NodeId(release.node),
+                cidr: parse("release_claim", "cidr", &release.cidr, PREFIX)?,
+            },
+            Kind::NameNetwork(named) => {
+                Self::NameNetwork { network: NetworkId(named.network), name: named.name, labels: named.labels }
+            }
+            Kind::ReportEngineNetwork(known) => Self::ReportEngineNetwork(known.into()),
+            Kind::HoldAddress(wanted) => Self::HoldAddress(wanted.try_into()?),
+            Kind::ReleaseAddress(release) => Self::ReleaseAddress {
+                network: NetworkId(release.network),
+                address: parse("release_address", "address", &release.address, ADDRESS)?,
+                epoch: release.epoch,
+            },
+            Kind::PlaceEndpoint(placed) => Self::PlaceEndpoint(placed.try_into()?),
         })
     }
 }
@@ -189,6 +220,7 @@ impl From<&CreateNetwork> for v1::CreateNetwork {
             ipv6: wanted.ipv6,
             reservations: wanted.reservations.iter().map(reservation).collect(),
             force: wanted.force,
+            engine: wanted.engine.as_ref().map(|e| v1::EngineRef { node: e.node.0, id: e.id.clone() }),
         }
     }
 }
@@ -209,6 +241,7 @@ impl TryFrom<v1::CreateNetwork> for CreateNetwork {
             ipv6: wanted.ipv6,
             reservations: wanted.reservations.into_iter().map(reservation).collect::<Result<_, CodecError>>()?,
             force: wanted.force,
+            engine: wanted.engine.map(|engine| EngineRef { node: NodeId(engine.node), id: engine.id }),
         })
     }
 }
@@ -247,6 +280,7 @@ impl From<&CreateEndpoint> for v1::CreateEndpoint {
             addresses: texts(&wanted.addresses),
             sandbox: Some((&wanted.sandbox).into()),
             ifname: wanted.ifname.clone().unwrap_or_default(),
+            engine_id: wanted.engine_id.clone(),
         }
     }
 }
@@ -266,6 +300,7 @@ impl TryFrom<v1::CreateEndpoint> for CreateEndpoint {
             addresses: addresses(WHAT, &wanted.addresses)?,
             sandbox: required(WHAT, "sandbox", wanted.sandbox)?.into(),
             ifname: (!wanted.ifname.is_empty()).then_some(wanted.ifname),
+            engine_id: wanted.engine_id,
         })
     }
 }
@@ -277,6 +312,8 @@ impl From<&Outcome> for v1::Outcome {
             Outcome::Node(node) => Some(Object::Node(node.into())),
             Outcome::Network(network) => Some(Object::Network(network.into())),
             Outcome::Endpoint(endpoint) => Some(Object::Endpoint(endpoint.into())),
+            Outcome::Claim(claim) => Some(Object::Claim(claim.into())),
+            Outcome::Lease(lease) => Some(Object::Lease(lease.into())),
         };
         Self { object }
     }
@@ -291,6 +328,8 @@ impl TryFrom<v1::Outcome> for Outcome {
             Some(Object::Node(node)) => Self::Node(node.try_into()?),
             Some(Object::Network(network)) => Self::Network(network.try_into()?),
             Some(Object::Endpoint(endpoint)) => Self::Endpoint(endpoint.try_into()?),
+            Some(Object::Claim(claim)) => Self::Claim(claim.try_into()?),
+            Some(Object::Lease(lease)) => Self::Lease(lease.try_into()?),
         })
     }
 }

@@ -1,10 +1,11 @@
 //! The model's types as the messages of `pontoon.v1`, and as bytes on disk.
 //!
 //! - `object`: objects, also for the API
-//! - `command`: entries and what is answered
+//! - `command`, `engine`: entries and what is answered
 //! - `stored`: snapshots, single objects and their hash
 
 mod command;
+mod engine;
 mod error;
 mod object;
 mod stored;

@@ -7,8 +7,8 @@ use pontoon_proto::v1;
 
 use crate::model::id::{EndpointId, NetworkId, NodeId, RaftId, Vni};
 use crate::model::object::{
-    Cluster, EgressInterface, Endpoint, EndpointState, Family, Lease, LeaseState, Network, Node, NodeState, PastHolder,
-    Pool, Route, Sandbox, Subnet,
+    Claim, Cluster, EgressInterface, Endpoint, EndpointState, EngineContainer, EngineNetwork, Family, Lease,
+    LeaseState, Network, Node, NodeState, PastHolder, Pool, Route, Sandbox, Subnet,
 };
 
 use super::error::{ADDRESS, CodecError, ENDPOINT_ADDRESS, MAC, PREFIX, invalid, parse, parse_optional, required};
@@ -33,13 +33,7 @@ impl TryFrom<v1::Cluster> for Cluster {
     fn try_from(cluster: v1::Cluster) -> Result<Self, CodecError> {
         const WHAT: &str = "cluster";
         let port = cluster.vxlan_port;
-        let underlay = match cluster.underlay() {
-            v1::AddressFamily::Ipv4 => Family::V4,
-            v1::AddressFamily::Ipv6 => Family::V6,
-            v1::AddressFamily::Unspecified => {
-                return Err(invalid(WHAT, "underlay", &cluster.underlay.to_string(), "an address family"));
-            }
-        };
+        let underlay = family(WHAT, "underlay", cluster.underlay)?;
         Ok(Self {
             id: parse(WHAT, "id", &cluster.id, "32 hexadecimal digits")?,
             created_ms: cluster.created_ms,
@@ -49,6 +43,16 @@ impl TryFrom<v1::Cluster> for Cluster {
             feature_level: cluster.feature_level,
             underlay,
         })
+    }
+}
+
+pub(super) fn family(what: &'static str, field: &'static str, family: i32) -> Result<Family, CodecError> {
+    match v1::AddressFamily::try_from(family) {
+        Ok(v1::AddressFamily::Ipv4) => Ok(Family::V4),
+        Ok(v1::AddressFamily::Ipv6) => Ok(Family::V6),
+        Ok(v1::AddressFamily::Unspecified) | Err(_) => {
+            Err(invalid(what, field, &family.to_string(), "an address family"))
+        }
     }
 }
 
@@ -208,6 +212,8 @@ impl From<&Network> for v1::Network {
             internal: network.internal,
             labels: network.labels.clone(),
             created_ms: network.created_ms,
+            engine_node: network.engine.map_or(0, |node| node.0),
+            provisional: network.provisional,
         }
     }
 }
@@ -225,7 +231,57 @@ impl TryFrom<v1::Network> for Network {
             internal: network.internal,
             labels: network.labels,
             created_ms: network.created_ms,
+            engine: (network.engine_node != 0).then_some(NodeId(network.engine_node)),
+            provisional: network.provisional,
         })
+    }
+}
+
+impl From<&Claim> for v1::Claim {
+    fn from(claim: &Claim) -> Self {
+        Self {
+            cidr: claim.cidr.to_string(),
+            ip_range: claim.ip_range.map_or_else(String::new, |range| range.to_string()),
+            node: claim.node.0,
+            until_ms: claim.until_ms,
+        }
+    }
+}
+
+impl TryFrom<v1::Claim> for Claim {
+    type Error = CodecError;
+
+    fn try_from(claim: v1::Claim) -> Result<Self, CodecError> {
+        Ok(Self {
+            cidr: parse("claim", "cidr", &claim.cidr, PREFIX)?,
+            ip_range: parse_optional("claim", "ip_range", &claim.ip_range, PREFIX)?,
+            node: NodeId(claim.node),
+            until_ms: claim.until_ms,
+        })
+    }
+}
+
+impl From<&EngineNetwork> for v1::EngineNetwork {
+    fn from(known: &EngineNetwork) -> Self {
+        let container = |c: &EngineContainer| v1::EngineContainer { id: c.id.clone(), name: c.name.clone() };
+        Self {
+            network: known.network.0,
+            node: known.node.0,
+            id: known.id.clone(),
+            containers: known.containers.iter().map(container).collect(),
+        }
+    }
+}
+
+impl From<v1::EngineNetwork> for EngineNetwork {
+    fn from(known: v1::EngineNetwork) -> Self {
+        let container = |c: v1::EngineContainer| EngineContainer { id: c.id, name: c.name };
+        Self {
+            network: NetworkId(known.network),
+            node: NodeId(known.node),
+            id: known.id,
+            containers: known.containers.into_iter().map(container).collect(),
+        }
     }
 }
 
@@ -259,6 +315,7 @@ impl From<&Endpoint> for v1::Endpoint {
             egress: endpoint.egress.as_ref().map(Into::into),
             created_ms: endpoint.created_ms,
             epoch: endpoint.epoch,
+            engine_id: endpoint.engine_id.clone(),
         }
     }
 }
@@ -290,6 +347,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             egress: endpoint.egress.map(Into::into),
             created_ms: endpoint.created_ms,
             epoch: endpoint.epoch,
+            engine_id: endpoint.engine_id,
         })
     }
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use pontoon_proto::v1::{self, answered};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::model::apply::Change;
 use crate::model::id::{EndpointId, NetworkId, NodeId};
-use crate::model::object::{Cluster, Endpoint, Lease, Network, Node};
+use crate::model::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node};
 use crate::model::state::{Kept, Session, State};
 
 use super::command::{response, result};
@@ -26,6 +27,8 @@ mod tag {
     pub(super) const ENDPOINT: u8 = 4;
     pub(super) const LEASE: u8 = 5;
     pub(super) const ANSWER: u8 = 6;
+    pub(super) const CLAIM: u8 = 7;
+    pub(super) const ENGINE_NETWORK: u8 = 8;
 }
 
 /// The bytes of the whole state: the same on every node that applied the same entries.
@@ -41,6 +44,8 @@ pub fn encode_snapshot(state: &State) -> Vec<u8> {
         endpoints: state.endpoints.values().map(Into::into).collect(),
         leases: state.leases.values().map(Into::into).collect(),
         sessions: state.sessions.iter().map(session).collect(),
+        claims: state.claims.values().map(Into::into).collect(),
+        engine_networks: state.engine_networks.values().map(Into::into).collect(),
     };
     snapshot.encode_to_vec()
 }
@@ -79,6 +84,12 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State, CodecError> {
     for session in snapshot.sessions {
         put_session(&mut state, session)?;
     }
+    for claim in snapshot.claims {
+        put_claim(&mut state, claim)?;
+    }
+    for known in snapshot.engine_networks {
+        put_engine_network(&mut state, known);
+    }
     state.reindex();
     Ok(state)
 }
@@ -97,12 +108,15 @@ impl Change {
             Self::Network(id) => ids(tag::NETWORK, &[id.0]),
             Self::Endpoint(id) => ids(tag::ENDPOINT, &[id.0]),
             Self::Answer(node, seq) => ids(tag::ANSWER, &[node.0, *seq]),
+            Self::EngineNetwork(network, node) => ids(tag::ENGINE_NETWORK, &[network.0, node.0]),
+            Self::Claim(cidr) => {
+                let mut key = vec![tag::CLAIM, cidr.prefix_len()];
+                key.extend(address_bytes(cidr.addr()));
+                key
+            }
             Self::Lease(network, address) => {
                 let mut key = ids(tag::LEASE, &[network.0]);
-                match address {
-                    IpAddr::V4(v4) => key.extend(v4.octets()),
-                    IpAddr::V6(v6) => key.extend(v6.octets()),
-                }
+                key.extend(address_bytes(*address));
                 key
             }
         }
@@ -116,6 +130,10 @@ impl Change {
     pub fn from_key(key: &[u8]) -> Result<Self, CodecError> {
         let wrong = || CodecError::Key { key: key.iter().take(32).copied().collect() };
         let (&kind, rest) = key.split_first().ok_or_else(wrong)?;
+        if let (tag::CLAIM, Some((&prefix, address))) = (kind, rest.split_first()) {
+            let cidr = address_of(address).and_then(|address| IpNet::new(address, prefix).ok());
+            return Ok(Self::Claim(cidr.ok_or_else(wrong)?));
+        }
         let (first, rest) = rest.split_at_checked(8).unwrap_or((&[], rest));
         let id = <[u8; 8]>::try_from(first).map(u64::from_be_bytes);
         match (kind, id, rest) {
@@ -123,14 +141,14 @@ impl Change {
             (tag::NODE, Ok(id), []) => Ok(Self::Node(NodeId(id))),
             (tag::NETWORK, Ok(id), []) => Ok(Self::Network(NetworkId(id))),
             (tag::ENDPOINT, Ok(id), []) => Ok(Self::Endpoint(EndpointId(id))),
-            (tag::LEASE, Ok(id), address) => {
-                let v4 = <[u8; 4]>::try_from(address).map(|octets| IpAddr::V4(Ipv4Addr::from(octets)));
-                let v6 = || <[u8; 16]>::try_from(address).map(|octets| IpAddr::V6(Ipv6Addr::from(octets)));
-                Ok(Self::Lease(NetworkId(id), v4.or_else(|_| v6()).map_err(|_| wrong())?))
-            }
+            (tag::LEASE, Ok(id), address) => Ok(Self::Lease(NetworkId(id), address_of(address).ok_or_else(wrong)?)),
             (tag::ANSWER, Ok(id), seq) => {
                 let seq = <[u8; 8]>::try_from(seq).map_err(|_| wrong())?;
                 Ok(Self::Answer(NodeId(id), u64::from_be_bytes(seq)))
+            }
+            (tag::ENGINE_NETWORK, Ok(id), node) => {
+                let node = <[u8; 8]>::try_from(node).map_err(|_| wrong())?;
+                Ok(Self::EngineNetwork(NetworkId(id), NodeId(u64::from_be_bytes(node))))
             }
             _ => Err(wrong()),
         }
@@ -151,6 +169,8 @@ impl State {
             .chain(self.endpoints.keys().map(|id| Change::Endpoint(*id)))
             .chain(self.leases.keys().map(|(network, address)| Change::Lease(*network, *address)))
             .chain(self.sessions.iter().flat_map(answers))
+            .chain(self.claims.keys().map(|cidr| Change::Claim(*cidr)))
+            .chain(self.engine_networks.keys().map(|(network, node)| Change::EngineNetwork(*network, *node)))
     }
 
     /// What the disk keeps under an object's key; none when there is no such object (any more).
@@ -162,6 +182,11 @@ impl State {
             Change::Endpoint(id) => self.endpoints.get(id).map(|endpoint| v1::Endpoint::from(endpoint).encode_to_vec()),
             Change::Lease(network, address) => {
                 self.leases.get(&(*network, *address)).map(|lease| v1::Lease::from(lease).encode_to_vec())
+            }
+            Change::Claim(cidr) => self.claims.get(cidr).map(|claim| v1::Claim::from(claim).encode_to_vec()),
+            Change::EngineNetwork(network, node) => {
+                let known = self.engine_networks.get(&(*network, *node));
+                known.map(|known| v1::EngineNetwork::from(known).encode_to_vec())
             }
             Change::Answer(node, seq) => {
                 let session = self.sessions.get(node)?;
@@ -192,6 +217,8 @@ impl State {
                 Change::Endpoint(_) => put_endpoint(&mut state, decode("endpoint", value)?)?,
                 Change::Lease(..) => put_lease(&mut state, decode("lease", value)?)?,
                 Change::Answer(..) => put_session(&mut state, decode("session", value)?)?,
+                Change::Claim(_) => put_claim(&mut state, decode("claim", value)?)?,
+                Change::EngineNetwork(..) => put_engine_network(&mut state, decode("engine network", value)?),
             }
         }
         state.reindex();
@@ -210,6 +237,18 @@ impl State {
 pub fn object_hash(key: &[u8], value: &[u8]) -> u128 {
     let digest = Sha256::new().chain_update(key).chain_update(value).finalize();
     digest.iter().take(16).fold(0, |hash, byte| hash << 8 | u128::from(*byte))
+}
+
+fn address_bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(|octets| IpAddr::V4(Ipv4Addr::from(octets)));
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|octets| IpAddr::V6(Ipv6Addr::from(octets)))).ok()
 }
 
 fn decode<M: Message + Default>(what: &'static str, bytes: &[u8]) -> Result<M, CodecError> {
@@ -238,6 +277,17 @@ fn put_lease(state: &mut State, lease: v1::Lease) -> Result<(), CodecError> {
     let lease = Lease::try_from(lease)?;
     state.leases.insert((lease.network, lease.address), lease);
     Ok(())
+}
+
+fn put_claim(state: &mut State, claim: v1::Claim) -> Result<(), CodecError> {
+    let claim = Claim::try_from(claim)?;
+    state.claims.insert(claim.cidr, claim);
+    Ok(())
+}
+
+fn put_engine_network(state: &mut State, known: v1::EngineNetwork) {
+    let known = EngineNetwork::from(known);
+    state.engine_networks.insert((known.network, known.node), known);
 }
 
 /// Adds answers to a session.

@@ -28,6 +28,7 @@ impl State {
         self.check_endpoints(&mut found);
         self.check_sandboxes(&mut found);
         self.check_leases(&mut found);
+        self.check_engines(&mut found);
         for (node, session) in &self.sessions {
             found.unless(session.answers.len() <= Session::MAX_ANSWERS, || format!("session {node} keeps too many"));
         }
@@ -76,6 +77,8 @@ impl State {
     }
 
     fn check_endpoints(&self, found: &mut Found) {
+        let of_engines = self.endpoints.values().filter(|e| !e.engine_id.is_empty());
+        found.unique("endpoint of an engine", of_engines.map(|e| (e.node, &e.engine_id)));
         found.unique("container", self.endpoints.values().map(|e| (e.network, e.node, &e.name)));
         found.unique("MAC", self.endpoints.values().map(|e| (e.network, e.mac)));
         let addresses = self.endpoints.values().flat_map(|e| e.addresses.iter().map(|a| (e.network, *a)));
@@ -112,11 +115,19 @@ impl State {
         let egress = self.endpoints.values().filter_map(|e| Some((e, e.egress.as_ref()?)));
         found.unique("egress host", egress.clone().map(|(e, egress)| (e.node, egress.host)));
         found.unique("sandbox with egress", egress.clone().map(|(e, _)| (e.node, &e.sandbox.key)));
-        found.unique("sandbox on network", self.endpoints.values().map(|e| (e.node, &e.sandbox.key, e.network)));
-        let own = self.endpoints.values().map(|e| (e.node, &e.sandbox.key, &e.ifname));
+        let placed = || self.endpoints.values().filter(|endpoint| endpoint.is_placed());
+        found.unique("sandbox on network", placed().map(|e| (e.node, &e.sandbox.key, e.network)));
+        let own = placed().map(|e| (e.node, &e.sandbox.key, &e.ifname));
         found.unique("interface", own.chain(egress.clone().map(|(e, way)| (e.node, &e.sandbox.key, &way.ifname))));
         let with: BTreeSet<(NodeId, &String)> = egress.map(|(e, _)| (e.node, &e.sandbox.key)).collect();
         for endpoint in self.endpoints.values() {
+            let of_engine = !endpoint.engine_id.is_empty();
+            found.unless(of_engine || endpoint.is_placed(), || format!("endpoint {} is nowhere", endpoint.id));
+            found.unless(!of_engine || endpoint.egress.is_none(), || {
+                format!("endpoint {} has a way out besides its engine's", endpoint.id)
+            });
+        }
+        for endpoint in self.endpoints.values().filter(|endpoint| endpoint.engine_id.is_empty()) {
             let internal = self.networks.get(&endpoint.network).is_none_or(|network| network.internal);
             let out = internal || with.contains(&(endpoint.node, &endpoint.sandbox.key));
             found.unless(out, || format!("the sandbox of endpoint {} has no way out", endpoint.id));
@@ -134,11 +145,40 @@ impl State {
             let held = matches!(lease.state, LeaseState::Pending | LeaseState::Active);
             let holder = lease.endpoint.and_then(|id| self.endpoints.get(&id));
             let right = holder.is_some_and(|e| e.network == *network && e.addresses.contains(address));
-            found.unless(held == right && held == lease.endpoint.is_some(), || format!("{} has no holder", what()));
+            let right = if lease.held_for().is_some() { lease.endpoint.is_none() } else { held == right };
+            found.unless(right, || format!("{} has no holder", what()));
+            found.unless(held || lease.endpoint.is_none(), || format!("{} has a holder", what()));
+            let known = lease.held_for().is_none_or(|node| self.nodes.contains_key(&node));
+            found.unless(known, || format!("{} is held for no node", what()));
             let same = holder.is_none_or(|e| lease.node == Some(e.node) && lease.name == e.name);
             found.unless(same, || format!("{} tells of another holder", what()));
             found.unless(lease.since_ms <= self.clock_ms, || format!("{} is of the future", what()));
             found.unless(lease.previous.len() <= Lease::MAX_PREVIOUS, || format!("{} keeps too much", what()));
+        }
+    }
+}
+
+impl State {
+    fn check_engines(&self, found: &mut Found) {
+        let subnets = || self.networks.values().flat_map(|n| n.subnets.iter().map(|s| s.cidr));
+        for (cidr, claim) in &self.claims {
+            found.unless(*cidr == claim.cidr, || format!("claim {} is kept as {cidr}", claim.cidr));
+            let others = self.claims.keys().filter(|other| *other != cidr).copied();
+            let other = others.chain(subnets()).find(|other| overlap(*other, *cidr));
+            found.unless(other.is_none(), || format!("claim {cidr} overlaps {other:?}"));
+            found.unless(self.nodes.contains_key(&claim.node), || format!("claim {cidr} is of no node"));
+        }
+        found.unique("network of an engine", self.engine_networks.values().map(|known| (known.node, &known.id)));
+        for ((network, node), known) in &self.engine_networks {
+            let what = || format!("network {network} of the engine of node {node}");
+            found.unless((*network, *node) == (known.network, known.node), || format!("{} is kept wrong", what()));
+            found.unless(self.networks.contains_key(network), || format!("{} is no network", what()));
+            found.unless(self.nodes.contains_key(node), || format!("{} is of no node", what()));
+        }
+        for network in self.networks.values().filter(|network| network.provisional) {
+            let used = self.endpoints_of_network(network.id).next().is_some()
+                || self.leases_of_network(network.id).any(|lease| lease.held_for().is_some());
+            found.unless(!used, || format!("network {} is used and has no name", network.name));
         }
     }
 }

@@ -6,11 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::id::{EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
-use super::object::{Cluster, Endpoint, Labels, Network, Node, NodeState, Route, Sandbox};
+use super::object::{
+    Claim, Cluster, Endpoint, EngineNetwork, Family, Labels, Lease, Network, Node, NodeState, Route, Sandbox,
+};
 
 /// Highest feature level that this version knows. A command kind that a later version adds
 /// gets a higher level, and is proposed only once every member reports that level.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
 
 /// What a log entry holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,12 +96,56 @@ pub enum Command {
         /// Its epoch.
         epoch: u64,
     },
+    /// A node's engine wants a subnet for a network that it is about to make.
+    ClaimSubnet(ClaimSubnet),
+    /// A claim is not needed any more.
+    ReleaseClaim {
+        /// Node that has it.
+        node: NodeId,
+        /// Its prefix.
+        cidr: IpNet,
+    },
+    /// The engine that made a network has told its name.
+    NameNetwork {
+        /// Network.
+        network: NetworkId,
+        /// Name.
+        name: String,
+        /// Labels.
+        labels: Labels,
+    },
+    /// A node tells how its engine has a network; with an empty id, that it has it no more.
+    ReportEngineNetwork(EngineNetwork),
+    /// A node's engine wants an address for an endpoint that it is about to make.
+    HoldAddress(HoldAddress),
+    /// An address that was held for an engine is not needed any more.
+    ReleaseAddress {
+        /// Network.
+        network: NetworkId,
+        /// Address.
+        address: IpAddr,
+        /// Epoch of its lease.
+        epoch: u64,
+    },
+    /// An engine has placed an endpoint's interface.
+    PlaceEndpoint(PlaceEndpoint),
 }
 
 impl Command {
     /// The feature level that every member must have before this command is proposed.
     pub fn feature_level(&self) -> u32 {
-        1
+        match self {
+            Self::ClaimSubnet(_)
+            | Self::ReleaseClaim { .. }
+            | Self::NameNetwork { .. }
+            | Self::ReportEngineNetwork(_)
+            | Self::HoldAddress(_)
+            | Self::ReleaseAddress { .. }
+            | Self::PlaceEndpoint(_) => 2,
+            Self::CreateNetwork(wanted) if wanted.engine.is_some() => 2,
+            Self::CreateEndpoint(wanted) if !wanted.engine_id.is_empty() => 2,
+            _ => 1,
+        }
     }
 }
 
@@ -162,6 +208,72 @@ pub struct CreateNetwork {
     pub reservations: Vec<(String, IpAddr)>,
     /// Although a subnet overlaps a route that a ready node reported.
     pub force: bool,
+    /// Which engine makes it, under which id. Its name is not known then until [`Command::NameNetwork`], and it may have
+    /// the subnets that the node has claimed.
+    pub engine: Option<EngineRef>,
+}
+
+impl CreateNetwork {
+    /// Whether a claim is made for this network: by the engine that makes it, and of just this prefix.
+    pub(super) fn may_have(&self, claim: &Claim, cidr: IpNet) -> bool {
+        claim.cidr == cidr && self.engine.as_ref().is_some_and(|engine| engine.node == claim.node)
+    }
+}
+
+/// Something of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineRef {
+    /// The engine's node.
+    pub node: NodeId,
+    /// The engine's id of it.
+    pub id: String,
+}
+
+/// A node's engine wants a subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimSubnet {
+    /// Node.
+    pub node: NodeId,
+    /// Family.
+    pub family: Family,
+    /// The prefix; none: the lowest free one of the pools.
+    pub cidr: Option<IpNet>,
+    /// Part of it that addresses are to be handed out from.
+    pub ip_range: Option<IpNet>,
+}
+
+/// A node's engine wants an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldAddress {
+    /// Network.
+    pub network: NetworkId,
+    /// Node.
+    pub node: NodeId,
+    /// Family.
+    pub family: Family,
+    /// The address; none: what the container had last, else the lowest free one.
+    pub address: Option<IpAddr>,
+    /// Name of the container, or the likeliest; empty when nothing is known of it.
+    pub name: String,
+}
+
+/// An engine has placed an endpoint's interface, or its container has other names now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaceEndpoint {
+    /// Endpoint.
+    pub endpoint: EndpointId,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Name of the container.
+    pub name: String,
+    /// The engine's id of the container.
+    pub container_id: String,
+    /// Other names.
+    pub aliases: Vec<String>,
+    /// Where the interface is.
+    pub sandbox: Sandbox,
+    /// Its name there.
+    pub ifname: String,
 }
 
 /// A subnet as asked for.
@@ -192,10 +304,12 @@ pub struct CreateEndpoint {
     pub mac: Option<Mac>,
     /// Addresses asked for, at most one per family.
     pub addresses: Vec<IpAddr>,
-    /// Where its interface goes.
+    /// Where its interface goes; empty when an engine makes the endpoint.
     pub sandbox: Sandbox,
     /// Name of its interface; none: the first ethN that no other endpoint of the sandbox has.
     pub ifname: Option<String>,
+    /// The engine's id of the endpoint; empty without an engine. The addresses may be held for its node then.
+    pub engine_id: String,
 }
 
 /// What a command made or changed.
@@ -207,6 +321,10 @@ pub enum Outcome {
     Node(Node),
     /// A network: created, or as it was when removed.
     Network(Network),
-    /// An endpoint: created, activated, or as it was when removed.
+    /// An endpoint: created, activated, placed, or as it was when removed.
     Endpoint(Endpoint),
+    /// A claimed subnet.
+    Claim(Claim),
+    /// The lease of an address that is held, or that somebody on the same node has already.
+    Lease(Lease),
 }

@@ -42,7 +42,9 @@ impl Index {
         self.names.insert((network, node, endpoint.name.clone()), id);
         self.networks.insert((network, id));
         self.nodes.insert((node, id));
-        self.sandboxes.insert((node, endpoint.sandbox.key.clone(), id));
+        if endpoint.is_placed() {
+            self.sandboxes.insert((node, endpoint.sandbox.key.clone(), id));
+        }
         self.macs.insert((network, endpoint.mac), id);
         if let Some(egress) = &endpoint.egress {
             self.egress_hosts.insert(node, egress.host.into());

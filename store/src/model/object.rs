@@ -149,6 +149,51 @@ pub struct Network {
     pub labels: Labels,
     /// When it was made.
     pub created_ms: u64,
+    /// Node whose engine made it; none: `pontoon network create`.
+    pub engine: Option<NodeId>,
+    /// The engine that made it has not told its name yet: it has the first digits of the engine's id for a name, and no
+    /// container can be on it.
+    pub provisional: bool,
+}
+
+/// A subnet that a node's engine was given for a network that it is about to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The prefix, without host bits. It overlaps no network and no other claim.
+    pub cidr: IpNet,
+    /// Part of the prefix that addresses are to be handed out from.
+    pub ip_range: Option<IpNet>,
+    /// Node.
+    pub node: NodeId,
+    /// Until when nobody else gets it, in milliseconds since the Unix epoch.
+    pub until_ms: u64,
+}
+
+impl Claim {
+    /// How long a claim lasts, in milliseconds: an engine makes the network within a second of it.
+    pub const LIFE_MS: u64 = 60_000;
+}
+
+/// A network as one node's engine has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineNetwork {
+    /// Network.
+    pub network: NetworkId,
+    /// Node.
+    pub node: NodeId,
+    /// The engine's own id of the network, unique on the node.
+    pub id: String,
+    /// Containers that the engine has on it, running or not, by id.
+    pub containers: Vec<EngineContainer>,
+}
+
+/// A container of an engine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EngineContainer {
+    /// The engine's id.
+    pub id: String,
+    /// Name.
+    pub name: String,
 }
 
 /// State of an endpoint.
@@ -169,7 +214,8 @@ pub struct Endpoint {
     pub network: NetworkId,
     /// Node it is on.
     pub node: NodeId,
-    /// Name of the container, unique on this network and node.
+    /// Name of the container, unique on this network and node; the first digits of `engine_id` until the engine has
+    /// told it.
     pub name: String,
     /// The engine's id of the container, or empty.
     pub container_id: String,
@@ -181,9 +227,9 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// State.
     pub state: EndpointState,
-    /// Network namespace it is in.
+    /// Network namespace it is in; empty while the engine has not placed it.
     pub sandbox: Sandbox,
-    /// Name of its interface there.
+    /// Name of its interface there; empty while the engine has not placed it.
     pub ifname: String,
     /// The sandbox's way out, kept by exactly one of its endpoints on networks that are not internal.
     pub egress: Option<EgressInterface>,
@@ -191,10 +237,23 @@ pub struct Endpoint {
     pub created_ms: u64,
     /// A command about the endpoint carries it, so that an old one cannot end a newer use.
     pub epoch: u64,
+    /// The engine's id of the endpoint; empty without an engine. The engine then moves its interface, addresses it and
+    /// gives the container its way out.
+    pub engine_id: String,
+}
+
+impl Endpoint {
+    /// How much of an engine's id stands for a name, in bytes: as much as engines show of their ids.
+    pub const SHORT_ID: usize = 12;
+
+    /// Whether its interface is in its namespace, as far as the cluster knows.
+    pub fn is_placed(&self) -> bool {
+        !self.sandbox.key.is_empty()
+    }
 }
 
 /// A network namespace on a node.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sandbox {
     /// File that names it.
     pub netns: String,
@@ -216,7 +275,7 @@ pub struct EgressInterface {
 pub enum LeaseState {
     /// Kept for a name.
     Reserved,
-    /// Held by an endpoint that is being made.
+    /// Held by an endpoint that is being made, or for one that a node's engine is about to make.
     Pending,
     /// Held by an endpoint in use.
     Active,
@@ -239,11 +298,12 @@ pub struct Lease {
     pub epoch: u64,
     /// State.
     pub state: LeaseState,
-    /// Endpoint that holds it, when pending or active.
+    /// Endpoint that holds it, when active, and when pending unless it is held for an engine.
     pub endpoint: Option<EndpointId>,
     /// Node that holds it or held it last; none when reserved.
     pub node: Option<NodeId>,
-    /// Name that it is reserved for, or of the container that holds it or held it last.
+    /// Name that it is reserved for, or of the container that holds it or held it last; empty while it is held for a
+    /// container of an engine that has not told its name.
     pub name: String,
     /// Since when it is in this state.
     pub since_ms: u64,
@@ -261,6 +321,11 @@ impl Lease {
     pub const COOLING_MS: u64 = 60_000;
     /// Name under which gateways are reserved.
     pub const GATEWAY: &str = "gateway";
+
+    /// The node whose engine it is held for, when no endpoint has it yet.
+    pub fn held_for(&self) -> Option<NodeId> {
+        self.node.filter(|_| self.state == LeaseState::Pending && self.endpoint.is_none())
+    }
 }
 
 /// Who had an address before.

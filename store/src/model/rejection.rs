@@ -60,6 +60,8 @@ reasons! {
     NetworkNotFound "NETWORK_NOT_FOUND",
     /// The network has endpoints.
     NetworkInUse "NETWORK_IN_USE",
+    /// The engine that makes the network has not told its name yet.
+    NetworkProvisional "NETWORK_PROVISIONAL",
     /// A subnet that cannot be used: host bits, too small, two of one family, not unicast, IPv6 without asking,
     /// or one that holds a node's address.
     InvalidSubnet "INVALID_SUBNET",

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use ipnet::IpNet;
+
 use super::command::Outcome;
 use super::id::{EndpointId, NetworkId, NodeId, RaftId};
 use super::index::Index;
-use super::object::{Cluster, Endpoint, Lease, Network, Node};
+use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node};
 use super::rejection::Rejection;
 
 /// Everything that the cluster agrees on, as of one log index. Only [`State::apply`] changes it.
@@ -23,6 +25,10 @@ pub struct State {
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// Addresses that are, or were, in use or reserved.
     pub leases: BTreeMap<(NetworkId, IpAddr), Lease>,
+    /// Subnets that engines were given and no network has yet.
+    pub claims: BTreeMap<IpNet, Claim>,
+    /// Networks as the engines have them.
+    pub engine_networks: BTreeMap<(NetworkId, NodeId), EngineNetwork>,
     /// Answers that are kept so that a retried request is not applied twice, by the node that
     /// asked (node 0 while a cluster is founded).
     pub sessions: BTreeMap<NodeId, Session>,
@@ -106,6 +112,27 @@ impl State {
     pub fn find_network(&self, name_or_id: &str) -> Option<&Network> {
         let by_id = || self.networks.get(&NetworkId(name_or_id.parse().ok()?));
         self.network_named(name_or_id).or_else(by_id)
+    }
+
+    /// The network that a node's engine knows by this id.
+    pub fn network_of_engine(&self, node: NodeId, id: &str) -> Option<&Network> {
+        let known = self.engine_networks.values().find(|known| known.node == node && known.id == id)?;
+        self.networks.get(&known.network)
+    }
+
+    /// The network that has this subnet.
+    pub fn network_with_subnet(&self, cidr: IpNet) -> Option<&Network> {
+        self.networks.values().find(|network| network.subnets.iter().any(|subnet| subnet.cidr == cidr))
+    }
+
+    /// A network as the engines have it, by node.
+    pub fn engines_of_network(&self, network: NetworkId) -> impl Iterator<Item = &EngineNetwork> {
+        self.engine_networks.range((network, NodeId(0))..=(network, NodeId(u64::MAX))).map(|(_, known)| known)
+    }
+
+    /// The endpoint that a node's engine knows by this id.
+    pub fn endpoint_of_engine(&self, node: NodeId, id: &str) -> Option<&Endpoint> {
+        self.endpoints_of_node(node).find(|endpoint| endpoint.engine_id == id)
     }
 
     /// The container of this name on a network and a node.

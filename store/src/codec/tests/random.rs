@@ -8,10 +8,11 @@ use proptest::prelude::*;
 
 use crate::codec::{decode_entry, decode_snapshot, encode_entry, encode_snapshot, object_hash};
 use crate::model::command::{
-    AdmitNode, Command, CreateEndpoint, CreateNetwork, Entry, ReportNode, RequestId, WantedSubnet,
+    AdmitNode, ClaimSubnet, Command, CreateEndpoint, CreateNetwork, EngineRef, Entry, HoldAddress, PlaceEndpoint,
+    ReportNode, RequestId, WantedSubnet,
 };
 use crate::model::id::{EndpointId, Mac, NetworkId, NodeId, Vni};
-use crate::model::object::{NodeState, Route, Sandbox};
+use crate::model::object::{EngineContainer, EngineNetwork, Family, LeaseState, NodeState, Route, Sandbox};
 use crate::model::state::State;
 use crate::model::tests::{admission, ip, named, on, report, settings};
 
@@ -31,7 +32,7 @@ struct Dice {
 
 fn dice() -> impl Strategy<Value = Dice> {
     let step_ms = prop_oneof![3 => 0..2_000_i64, 1 => -90_000..90_000_i64];
-    (0..24_u8, any::<[u8; 3]>(), step_ms, 0..3_u64, prop_oneof![6 => Just(0_u64), 1 => 0..4_u64])
+    (0..36_u8, any::<[u8; 3]>(), step_ms, 0..3_u64, prop_oneof![6 => Just(0_u64), 1 => 0..4_u64])
         .prop_map(|(kind, [a, b, c], step_ms, asker, again)| Dice { kind, a, b, c, step_ms, asker, again })
 }
 
@@ -73,6 +74,98 @@ fn network(dice: &Dice) -> CreateNetwork {
     }
 }
 
+/// A network as an engine makes it: with what it has claimed.
+fn engine_network(state: &State, dice: &Dice, node: NodeId) -> CreateNetwork {
+    let Dice { a, b, .. } = *dice;
+    let claimed = state.claims.values().filter(|claim| claim.node == node && claim.cidr.addr().is_ipv4());
+    let subnets: Vec<_> = claimed.take(1).map(|claim| on(&claim.cidr.to_string())).collect();
+    let id = format!("n{}", b % 6);
+    CreateNetwork {
+        subnets,
+        engine: Some(EngineRef { node, id: id.clone() }),
+        internal: a % 4 == 1,
+        ..named(&format!("{id}-of-{node}"))
+    }
+}
+
+/// An endpoint as an engine makes it: with addresses that it may have held.
+fn engine_endpoint(state: &State, dice: &Dice) -> CreateEndpoint {
+    let Dice { a, b, c, .. } = *dice;
+    let held = state.leases.values().filter(|lease| lease.held_for().is_some()).collect::<Vec<_>>();
+    let some = held.get(usize::from(a) % held.len().max(1)).filter(|_| b % 4 > 0);
+    let wanted = endpoint(state, dice);
+    let id = format!("e{c}");
+    CreateEndpoint {
+        network: some.map_or(wanted.network, |lease| lease.network),
+        node: some.and_then(|lease| lease.node).unwrap_or(wanted.node),
+        addresses: some.map_or(wanted.addresses, |lease| vec![lease.address]),
+        name: id.clone(),
+        sandbox: Sandbox::default(),
+        ifname: None,
+        engine_id: id,
+        ..wanted
+    }
+}
+
+fn held(state: &State, dice: &Dice, node: NodeId) -> HoldAddress {
+    let Dice { a, b, c, .. } = *dice;
+    let wanted = endpoint(state, dice);
+    let family = if c % 5 == 0 { Family::V6 } else { Family::V4 };
+    HoldAddress {
+        network: pick(state.networks.keys().copied(), b, NetworkId(9999)),
+        node,
+        family,
+        address: wanted.addresses.first().copied().filter(|_| a % 2 == 0),
+        name: if a % 3 == 0 { String::new() } else { wanted.name },
+    }
+}
+
+fn of_engines(state: &State, dice: &Dice, node: NodeId) -> Command {
+    let Dice { kind, a, b, c, .. } = *dice;
+    let network = pick(state.networks.keys().copied(), b, NetworkId(9999));
+    let cidr = |n: u8| CIDRS[usize::from(n) % CIDRS.len()].parse().expect("a prefix");
+    match kind {
+        24..=25 => Command::ClaimSubnet(ClaimSubnet {
+            node,
+            family: if c % 4 == 0 { Family::V6 } else { Family::V4 },
+            cidr: (b % 3 == 0).then(|| cidr(c)),
+            ip_range: (b % 6 == 0).then(|| "10.0.0.4/30".parse().expect("a prefix")),
+        }),
+        26 => Command::ReleaseClaim { node, cidr: pick(state.claims.keys().copied(), b, cidr(0)) },
+        27 => Command::CreateNetwork(engine_network(state, dice, node)),
+        28 => Command::NameNetwork { network, name: format!("net{}", c % 5), labels: Default::default() },
+        29 => Command::ReportEngineNetwork(EngineNetwork {
+            network,
+            node,
+            id: if c % 5 == 0 { String::new() } else { format!("n{}", c % 6) },
+            containers: (0..c % 3).map(|n| EngineContainer { id: format!("i{n}"), name: format!("c{n}") }).collect(),
+        }),
+        30..=31 => Command::HoldAddress(held(state, dice, node)),
+        32 => {
+            let free = |(_, lease): &(_, &crate::model::object::Lease)| {
+                lease.held_for().is_some() || lease.state == LeaseState::Reserved && c % 4 == 0
+            };
+            let leases: Vec<_> = state.leases.iter().filter(free).map(|(key, lease)| (*key, lease.epoch)).collect();
+            let ((network, address), epoch) = pick(leases.into_iter(), a, ((NetworkId(9999), ip("10.0.0.2")), 0));
+            Command::ReleaseAddress { network, address, epoch: epoch + u64::from(b > 240) }
+        }
+        33 => Command::CreateEndpoint(engine_endpoint(state, dice)),
+        _ => {
+            let unplaced: Vec<_> = state.endpoints.values().filter(|e| !e.engine_id.is_empty()).collect();
+            let endpoint = unplaced.get(usize::from(a) % unplaced.len().max(1));
+            Command::PlaceEndpoint(PlaceEndpoint {
+                endpoint: endpoint.map_or(EndpointId(9999), |endpoint| endpoint.id),
+                epoch: endpoint.map_or(0, |endpoint| endpoint.epoch),
+                name: format!("c{}", b % 6),
+                container_id: format!("i{}", b % 6),
+                aliases: Vec::new(),
+                sandbox: Sandbox { netns: format!("/run/netns/s{}", c % 7), key: format!("s{}", c % 7) },
+                ifname: format!("eth{}", c % 2),
+            })
+        }
+    }
+}
+
 fn endpoint(state: &State, dice: &Dice) -> CreateEndpoint {
     let Dice { a, b, c, .. } = *dice;
     let network = pick(state.networks.keys().copied(), a, NetworkId(9999));
@@ -92,6 +185,7 @@ fn endpoint(state: &State, dice: &Dice) -> CreateEndpoint {
         addresses: if b % 3 == 0 { hosts.collect() } else { Vec::new() },
         sandbox,
         ifname: (a % 8 == 0).then(|| format!("eth{}", b % 3)),
+        engine_id: String::new(),
     }
 }
 
@@ -129,6 +223,7 @@ fn command(state: &State, dice: &Dice) -> Command {
         11 => Command::RemoveNetwork { network: pick(state.networks.keys().copied(), a, NetworkId(9999)) },
         12..=18 => Command::CreateEndpoint(endpoint(state, dice)),
         19..=20 => Command::ActivateEndpoint { endpoint: id, epoch },
+        24.. => of_engines(state, dice, node),
         _ => Command::RemoveEndpoint { endpoint: id, epoch },
     }
 }
@@ -240,7 +335,7 @@ fn random_logs_reach_every_kind_of_object() {
         }
     }
     let counts: Vec<i32> = accepted.into_values().collect();
-    assert!(counts.len() == 11 && counts.iter().all(|count| *count >= 15), "{counts:?}");
+    assert!(counts.len() == 18 && counts.iter().all(|count| *count >= 15), "{counts:?}");
     assert!(reasons.len() >= 18, "{reasons:?}");
     assert!(refused < 3_500, "{refused} of 4800 were refused");
 }

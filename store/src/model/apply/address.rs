@@ -2,43 +2,55 @@
 
 use std::net::IpAddr;
 
-use crate::model::command::CreateEndpoint;
+use crate::model::id::NodeId;
 use crate::model::object::{Family, Lease, LeaseState, Network, Subnet};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::subnet::{address, handed_out, is_host};
 
 use super::{Changing, list};
 
+/// Who asks for addresses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker<'a> {
+    /// Node of the container.
+    pub(super) node: NodeId,
+    /// Name of the container.
+    pub(super) name: &'a str,
+    /// An engine asks: it may not know the name of the container that it asks for.
+    pub(super) engine: bool,
+}
+
 impl Changing<'_> {
     /// One address of each subnet: what was asked for, else what is kept for the name, else what
     /// the container had last, else the lowest free one.
     pub(super) fn choose_addresses(
         &self,
-        wanted: &CreateEndpoint,
+        asker: Asker<'_>,
+        addresses: &[IpAddr],
         network: &Network,
     ) -> Result<Vec<IpAddr>, Rejection> {
         let mut asked = [None, None];
-        for &address in &wanted.addresses {
-            self.check_asked(wanted, network, address)?;
+        for &address in addresses {
+            self.check_asked(asker, network, address)?;
             let slot = &mut asked[usize::from(address.is_ipv6())];
             if let Some(other) = slot.replace(address) {
                 return Err(Rejection::new(
                     Reason::InvalidAddress,
-                    format!("container {} cannot have {other} and {address} of network {}", wanted.name, network.name),
+                    format!("container {} cannot have {other} and {address} of network {}", asker.name, network.name),
                     "ask for one address of each family at most",
                 ));
             }
         }
         let choose = |subnet: &Subnet| {
             let asked = asked[usize::from(subnet.cidr.addr().is_ipv6())];
-            asked.map_or_else(|| self.choose_address(wanted, network, subnet), Ok)
+            asked.map_or_else(|| self.choose_address(asker, network, subnet), Ok)
         };
         network.subnets.iter().map(choose).collect()
     }
 
-    fn check_asked(&self, wanted: &CreateEndpoint, network: &Network, asked: IpAddr) -> Result<(), Rejection> {
+    pub(super) fn check_asked(&self, asker: Asker<'_>, network: &Network, asked: IpAddr) -> Result<(), Rejection> {
         let refuse = |reason: Reason, why: String, hint: &str| {
-            let message = format!("container {} cannot have {asked} of network {}: {why}", wanted.name, network.name);
+            let message = format!("container {} cannot have {asked} of network {}: {why}", asker.name, network.name);
             Err(Rejection::new(reason, message, hint))
         };
         if !network.subnets.iter().any(|subnet| is_host(subnet.cidr, asked)) {
@@ -57,10 +69,11 @@ impl Changing<'_> {
         let node = node.map_or("a removed node", |node| &node.name);
         let hint = "ask for another one, or for none; see `pontoon lease inspect`";
         match lease.state {
-            _ if self.may_have(wanted, lease) => Ok(()),
+            _ if self.may_have(asker, lease) => Ok(()),
             LeaseState::Reserved => refuse(Reason::AddressReserved, format!("it is kept for {}", lease.name), hint),
             LeaseState::Pending | LeaseState::Active => {
-                refuse(Reason::AddressTaken, format!("{} on {node} has it", lease.name), hint)
+                let name = if lease.name.is_empty() { "a container that starts" } else { &lease.name };
+                refuse(Reason::AddressTaken, format!("{name} on {node} has it"), hint)
             }
             LeaseState::Cooling { until_ms } => {
                 let left = seconds(until_ms.saturating_sub(self.state.clock_ms));
@@ -71,35 +84,43 @@ impl Changing<'_> {
     }
 
     /// Whether the container may have an address that has a lease already.
-    fn may_have(&self, wanted: &CreateEndpoint, lease: &Lease) -> bool {
+    fn may_have(&self, asker: Asker<'_>, lease: &Lease) -> bool {
         match lease.state {
-            LeaseState::Reserved => lease.reserved_for.as_ref() == Some(&wanted.name),
-            LeaseState::Pending | LeaseState::Active => false,
+            LeaseState::Reserved => lease.reserved_for.as_deref() == Some(asker.name),
+            LeaseState::Pending => asker.engine && lease.held_for() == Some(asker.node),
+            LeaseState::Active => false,
+            // One who asks an engine for an address by number may have it back at once: its MAC is the same.
             LeaseState::Cooling { until_ms } => {
-                until_ms <= self.state.clock_ms || (lease.node == Some(wanted.node) && lease.name == wanted.name)
+                let same_name = lease.name == asker.name || asker.engine;
+                until_ms <= self.state.clock_ms || (lease.node == Some(asker.node) && same_name)
             }
         }
     }
 
-    fn choose_address(&self, wanted: &CreateEndpoint, network: &Network, subnet: &Subnet) -> Result<IpAddr, Rejection> {
+    pub(super) fn choose_address(
+        &self,
+        asker: Asker<'_>,
+        network: &Network,
+        subnet: &Subnet,
+    ) -> Result<IpAddr, Rejection> {
         let state = &self.state;
         let free = |address: &IpAddr| {
             let lease = state.leases.get(&(network.id, *address));
-            subnet.cidr.contains(address) && lease.is_none_or(|lease| self.may_have(wanted, lease))
+            subnet.cidr.contains(address) && lease.is_none_or(|lease| self.may_have(asker, lease))
         };
-        if let Some(kept) = state.index.kept(network.id, &wanted.name).find(free) {
+        if let Some(kept) = state.index.kept(network.id, asker.name).find(free) {
             return Ok(kept);
         }
-        let mut had = state.index.released(network.id, wanted.node, &wanted.name);
+        let mut had = state.index.released(network.id, asker.node, asker.name);
         if let Some(last) = had.find(|address| subnet.cidr.contains(address)).filter(free) {
             return Ok(last);
         }
         let (first, last) = handed_out(subnet);
         let lowest = state.index.free_address(network.id, Family::of(subnet.cidr.addr()), first, last);
-        lowest.ok_or_else(|| self.network_full(wanted, network, subnet))
+        lowest.ok_or_else(|| self.network_full(asker, network, subnet))
     }
 
-    fn network_full(&self, wanted: &CreateEndpoint, network: &Network, subnet: &Subnet) -> Rejection {
+    fn network_full(&self, asker: Asker<'_>, network: &Network, subnet: &Subnet) -> Rejection {
         let clock_ms = self.state.clock_ms;
         let family = Family::of(subnet.cidr.addr());
         let (first, last) = handed_out(subnet);
@@ -127,7 +148,7 @@ impl Changing<'_> {
         } else {
             "detach a container, or use a larger network".to_owned()
         };
-        let message = format!("network {} has no free address in {range} for container {}", network.name, wanted.name);
+        let message = format!("network {} has no free address in {range} for container {}", network.name, asker.name);
         Rejection::new(Reason::NetworkFull, format!("{message}: {counts}"), hint)
     }
 }

@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 
 use crate::model::command::{CreateEndpoint, Outcome};
-use crate::model::id::EndpointId;
+use crate::model::id::{EndpointId, NodeId};
 use crate::model::name;
-use crate::model::object::{Endpoint, EndpointState, Lease, LeaseState, PastHolder};
+use crate::model::object::{Endpoint, EndpointState, Lease, LeaseState, Network, Node, PastHolder, Sandbox};
 use crate::model::rejection::{Reason, Rejection};
 
 use super::Changing;
+use super::address::Asker;
+use super::engine::{check_engine_id, check_named};
 
 /// How many other names a container may have on a network.
 const MAX_ALIASES: usize = 32;
@@ -33,29 +35,33 @@ impl Changing<'_> {
     fn new_endpoint(&self, wanted: &CreateEndpoint) -> Result<Endpoint, Rejection> {
         let network = self.network(wanted.network)?;
         let node = self.node(wanted.node)?;
-        check_texts(wanted)?;
-        let mut in_sandbox = self.state.endpoints_of_sandbox(node.id, &wanted.sandbox.key);
-        if let Some(other) = in_sandbox.find(|endpoint| endpoint.network == network.id) {
-            return Err(Rejection::new(
-                Reason::AlreadyAttached,
-                format!("{} is on network {} already, as container {}", wanted.sandbox.netns, network.name, other.name),
-                "detach it first",
-            ));
+        let of_engine = !wanted.engine_id.is_empty();
+        check_texts(&wanted.name, &wanted.container_id, &wanted.aliases)?;
+        check_named(network)?;
+        if of_engine {
+            check_engine_id("endpoint", &wanted.engine_id)?;
+            if let Some(other) = self.state.endpoint_of_engine(node.id, &wanted.engine_id) {
+                return Err(Rejection::new(
+                    Reason::AlreadyAttached,
+                    format!("endpoint {} of the engine of node {} is there already", other.engine_id, node.name),
+                    "make each endpoint once",
+                ));
+            }
+        } else {
+            check_sandbox(&wanted.name, &wanted.sandbox)?;
+            self.check_not_on(network, node.id, &wanted.sandbox, None)?;
         }
-        if let Some(other) = self.state.endpoint_named(network.id, node.id, &wanted.name) {
-            return Err(Rejection::new(
-                Reason::EndpointNameTaken,
-                format!(
-                    "there is a container {} on network {} and node {} already, in {}",
-                    other.name, network.name, node.name, other.sandbox.netns
-                ),
-                "use another --name, or detach that one",
-            ));
-        }
-        let addresses = self.choose_addresses(wanted, network)?;
+        self.check_name_free(network, node, &wanted.name, None)?;
+        let asker = Asker { node: node.id, name: &wanted.name, engine: of_engine };
+        let addresses = self.choose_addresses(asker, &wanted.addresses, network)?;
         let mac = self.choose_mac(wanted, network, &addresses)?;
-        let ifname = self.choose_ifname(wanted)?;
-        let egress = self.choose_egress(wanted, network, node, &ifname)?;
+        let (ifname, egress) = if of_engine {
+            (String::new(), None)
+        } else {
+            let ifname = self.choose_ifname(wanted)?;
+            let egress = self.choose_egress(wanted, network, node, &ifname)?;
+            (ifname, egress)
+        };
         Ok(Endpoint {
             id: EndpointId(self.entry_index),
             network: network.id,
@@ -66,12 +72,53 @@ impl Changing<'_> {
             mac,
             addresses,
             state: EndpointState::Pending,
-            sandbox: wanted.sandbox.clone(),
+            sandbox: if of_engine { Sandbox::default() } else { wanted.sandbox.clone() },
             ifname,
             egress,
             created_ms: self.state.clock_ms,
             epoch: self.entry_index,
+            engine_id: wanted.engine_id.clone(),
         })
+    }
+
+    /// A sandbox has one endpoint on a network at most, besides `me`.
+    pub(super) fn check_not_on(
+        &self,
+        network: &Network,
+        node: NodeId,
+        sandbox: &Sandbox,
+        me: Option<EndpointId>,
+    ) -> Result<(), Rejection> {
+        let mut in_sandbox = self.state.endpoints_of_sandbox(node, &sandbox.key);
+        match in_sandbox.find(|endpoint| endpoint.network == network.id && Some(endpoint.id) != me) {
+            Some(other) => Err(Rejection::new(
+                Reason::AlreadyAttached,
+                format!("{} is on network {} already, as container {}", sandbox.netns, network.name, other.name),
+                "detach it first",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// A name is used once on a network and a node, besides `me`.
+    pub(super) fn check_name_free(
+        &self,
+        network: &Network,
+        node: &Node,
+        name: &str,
+        me: Option<EndpointId>,
+    ) -> Result<(), Rejection> {
+        match self.state.endpoint_named(network.id, node.id, name) {
+            Some(other) if Some(other.id) != me => Err(Rejection::new(
+                Reason::EndpointNameTaken,
+                format!(
+                    "there is a container {} on network {} and node {} already, in {}",
+                    other.name, network.name, node.name, other.sandbox.netns
+                ),
+                "use another --name, or detach that one",
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn take_lease(&mut self, endpoint: &Endpoint, address: IpAddr) {
@@ -95,14 +142,23 @@ impl Changing<'_> {
         if endpoint.state == EndpointState::Active {
             return Ok(Outcome::Endpoint(endpoint));
         }
+        Ok(self.activate(endpoint))
+    }
+
+    /// Puts an endpoint that is in use, and its leases.
+    pub(super) fn activate(&mut self, endpoint: Endpoint) -> Outcome {
         for &address in &endpoint.addresses {
-            if let Some(lease) = self.state.leases.get(&(endpoint.network, address)).cloned() {
-                self.put_lease(Lease { state: LeaseState::Active, since_ms: self.state.clock_ms, ..lease });
+            if let Some(mut lease) = self.state.leases.get(&(endpoint.network, address)).cloned() {
+                if lease.state != LeaseState::Active {
+                    (lease.state, lease.since_ms) = (LeaseState::Active, self.state.clock_ms);
+                }
+                lease.name.clone_from(&endpoint.name);
+                self.put_lease(lease);
             }
         }
         let endpoint = Endpoint { state: EndpointState::Active, ..endpoint };
         self.put_endpoint(endpoint.clone());
-        Ok(Outcome::Endpoint(endpoint))
+        Outcome::Endpoint(endpoint)
     }
 
     pub(super) fn remove_endpoint(&mut self, id: EndpointId, epoch: u64) -> Result<Outcome, Rejection> {
@@ -111,7 +167,7 @@ impl Changing<'_> {
         Ok(Outcome::Endpoint(endpoint))
     }
 
-    fn endpoint_of_epoch(&self, id: EndpointId, epoch: u64) -> Result<Endpoint, Rejection> {
+    pub(super) fn endpoint_of_epoch(&self, id: EndpointId, epoch: u64) -> Result<Endpoint, Rejection> {
         let endpoint = self.endpoint(id)?;
         if endpoint.epoch == epoch {
             return Ok(endpoint.clone());
@@ -158,20 +214,26 @@ impl Changing<'_> {
     }
 }
 
-fn check_texts(wanted: &CreateEndpoint) -> Result<(), Rejection> {
-    name::check("container", &wanted.name, name::MAX_CONTAINER_NAME)?;
-    name::check_text("container id", &wanted.container_id, MAX_CONTAINER_ID)?;
-    if wanted.aliases.len() > MAX_ALIASES {
-        let message = format!("container {} would have {} aliases", wanted.name, wanted.aliases.len());
+/// Checks what a container is called.
+pub(super) fn check_texts(container: &str, container_id: &str, aliases: &[String]) -> Result<(), Rejection> {
+    name::check("container", container, name::MAX_CONTAINER_NAME)?;
+    name::check_text("container id", container_id, MAX_CONTAINER_ID)?;
+    if aliases.len() > MAX_ALIASES {
+        let message = format!("container {container} would have {} aliases", aliases.len());
         return Err(Rejection::new(Reason::TooLarge, message, format!("use {MAX_ALIASES} at most")));
     }
-    for alias in &wanted.aliases {
+    for alias in aliases {
         name::check("container", alias, name::MAX_CONTAINER_NAME)?;
     }
-    name::check_text("namespace", &wanted.sandbox.netns, MAX_NETNS)?;
-    name::check_text("sandbox key", &wanted.sandbox.key, MAX_SANDBOX_KEY)?;
-    if wanted.sandbox.netns.is_empty() || wanted.sandbox.key.is_empty() {
-        let message = format!("container {} has no namespace", wanted.name);
+    Ok(())
+}
+
+/// Checks the namespace of a container.
+pub(super) fn check_sandbox(container: &str, sandbox: &Sandbox) -> Result<(), Rejection> {
+    name::check_text("namespace", &sandbox.netns, MAX_NETNS)?;
+    name::check_text("sandbox key", &sandbox.key, MAX_SANDBOX_KEY)?;
+    if sandbox.netns.is_empty() || sandbox.key.is_empty() {
+        let message = format!("container {container} has no namespace");
         return Err(Rejection::new(Reason::InvalidName, message, "give its path and its key"));
     }
     Ok(())

@@ -46,7 +46,7 @@ impl Changing<'_> {
     }
 
     /// Names of the interfaces that the sandbox has through its endpoints.
-    fn names_in_use<'a>(endpoints: &'a [&Endpoint]) -> Vec<&'a str> {
+    pub(super) fn names_in_use<'a>(endpoints: &'a [&Endpoint]) -> Vec<&'a str> {
         let egress = endpoints.iter().filter_map(|endpoint| endpoint.egress.as_ref().map(|e| e.ifname.as_str()));
         endpoints.iter().map(|endpoint| endpoint.ifname.as_str()).chain(egress).collect()
     }
@@ -96,7 +96,7 @@ impl Changing<'_> {
     pub(super) fn egress_heir(&self, ended: &Endpoint) -> Option<Endpoint> {
         let internal = |id: NetworkId| self.state.networks.get(&id).is_none_or(|network| network.internal);
         let mut others = self.state.endpoints_of_sandbox(ended.node, &ended.sandbox.key);
-        others.find(|other| other.id != ended.id && !internal(other.network)).cloned()
+        others.find(|other| other.id != ended.id && other.engine_id.is_empty() && !internal(other.network)).cloned()
     }
 }
 

@@ -3,6 +3,7 @@
 mod address;
 mod cluster;
 mod endpoint;
+mod engine;
 mod interface;
 mod network;
 mod node;
@@ -11,9 +12,11 @@ mod subnets;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::command::{Command, Entry, Outcome, RequestId};
 use super::id::{EndpointId, NetworkId, NodeId};
-use super::object::{Cluster, Endpoint, Lease, Network, Node};
+use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node};
 use super::rejection::{Reason, Rejection};
 use super::state::{Kept, Session, State};
 
@@ -40,6 +43,10 @@ pub enum Change {
     Endpoint(EndpointId),
     /// A lease.
     Lease(NetworkId, IpAddr),
+    /// A claimed subnet.
+    Claim(IpNet),
+    /// A network as a node's engine has it.
+    EngineNetwork(NetworkId, NodeId),
     /// A kept answer: of which node's session, to which request.
     Answer(NodeId, u64),
 }
@@ -150,6 +157,13 @@ impl Changing<'_> {
             Command::CreateEndpoint(wanted) => self.create_endpoint(wanted),
             Command::ActivateEndpoint { endpoint, epoch } => self.activate_endpoint(*endpoint, *epoch),
             Command::RemoveEndpoint { endpoint, epoch } => self.remove_endpoint(*endpoint, *epoch),
+            Command::ClaimSubnet(wanted) => self.claim_subnet(wanted),
+            Command::ReleaseClaim { node, cidr } => Ok(self.release_claim(*node, *cidr)),
+            Command::NameNetwork { network, name, labels } => self.name_network(*network, name, labels),
+            Command::ReportEngineNetwork(known) => self.report_engine_network(known),
+            Command::HoldAddress(wanted) => self.hold_address(wanted),
+            Command::ReleaseAddress { network, address, epoch } => self.release_address(*network, *address, *epoch),
+            Command::PlaceEndpoint(placed) => self.place_endpoint(placed),
         }
     }
 
@@ -208,6 +222,37 @@ impl Changing<'_> {
     fn put_node(&mut self, node: Node) {
         self.changes.insert(Change::Node(node.id));
         self.state.nodes.insert(node.id, node);
+    }
+
+    fn put_network(&mut self, network: Network) {
+        self.changes.insert(Change::Network(network.id));
+        self.state.networks.insert(network.id, network);
+    }
+
+    fn put_claim(&mut self, claim: Claim) {
+        self.changes.insert(Change::Claim(claim.cidr));
+        self.state.claims.insert(claim.cidr, claim);
+    }
+
+    fn drop_claims(&mut self, ended: impl Fn(&Claim) -> bool) {
+        let gone = self.state.claims.values().filter(|claim| ended(claim)).map(|claim| claim.cidr);
+        for cidr in gone.collect::<Vec<_>>() {
+            self.state.claims.remove(&cidr);
+            self.changes.insert(Change::Claim(cidr));
+        }
+    }
+
+    fn put_engine_network(&mut self, known: EngineNetwork) {
+        self.changes.insert(Change::EngineNetwork(known.network, known.node));
+        self.state.engine_networks.insert((known.network, known.node), known);
+    }
+
+    fn drop_engine_networks(&mut self, gone: impl Fn(&EngineNetwork) -> bool) {
+        let keys = self.state.engine_networks.values().filter(|known| gone(known)).map(|k| (k.network, k.node));
+        for (network, node) in keys.collect::<Vec<_>>() {
+            self.state.engine_networks.remove(&(network, node));
+            self.changes.insert(Change::EngineNetwork(network, node));
+        }
     }
 
     fn put_endpoint(&mut self, endpoint: Endpoint) {

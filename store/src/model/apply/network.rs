@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::model::alloc;
-use crate::model::command::{CreateNetwork, Outcome};
-use crate::model::id::{NetworkId, Vni};
+use crate::model::command::{CreateNetwork, EngineRef, Outcome};
+use crate::model::id::{NetworkId, NodeId, Vni};
 use crate::model::name;
-use crate::model::object::{Family, Lease, LeaseState, Network, Node, NodeState, Subnet};
+use crate::model::object::{EngineNetwork, Family, Lease, LeaseState, Network, Node, NodeState, Subnet};
 use crate::model::rejection::{Reason, Rejection};
-use crate::model::subnet::is_host;
+use crate::model::subnet::{is_host, overlap};
 
+use super::engine::check_engine_id;
 use super::{Change, Changing, list};
 
 /// How many addresses of a network may be kept for names when it is made.
@@ -26,6 +27,9 @@ const USUAL_UNDERLAY_MTU: u32 = 1500;
 
 impl Changing<'_> {
     pub(super) fn create_network(&mut self, wanted: &CreateNetwork) -> Result<Outcome, Rejection> {
+        if let Some(known) = self.made_already(wanted)? {
+            return Ok(Outcome::Network(known));
+        }
         name::check("network", &wanted.name, name::MAX_NAME)?;
         if let Some(other) = self.state.network_named(&wanted.name) {
             return Err(Rejection::new(
@@ -46,16 +50,29 @@ impl Changing<'_> {
             internal: wanted.internal,
             labels: wanted.labels.clone(),
             created_ms: self.state.clock_ms,
+            engine: wanted.engine.as_ref().map(|engine| engine.node),
+            provisional: wanted.engine.is_some(),
         };
+        self.drop_claims(|claim| network.subnets.iter().any(|subnet| overlap(subnet.cidr, claim.cidr)));
+        if let Some(EngineRef { node, id }) = wanted.engine.clone() {
+            self.put_engine_network(EngineNetwork { network: network.id, node, id, containers: Vec::new() });
+        }
         for subnet in &network.subnets {
             self.reserve(network.id, subnet.gateway, Lease::GATEWAY, None);
         }
         for (name, address) in &wanted.reservations {
             self.reserve(network.id, *address, name, Some(name.clone()));
         }
-        self.changes.insert(Change::Network(network.id));
-        self.state.networks.insert(network.id, network.clone());
+        self.put_network(network.clone());
         Ok(Outcome::Network(network))
+    }
+
+    /// The network that an engine has made under this id before.
+    fn made_already(&self, wanted: &CreateNetwork) -> Result<Option<Network>, Rejection> {
+        let Some(EngineRef { node, id }) = &wanted.engine else { return Ok(None) };
+        self.node(*node)?;
+        check_engine_id("network", id)?;
+        Ok(self.state.network_of_engine(*node, id).cloned())
     }
 
     fn reserve(&mut self, network: NetworkId, address: IpAddr, name: &str, reserved_for: Option<String>) {
@@ -136,26 +153,44 @@ impl Changing<'_> {
 
     pub(super) fn remove_network(&mut self, id: NetworkId) -> Result<Outcome, Rejection> {
         let network = self.network(id)?.clone();
-        let users = self.state.endpoints_of_network(id).count();
-        if users > 0 {
-            let names = list(self.state.endpoints_of_network(id).map(|endpoint| {
-                let node = self.state.nodes.get(&endpoint.node).map_or("?", |node| &node.name);
-                let addresses: Vec<String> = endpoint.addresses.iter().map(IpAddr::to_string).collect();
-                format!("{} on node {node} ({})", endpoint.name, addresses.join(", "))
-            }));
+        let users = self.users(id);
+        if !users.is_empty() {
+            let count = users.len();
             return Err(Rejection::new(
                 Reason::NetworkInUse,
-                format!("network {} cannot be removed: {users} containers are on it: {names}", network.name),
-                "detach them first",
+                format!(
+                    "network {} cannot be removed: {count} containers are on it: {}",
+                    network.name,
+                    list(users.into_iter())
+                ),
+                "detach them, or remove the containers, first",
             ));
         }
         let addresses: Vec<IpAddr> = self.state.leases_of_network(id).map(|lease| lease.address).collect();
         for address in addresses {
             self.drop_lease(id, address);
         }
+        self.drop_engine_networks(|known| known.network == id);
         self.state.networks.remove(&id);
         self.changes.insert(Change::Network(id));
         Ok(Outcome::Network(network))
+    }
+
+    /// Who is on a network: endpoints, containers that start at this moment, and those of engines that do not run.
+    fn users(&self, network: NetworkId) -> Vec<String> {
+        let node = |id: NodeId| self.state.nodes.get(&id).map_or("?", |node| &node.name);
+        let endpoints = self.state.endpoints_of_network(network).map(|endpoint| {
+            let addresses: Vec<String> = endpoint.addresses.iter().map(IpAddr::to_string).collect();
+            format!("{} on node {} ({})", endpoint.name, node(endpoint.node), addresses.join(", "))
+        });
+        let held = self.state.leases_of_network(network).filter_map(|lease| Some((lease.address, lease.held_for()?)));
+        let starting = held.map(|(address, id)| format!("one that starts on node {} ({address})", node(id)));
+        let runs = |id: &str| self.state.endpoints_of_network(network).any(|endpoint| endpoint.container_id == id);
+        let known = self.state.engines_of_network(network);
+        let containers = known.flat_map(|known| known.containers.iter().map(|container| (known.node, container)));
+        let stopped = containers.filter(|(_, container)| !runs(&container.id));
+        let stopped = stopped.map(|(id, container)| format!("{} on node {} (not running)", container.name, node(id)));
+        endpoints.chain(starting).chain(stopped).collect()
     }
 }
 

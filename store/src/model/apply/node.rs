@@ -214,6 +214,7 @@ impl Changing<'_> {
         for endpoint in &endpoints {
             self.end_endpoint(endpoint);
         }
+        self.end_engine(id);
         self.state.nodes.remove(&id);
         self.changes.insert(Change::Node(id));
         self.drop_session(id);

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::alloc;
-use crate::model::command::{CreateNetwork, WantedSubnet};
-use crate::model::object::{Family, Node, NodeState, Subnet};
+use crate::model::command::{ClaimSubnet, CreateNetwork, WantedSubnet};
+use crate::model::object::{Claim, Family, Node, NodeState, Subnet};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::subnet::{checked, overlap};
 
@@ -27,7 +27,7 @@ impl Changing<'_> {
     pub(super) fn choose_subnets(&self, wanted: &CreateNetwork) -> Result<Vec<Subnet>, Rejection> {
         let (mut v4, mut v6) = (None, None);
         for asked in &wanted.subnets {
-            let subnet = checked(asked)?;
+            let subnet = checked(&self.with_claimed_range(wanted, asked))?;
             let (slot, family) = match Family::of(subnet.cidr.addr()) {
                 Family::V4 => (&mut v4, "IPv4"),
                 Family::V6 => (&mut v6, "IPv6"),
@@ -55,7 +55,22 @@ impl Changing<'_> {
         Ok(subnets)
     }
 
-    fn check_conflicts(&self, wanted: &CreateNetwork, cidr: IpNet) -> Result<(), Rejection> {
+    /// An engine tells the range of addresses when it asks for the subnet, and not again when it makes the network.
+    fn with_claimed_range(&self, wanted: &CreateNetwork, asked: &WantedSubnet) -> WantedSubnet {
+        let claim = self.state.claims.get(&asked.cidr).filter(|claim| wanted.may_have(claim, asked.cidr));
+        WantedSubnet { ip_range: asked.ip_range.or_else(|| claim?.ip_range), ..*asked }
+    }
+
+    /// The subnet of a claim, as if a network was made with it.
+    pub(super) fn claimable(&self, wanted: &ClaimSubnet) -> Result<Subnet, Rejection> {
+        let network = CreateNetwork { name: "a container engine".to_owned(), ..CreateNetwork::default() };
+        let Some(cidr) = wanted.cidr else { return self.free_subnet(&network, wanted.family) };
+        let subnet = checked(&WantedSubnet { cidr, gateway: None, ip_range: wanted.ip_range })?;
+        self.check_conflicts(&network, subnet.cidr)?;
+        Ok(subnet)
+    }
+
+    pub(super) fn check_conflicts(&self, wanted: &CreateNetwork, cidr: IpNet) -> Result<(), Rejection> {
         for other in self.state.networks.values() {
             if let Some(taken) = other.subnets.iter().find(|subnet| overlap(subnet.cidr, cidr)) {
                 return Err(Rejection::new(
@@ -64,6 +79,18 @@ impl Changing<'_> {
                     "use another subnet, or none to have one chosen",
                 ));
             }
+        }
+        let in_the_way = |claim: &&Claim| overlap(claim.cidr, cidr) && !wanted.may_have(claim, cidr);
+        if let Some(claim) = self.claims().find(in_the_way) {
+            let node = self.state.nodes.get(&claim.node).map_or("?", |node| &node.name);
+            return Err(Rejection::new(
+                Reason::SubnetOverlap,
+                format!(
+                    "{cidr} of network {} overlaps {}, which a network is being made with on node {node}",
+                    wanted.name, claim.cidr
+                ),
+                "use another subnet, or none to have one chosen",
+            ));
         }
         for (node, address) in self.node_addresses() {
             if cidr.contains(&address) {
@@ -90,6 +117,11 @@ impl Changing<'_> {
         }
     }
 
+    /// The claims that have not ended.
+    fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.state.claims.values().filter(|claim| claim.until_ms > self.state.clock_ms)
+    }
+
     fn node_addresses(&self) -> impl Iterator<Item = (&Node, IpAddr)> {
         let nodes = self.state.nodes.values();
         nodes.flat_map(|node| [(node, node.data_addr), (node, node.advertise.ip())])
@@ -109,6 +141,7 @@ impl Changing<'_> {
     fn free_subnet(&self, wanted: &CreateNetwork, family: Family) -> Result<Subnet, Rejection> {
         let pools = self.pools(family);
         let networks = self.state.networks.values().flat_map(|network| network.subnets.iter().map(|s| s.cidr));
+        let networks = networks.chain(self.claims().map(|claim| claim.cidr));
         let mut obstacles: Vec<IpNet> = networks.chain(self.node_addresses().map(|(_, a)| IpNet::from(a))).collect();
         let hard = obstacles.len();
         obstacles.extend(self.occupied().map(|occupied| occupied.cidr));

@@ -1,6 +1,7 @@
 //! Tables: what each command does and why it is refused.
 
 mod endpoints;
+mod engines;
 mod leases;
 mod networks;
 mod nodes;
@@ -178,6 +179,7 @@ pub(crate) fn container(network: &Network, node: &Node, name: &str) -> CreateEnd
         addresses: Vec::new(),
         sandbox: Sandbox { netns: format!("/run/netns/{name}"), key: format!("{}-{name}", node.name) },
         ifname: None,
+        engine_id: String::new(),
     }
 }
 

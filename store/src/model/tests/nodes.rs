@@ -1,4 +1,4 @@
-use crate::model::command::{AdmitNode, Command, Outcome, ReportNode};
+use crate::model::command::{AdmitNode, Command, FEATURE_LEVEL, Outcome, ReportNode};
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::object::{Cluster, Family, LeaseState, NodeState, Pool};
 use crate::model::rejection::Reason;
@@ -16,7 +16,7 @@ fn a_cluster_is_founded_once_and_first() {
     let Outcome::Node(node) = world.ok(found(settings())) else { panic!("a node") };
     assert_eq!((node.id, node.raft_id, node.state), (NodeId(world.index), RaftId(1), NodeState::Joining));
     let cluster = world.state.cluster.clone().expect("founded");
-    assert_eq!((cluster.created_ms, cluster.feature_level), (world.now_ms, 1));
+    assert_eq!((cluster.created_ms, cluster.feature_level), (world.now_ms, FEATURE_LEVEL));
     world.refused(found(settings()), Reason::AlreadyFounded, &["abc", "leave"]);
 }
 
@@ -72,7 +72,11 @@ fn an_admission_is_refused_by_name() {
     world.refused(admit(&|a| a.advertise = socket("10.7.0.9:1")), invalid, &["10.7.0.9", "web"]);
     world.refused(admit(&|a| a.advertise = socket("0.0.0.0:1")), invalid, &["0.0.0.0:1"]);
     world.refused(admit(&|a| a.advertise = socket("192.168.140.2:0")), invalid, &["192.168.140.2:0"]);
-    world.refused(admit(&|a| a.feature_level = 0), Reason::FeatureLevelTooLow, &["n2", "level 0", "uses 1"]);
+    world.refused(
+        admit(&|a| a.feature_level = 0),
+        Reason::FeatureLevelTooLow,
+        &["n2", "level 0", &format!("uses {FEATURE_LEVEL}")],
+    );
     world.refused(admit(&|a| a.version = "v".repeat(65)), Reason::TooLarge, &["65 bytes"]);
 }
 
@@ -154,9 +158,9 @@ fn the_feature_level_is_the_lowest_and_never_falls() {
         world.ok(Command::ReportNode(ReportNode { feature_level, ..report(node) }));
         level(&world)
     };
-    assert_eq!(tell(first, 3), Some(1));
-    assert_eq!(tell(second, 2), Some(2));
-    assert_eq!(tell(first, 1), Some(2));
+    assert_eq!(tell(first, FEATURE_LEVEL + 2), Some(FEATURE_LEVEL));
+    assert_eq!(tell(second, FEATURE_LEVEL + 1), Some(FEATURE_LEVEL + 1));
+    assert_eq!(tell(first, FEATURE_LEVEL), Some(FEATURE_LEVEL + 1));
 }
 
 #[test]

@@ -1,0 +1,233 @@
+//! What container engines ask for before they say what it is for, and what they have.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::command::{ClaimSubnet, HoldAddress, Outcome, PlaceEndpoint};
+use crate::model::id::{NetworkId, NodeId};
+use crate::model::name;
+use crate::model::object::{Claim, Endpoint, EngineNetwork, Family, Labels, Lease, LeaseState, Network, Subnet};
+use crate::model::rejection::{Reason, Rejection};
+
+use super::Changing;
+use super::address::Asker;
+use super::endpoint::{check_sandbox, check_texts};
+
+/// Longest id of an engine's object, in bytes: engines use 64 hexadecimal digits.
+const MAX_ENGINE_ID: usize = 128;
+/// How many containers of one engine are kept of a network: a Linux bridge has 1024 ports (`BR_PORT_BITS` of
+/// net/bridge/br_private.h), and as many again may not run.
+const MAX_CONTAINERS: usize = 2048;
+
+impl Changing<'_> {
+    pub(super) fn claim_subnet(&mut self, wanted: &ClaimSubnet) -> Result<Outcome, Rejection> {
+        let node = self.node(wanted.node)?.id;
+        let Subnet { cidr, ip_range, .. } = self.claimable(wanted)?;
+        let now_ms = self.state.clock_ms;
+        self.drop_claims(|claim| claim.until_ms <= now_ms);
+        let claim = Claim { cidr, ip_range, node, until_ms: now_ms.saturating_add(Claim::LIFE_MS) };
+        self.put_claim(claim);
+        Ok(Outcome::Claim(claim))
+    }
+
+    pub(super) fn release_claim(&mut self, node: NodeId, cidr: IpNet) -> Outcome {
+        self.drop_claims(|claim| claim.node == node && claim.cidr == cidr);
+        Outcome::Done
+    }
+
+    pub(super) fn name_network(&mut self, id: NetworkId, name: &str, labels: &Labels) -> Result<Outcome, Rejection> {
+        let network = self.network(id)?.clone();
+        if !network.provisional && network.name == name {
+            return Ok(Outcome::Network(network));
+        }
+        name::check("network", name, name::MAX_NAME)?;
+        name::check_labels(&format!("network {name}"), labels)?;
+        if !network.provisional {
+            return Err(Rejection::new(
+                Reason::InvalidName,
+                format!("network {} cannot be renamed to {name}", network.name),
+                "make another network",
+            ));
+        }
+        if let Some(other) = self.state.network_named(name) {
+            return Err(Rejection::new(
+                Reason::NetworkNameTaken,
+                format!("there is a network {name} already: id {}", other.id),
+                "use another name, or remove that network",
+            ));
+        }
+        let network = Network { name: name.to_owned(), labels: labels.clone(), provisional: false, ..network };
+        self.put_network(network.clone());
+        Ok(Outcome::Network(network))
+    }
+
+    pub(super) fn report_engine_network(&mut self, known: &EngineNetwork) -> Result<Outcome, Rejection> {
+        let (network, node) = (self.network(known.network)?, self.node(known.node)?.id);
+        if known.id.is_empty() {
+            let gone = known.network;
+            self.drop_engine_networks(|other| other.network == gone && other.node == node);
+            return Ok(Outcome::Done);
+        }
+        check_engine_id("network", &known.id)?;
+        if let Some(other) = self.state.network_of_engine(node, &known.id).filter(|other| other.id != known.network) {
+            return Err(Rejection::new(
+                Reason::NetworkNameTaken,
+                format!("the engine's network {} is network {} already, not {}", known.id, other.name, network.name),
+                "report each network of an engine once",
+            ));
+        }
+        if known.containers.len() > MAX_CONTAINERS {
+            let message = format!("network {} has {} containers on one engine", network.name, known.containers.len());
+            return Err(Rejection::new(Reason::TooLarge, message, format!("report {MAX_CONTAINERS} at most")));
+        }
+        for container in &known.containers {
+            name::check("container", &container.name, name::MAX_CONTAINER_NAME)?;
+            check_engine_id("container", &container.id)?;
+        }
+        if self.state.engine_networks.get(&(known.network, node)) != Some(known) {
+            self.put_engine_network(known.clone());
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn hold_address(&mut self, wanted: &HoldAddress) -> Result<Outcome, Rejection> {
+        let network = self.network(wanted.network)?.clone();
+        let node = self.node(wanted.node)?.id;
+        check_named(&network)?;
+        if !wanted.name.is_empty() {
+            name::check("container", &wanted.name, name::MAX_CONTAINER_NAME)?;
+        }
+        let known = wanted.address.and_then(|address| self.state.leases.get(&(network.id, address)));
+        if let Some(lease) = known.filter(|lease| is_repeated(lease, wanted)) {
+            return Ok(Outcome::Lease(lease.clone()));
+        }
+        let asker = Asker { node, name: &wanted.name, engine: wanted.address.is_some() };
+        let address = match wanted.address {
+            Some(address) => {
+                self.check_asked(asker, &network, address)?;
+                address
+            }
+            None => self.choose_address(asker, &network, subnet_of(&network, wanted.family)?)?,
+        };
+        let old = self.state.leases.get(&(network.id, address));
+        let lease = Lease {
+            network: network.id,
+            address,
+            epoch: self.entry_index,
+            state: LeaseState::Pending,
+            endpoint: None,
+            node: Some(node),
+            name: wanted.name.clone(),
+            since_ms: self.state.clock_ms,
+            reserved_for: old.and_then(|lease| lease.reserved_for.clone()),
+            previous: old.map_or_else(Vec::new, |lease| lease.previous.clone()),
+        };
+        self.put_lease(lease.clone());
+        Ok(Outcome::Lease(lease))
+    }
+
+    /// Gives back an address that no endpoint took. Whoever had it before is remembered as before.
+    pub(super) fn release_address(
+        &mut self,
+        network: NetworkId,
+        address: IpAddr,
+        epoch: u64,
+    ) -> Result<Outcome, Rejection> {
+        self.network(network)?;
+        let Some(lease) = self.state.leases.get(&(network, address)).cloned() else { return Ok(Outcome::Done) };
+        if lease.epoch != epoch {
+            return Err(Rejection::new(
+                Reason::EpochMismatch,
+                format!("the lease of {address} has epoch {}, not {epoch}", lease.epoch),
+                "look at the lease again: somebody else has the address",
+            ));
+        }
+        if lease.held_for().is_none() {
+            return Ok(Outcome::Done);
+        }
+        let now_ms = self.state.clock_ms;
+        match (&lease.reserved_for, lease.previous.first().cloned()) {
+            (Some(name), _) => {
+                let name = name.clone();
+                self.put_lease(Lease { state: LeaseState::Reserved, node: None, name, since_ms: now_ms, ..lease });
+            }
+            (None, Some(last)) => {
+                let state = LeaseState::Cooling { until_ms: now_ms };
+                self.put_lease(Lease { state, node: Some(last.node), name: last.name, since_ms: now_ms, ..lease });
+            }
+            (None, None) => self.drop_lease(network, address),
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn place_endpoint(&mut self, placed: &PlaceEndpoint) -> Result<Outcome, Rejection> {
+        let endpoint = self.endpoint_of_epoch(placed.endpoint, placed.epoch)?;
+        let (network, node) = (self.network(endpoint.network)?, self.node(endpoint.node)?);
+        check_texts(&placed.name, &placed.container_id, &placed.aliases)?;
+        check_sandbox(&placed.name, &placed.sandbox)?;
+        name::check_ifname(&placed.ifname)?;
+        self.check_name_free(network, node, &placed.name, Some(endpoint.id))?;
+        self.check_not_on(network, node.id, &placed.sandbox, Some(endpoint.id))?;
+        self.check_ifname_free(&endpoint, placed)?;
+        let PlaceEndpoint { name, container_id, aliases, sandbox, ifname, .. } = placed.clone();
+        Ok(self.activate(Endpoint { name, container_id, aliases, sandbox, ifname, ..endpoint }))
+    }
+
+    fn check_ifname_free(&self, endpoint: &Endpoint, placed: &PlaceEndpoint) -> Result<(), Rejection> {
+        let others = self.state.endpoints_of_sandbox(endpoint.node, &placed.sandbox.key);
+        let others: Vec<&Endpoint> = others.filter(|other| other.id != endpoint.id).collect();
+        if !Self::names_in_use(&others).contains(&placed.ifname.as_str()) {
+            return Ok(());
+        }
+        let message = format!("container {} has an interface {} already", placed.name, placed.ifname);
+        Err(Rejection::new(Reason::IfnameTaken, message, "look at the container's interfaces again"))
+    }
+
+    /// Ends what the engine of a node that is removed has, besides its endpoints.
+    pub(super) fn end_engine(&mut self, node: NodeId) {
+        self.drop_claims(|claim| claim.node == node);
+        self.drop_engine_networks(|known| known.node == node);
+        let held = self.state.leases.values().filter(|lease| lease.held_for() == Some(node));
+        for (network, address, epoch) in held.map(|l| (l.network, l.address, l.epoch)).collect::<Vec<_>>() {
+            // Refused only when the lease is another one by now, which nothing here makes it.
+            let _ = self.release_address(network, address, epoch);
+        }
+    }
+}
+
+/// Whether the same node has the address already. An engine that was restarted asks again for those of its running
+/// containers and for those that it had reserved, and nothing tells that from a new container: it is told so when the
+/// endpoint is made.
+fn is_repeated(lease: &Lease, wanted: &HoldAddress) -> bool {
+    match lease.state {
+        LeaseState::Reserved => lease.reserved_for.as_ref() != Some(&wanted.name),
+        LeaseState::Pending | LeaseState::Active => lease.node == Some(wanted.node),
+        LeaseState::Cooling { .. } => false,
+    }
+}
+
+fn subnet_of(network: &Network, family: Family) -> Result<&Subnet, Rejection> {
+    let of_family = network.subnets.iter().find(|subnet| Family::of(subnet.cidr.addr()) == family);
+    of_family.ok_or_else(|| {
+        let message = format!("network {} has no {family:?} subnet", network.name);
+        Rejection::new(Reason::InvalidAddress, message, "ask for an address of a family that it has")
+    })
+}
+
+/// A network is used once its name is certain: another one may have got the name first.
+pub(super) fn check_named(network: &Network) -> Result<(), Rejection> {
+    if !network.provisional {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        Reason::NetworkProvisional,
+        format!("network {} cannot be used yet: the engine that makes it has not told its name", network.name),
+        "try again in a moment",
+    ))
+}
+
+/// Checks an engine's id of something.
+pub(super) fn check_engine_id(what: &str, id: &str) -> Result<(), Rejection> {
+    name::check(&format!("{what} of an engine"), id, MAX_ENGINE_ID)
+}
