@@ -8,6 +8,7 @@ mod demo;
 mod drift;
 mod durability;
 mod endpoints;
+mod engine;
 mod environment;
 mod joining;
 mod lab;

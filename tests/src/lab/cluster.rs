@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::daemon::tail;
-use super::{Attached, Cli, Container, Daemon, DaemonOptions, Lab, Pinger};
+use super::{Attached, Cli, Container, Daemon, DaemonOptions, Engine, EngineKind, Lab, Pinger};
 use crate::wait_for;
 
 /// How long the cluster may take to agree on something.
@@ -25,11 +25,34 @@ pub struct Options {
     pub init: String,
     /// How the daemons are started.
     pub daemon: DaemonOptions,
+    /// The Docker Engines of the first hosts. The others have none.
+    pub engines: Vec<EngineKind>,
+    /// When they are started.
+    pub engines_start: EnginesStart,
+}
+
+/// When the Docker Engines of a cluster are started.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum EnginesStart {
+    /// Before the daemons.
+    First,
+    /// Once the daemons answer.
+    #[default]
+    Last,
+    /// By the scenario.
+    ByHand,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hosts: 3, underlay6: false, init: String::new(), daemon: DaemonOptions::default() }
+        Self {
+            hosts: 3,
+            underlay6: false,
+            init: String::new(),
+            daemon: DaemonOptions::default(),
+            engines: Vec::new(),
+            engines_start: EnginesStart::default(),
+        }
     }
 }
 
@@ -37,6 +60,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Cluster {
     daemons: Vec<Daemon>,
+    engines: Vec<Engine>,
     options: Options,
     // Removes what the daemons are in, so it goes after them.
     lab: Lab,
@@ -66,19 +90,41 @@ pub fn run_with(options: Options, scenario: impl FnOnce(&mut Cluster) -> Result<
         for (index, daemon) in cluster.daemons.iter().enumerate() {
             eprintln!("--- log of h{}\n{}", index + 1, tail(&daemon.log()));
         }
+        for (index, engine) in cluster.engines.iter().enumerate() {
+            eprintln!("--- log of the engine of h{}\n{}", index + 1, tail(&engine.log()));
+        }
     }
     result
 }
 
 impl Cluster {
-    /// Makes the hosts and starts the daemons.
+    /// Makes the hosts and starts the daemons, and the engines as it is asked for.
     fn start(options: Options) -> Result<Self> {
         let lab = Lab::new(options.hosts)?;
+        let engine = |(&kind, host)| Engine::new(&lab, host, kind);
+        let engines = options.engines.iter().zip(lab.hosts()).map(engine).collect::<Result<Vec<_>>>()?;
         let daemon = |host| Daemon::new(&lab, host, options.daemon.clone());
-        let mut daemons = lab.hosts().iter().map(daemon).collect::<Result<Vec<_>>>()?;
-        daemons.iter_mut().try_for_each(Daemon::start)?;
-        daemons.iter_mut().try_for_each(Daemon::wait_ready)?;
-        Ok(Self { daemons, options, lab })
+        let daemons = lab.hosts().iter().map(daemon).collect::<Result<Vec<_>>>()?;
+        let mut cluster = Self { daemons, engines, options, lab };
+        if cluster.options.engines_start == EnginesStart::First {
+            cluster.start_engines()?;
+        }
+        cluster.daemons.iter_mut().try_for_each(Daemon::start)?;
+        cluster.daemons.iter_mut().try_for_each(Daemon::wait_ready)?;
+        if cluster.options.engines_start == EnginesStart::Last {
+            cluster.start_engines()?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts the Docker Engines, all at once.
+    ///
+    /// # Errors
+    ///
+    /// One of them runs already, or does not start.
+    pub fn start_engines(&mut self) -> Result<()> {
+        self.engines.iter_mut().try_for_each(Engine::spawn)?;
+        self.engines.iter_mut().try_for_each(Engine::wait_ready)
     }
 
     /// `pontoon init` on the first host, `pontoon join` on the others; waits until every node is ready.
@@ -131,6 +177,16 @@ impl Cluster {
     /// All daemons.
     pub fn daemons(&mut self) -> &mut [Daemon] {
         &mut self.daemons
+    }
+
+    /// The Docker Engine of a host.
+    pub fn engine(&self, host: usize) -> &Engine {
+        &self.engines[host]
+    }
+
+    /// The Docker Engine of a host, to start and stop.
+    pub fn engine_mut(&mut self, host: usize) -> &mut Engine {
+        &mut self.engines[host]
     }
 
     /// The `pontoon` command on a host.

@@ -13,7 +13,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Pid;
 
 use super::cli::{Cli, program};
-use super::{Host, Lab, Netns};
+use super::{Host, Lab, Netns, Room};
 use crate::wait_for;
 
 /// How long a daemon may take until it answers: its data folder is checked and the log read.
@@ -39,6 +39,7 @@ pub struct DaemonOptions {
 #[derive(Debug)]
 pub struct Daemon {
     host: Netns,
+    room: Option<Room>,
     dir: PathBuf,
     overlay: Netns,
     options: DaemonOptions,
@@ -47,7 +48,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A daemon for this host, not started.
+    /// A daemon for this host, not started. It runs in the host's room, if it has one by now.
     ///
     /// # Errors
     ///
@@ -66,8 +67,12 @@ impl Daemon {
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         // The machine's own /etc/pontoon/pontoon.toml must not count.
         fs::write(dir.join(CONFIG), "")?;
-        let overlay = Netns::named(&format!("{}-{name}-pontoon", lab.prefix()));
-        Ok(Self { host: host.netns.clone(), dir, overlay, options, process: None, through: Vec::new() })
+        let room = host.room();
+        let mut overlay = Netns::named(&format!("{}-{name}-pontoon", lab.prefix()));
+        if let Some(room) = room {
+            overlay = Netns::in_room(room, overlay.name(), overlay.path());
+        }
+        Ok(Self { host: host.netns.clone(), room, dir, overlay, options, process: None, through: Vec::new() })
     }
 
     /// Its data folder.
@@ -125,7 +130,7 @@ impl Daemon {
         ensure!(self.process.is_none(), "the daemon in {} runs already", self.dir.display());
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log())?;
         // Each of these programs becomes the next, so the process id that we have is the daemon's.
-        let mut command = self.host.command("env");
+        let mut command = self.room.map_or_else(|| self.host.command("env"), |room| room.command("env"));
         for name in ["CONFIG", "DATA_DIR", "SOCKET", "LISTEN", "NETNS", "GATEWAY_BRIDGE", "VXLAN_PORT"] {
             command.env_remove(format!("PONTOON_{name}"));
         }

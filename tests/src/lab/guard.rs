@@ -7,12 +7,21 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 
 /// Waits until its standard input closes, then removes everything of the lab. It finds processes by the lab's
-/// namespaces, so it can end none that is not the lab's.
+/// namespaces and cgroups, so it can end none that is not the lab's. It mounts the cgroups for itself: they may be
+/// mounted nowhere. What was mounted in a host's room is gone with the last process there.
 const SCRIPT: &str = r#"
 cat >/dev/null
 for path in /run/netns/"$1"-*; do
     [ -e "$path" ] && ip netns pids "${path##*/}" | xargs -r kill -9
 done
+unshare --mount sh -c '
+mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit
+for group in /sys/fs/cgroup/"$1"-*; do
+    [ -d "$group" ] || continue
+    echo 1 >"$group/cgroup.kill"
+    tries=500
+    until find "$group" -depth -type d -exec rmdir {} + || [ $((tries -= 1)) -eq 0 ]; do sleep 0.02; done
+done' sh "$1"
 for path in /run/netns/"$1"-*; do
     [ -e "$path" ] && ip netns del "${path##*/}"
 done

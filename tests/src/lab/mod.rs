@@ -10,32 +10,41 @@
 //! machine's own network namespace is never touched: links are made between the lab's namespaces.
 //!
 //! Hosts share the machine's file system and process ids. Each daemon therefore has its own data folder, socket
-//! and name for its overlay namespace.
+//! and name for its overlay namespace. A host with a Docker Engine has a `/run`, a host name and a cgroup of its own:
+//! a [`Room`].
 
 mod cli;
 mod cluster;
 mod container;
 mod daemon;
+mod docker;
+mod engine;
 mod guard;
 mod netns;
 mod ping;
+mod room;
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 
 pub use cli::{Cli, CliError, program};
-pub use cluster::{Cluster, Options, run, run_with};
+pub use cluster::{Cluster, EnginesStart, Options, run, run_with};
 pub use container::{Attached, Container};
 pub use daemon::{Daemon, DaemonOptions};
+pub use docker::DockerError;
+pub use engine::{Engine, EngineKind, IMAGE};
 pub use netns::Netns;
 pub use ping::{PingReport, Pinger};
+pub use room::Room;
 
 use guard::Guard;
+use room::Holder;
 
 /// Interface of every host on the LAN.
 pub const LAN_INTERFACE: &str = "ens33";
@@ -77,12 +86,32 @@ pub struct Host {
     pub address6: Ipv6Addr,
     /// Its end on the LAN's side, in the LAN's namespace.
     port: String,
+    /// What keeps its room open, once it has one.
+    holder: OnceLock<Holder>,
 }
 
 impl Host {
     /// Its address of this family.
     pub fn address_of(&self, v6: bool) -> IpAddr {
         if v6 { self.address6.into() } else { self.address.into() }
+    }
+
+    /// Its room, if it has one.
+    pub fn room(&self) -> Option<Room> {
+        self.holder.get().map(Holder::room)
+    }
+
+    /// Gives it a room, unless it has one. Daemons that are made from then on run in it.
+    ///
+    /// # Errors
+    ///
+    /// A mount or the cgroup cannot be made.
+    pub fn hold(&self) -> Result<Room> {
+        if let Some(room) = self.room() {
+            return Ok(room);
+        }
+        let holder = Holder::of_room(&self.name, &self.netns)?;
+        Ok(self.holder.get_or_init(|| holder).room())
     }
 }
 
@@ -204,7 +233,7 @@ impl Lab {
         netns.ip(&format!("addr add {address6}/64 dev {LAN_INTERFACE} nodad"))?;
         netns.ip(&format!("route add default via {ROUTER}"))?;
         netns.ip(&format!("-6 route add default via {ROUTER6}"))?;
-        Ok(Host { name, netns, address, address6, port })
+        Ok(Host { name, netns, address, address6, port, holder: OnceLock::new() })
     }
 
     /// Gives a namespace an interface on the LAN.

@@ -1,14 +1,19 @@
 //! A named network namespace.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
+
+use super::Room;
 
 /// A named network namespace. The lab's guard removes it, with whatever runs in it.
 #[derive(Debug, Clone)]
 pub struct Netns {
     name: String,
+    path: PathBuf,
+    // Where the path is one.
+    room: Option<Room>,
 }
 
 impl Netns {
@@ -19,14 +24,19 @@ impl Netns {
     /// It exists, or cannot be made.
     pub fn create(name: &str) -> Result<Self> {
         execute(Command::new("ip").args(["netns", "add", name]))?;
-        let netns = Self { name: name.to_owned() };
+        let netns = Self::named(name);
         netns.ip("link set lo up")?;
         Ok(netns)
     }
 
     /// A namespace that somebody else makes, such as a daemon.
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned() }
+        Self { name: name.to_owned(), path: Path::new("/run/netns").join(name), room: None }
+    }
+
+    /// One that something in a host's room makes: a daemon there, or an engine.
+    pub(super) fn in_room(room: Room, name: &str, path: impl Into<PathBuf>) -> Self {
+        Self { name: name.to_owned(), path: path.into(), room: Some(room) }
     }
 
     /// Its name.
@@ -34,9 +44,9 @@ impl Netns {
         &self.name
     }
 
-    /// The file that names it.
+    /// The file that names it, where it was made.
     pub fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.name)
+        self.path.clone()
     }
 
     /// A command that runs in it.
@@ -44,9 +54,14 @@ impl Netns {
     /// Not `ip netns exec`: that gives the program a mount namespace of its own, in which a daemon's
     /// `/run/netns/…` would be seen by nobody else and end with it.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = self.outside("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
         command
+    }
+
+    /// A command that runs where its file is seen.
+    fn outside(&self, program: &str) -> Command {
+        self.room.map_or_else(|| Command::new(program), |room| room.command(program))
     }
 
     /// Runs a program in it and returns what it prints.
@@ -73,12 +88,12 @@ impl Netns {
     ///
     /// It is not there.
     pub fn remove(&self) -> Result<()> {
-        execute(Command::new("ip").args(["netns", "del", &self.name])).map(drop)
+        execute(self.outside("ip").args(["netns", "del", &self.name])).map(drop)
     }
 }
 
 /// Runs a command to its end and returns what it prints.
-fn execute(command: &mut Command) -> Result<String> {
+pub(super) fn execute(command: &mut Command) -> Result<String> {
     let Output { status, stdout, stderr } =
         command.output().with_context(|| format!("cannot run {command:?}: is it installed?"))?;
     let stdout = String::from_utf8_lossy(&stdout).into_owned();

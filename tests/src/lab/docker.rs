@@ -1,0 +1,124 @@
+//! The `docker` command.
+
+use std::fmt;
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Engine, Netns};
+
+/// A `docker` command that failed.
+#[derive(Debug, Clone)]
+pub struct DockerError {
+    /// Exit code: 1 for most, 125 when `docker run` was refused; that of the program for `docker exec`.
+    pub code: i32,
+    /// What it printed to standard error, without blanks around it.
+    pub stderr: String,
+    /// What it printed to standard output, without blanks around it.
+    pub stdout: String,
+}
+
+impl fmt::Display for DockerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "exit code {}: {} {}", self.code, self.stderr, self.stdout)
+    }
+}
+
+impl std::error::Error for DockerError {}
+
+impl Engine {
+    /// The engine's own `docker` command, speaking to it. It runs on the engine's host.
+    pub fn docker_command(&self, args: &[&str]) -> Command {
+        let mut command = self.command("docker");
+        command.args(["--host", &self.host()]).args(args);
+        command
+    }
+
+    /// Runs `docker` and returns what it prints, without blanks around it, or how it failed.
+    ///
+    /// # Errors
+    ///
+    /// It could not be run, or was killed.
+    pub fn ask_args(&self, args: &[&str]) -> Result<Result<String, DockerError>> {
+        let Output { status, stdout, stderr } = self.docker_command(args).output().context("cannot run docker")?;
+        let code = status.code().with_context(|| format!("`docker {}` was killed: {status}", args.join(" ")))?;
+        let [stdout, stderr] = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+        Ok(if code == 0 { Ok(stdout) } else { Err(DockerError { code, stderr, stdout }) })
+    }
+
+    /// [`Engine::ask_args`], with a line of arguments that hold no blanks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::ask_args`].
+    pub fn ask(&self, line: &str) -> Result<Result<String, DockerError>> {
+        self.ask_args(&words(line))
+    }
+
+    /// Runs `docker` and returns what it prints, without blanks around it.
+    ///
+    /// # Errors
+    ///
+    /// It failed: with what it printed.
+    pub fn docker_args(&self, args: &[&str]) -> Result<String> {
+        self.ask_args(args)?.with_context(|| format!("`docker {}` at {}", args.join(" "), self.host()))
+    }
+
+    /// [`Engine::docker_args`], with a line of arguments that hold no blanks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::docker_args`].
+    pub fn docker(&self, line: &str) -> Result<String> {
+        self.docker_args(&words(line))
+    }
+
+    /// Runs `docker` and returns how it failed: with all these words in what it says.
+    ///
+    /// # Errors
+    ///
+    /// It did not fail, or did not say so.
+    pub fn refuses(&self, line: &str, said: &[&str]) -> Result<DockerError> {
+        let error = match self.ask(line)? {
+            Err(error) => error,
+            Ok(answer) => bail!("`docker {line}` at {} did not fail: {answer}", self.host()),
+        };
+        for word in said {
+            ensure!(error.stderr.contains(word), "`docker {line}`: does not say {word:?}: {error}");
+        }
+        Ok(error)
+    }
+
+    /// `docker exec`: runs a program in a container, with arguments that hold no blanks.
+    ///
+    /// # Errors
+    ///
+    /// It failed: with what it printed.
+    pub fn exec(&self, container: &str, line: &str) -> Result<String> {
+        self.docker(&format!("exec {container} {line}"))
+    }
+
+    /// The engine's version, such as `20.10.24+dfsg1`.
+    ///
+    /// # Errors
+    ///
+    /// It does not answer.
+    pub fn version(&self) -> Result<String> {
+        self.docker("version --format {{.Server.Version}}")
+    }
+
+    /// The network namespace of a container that runs, for the host's own `ip` and `ping`.
+    ///
+    /// # Errors
+    ///
+    /// It does not run.
+    pub fn netns(&self, container: &str) -> Result<Netns> {
+        let path = self.docker(&format!("inspect --format {{{{.NetworkSettings.SandboxKey}}}} {container}"))?;
+        ensure!(!path.is_empty(), "the container {container} does not run");
+        Ok(Netns::in_room(self.room(), container, path))
+    }
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
