@@ -83,7 +83,7 @@ make_hosts() {
 start_daemon() {
   local host=$1 folder=$dir/$1
   # nsenter becomes the daemon, so the process id is the daemon's. Through a function it would be a shell's.
-  nsenter --net="/run/netns/$id-$host" -- "$bin/pontoond" --config "$folder/pontoon.toml" --data-dir "$folder/data" \
+  nsenter --net="/run/netns/$id-$host" -- "$bin/pontoond" --docker off --config "$folder/pontoon.toml" --data-dir "$folder/data" \
     --socket "$folder/pontoon.sock" --netns "$id-$host-pontoon" >>"$folder/log" 2>&1 </dev/null &
   daemon[$host]=$!
   disown

@@ -164,6 +164,7 @@ pub async fn attach(member: &Member, wanted: Attachment) -> Result<v1::AttachRes
             addresses: wanted.addresses.clone(),
             sandbox: sandbox.clone(),
             ifname: wanted.ifname.clone(),
+            engine_id: String::new(),
         });
         let mut created = member.propose_by(command.clone(), by).await;
         // A daemon that has just started may have looked at an older state than the one that refuses.
@@ -203,6 +204,12 @@ fn unfinished(member: &Member, network: NetworkId, sandbox: &Sandbox) -> Vec<(En
 }
 
 async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, ApiError> {
+    make_interfaces(member, endpoint).await?;
+    expect_endpoint(member.propose(Command::ActivateEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch }).await?)
+}
+
+/// Makes the interfaces of an endpoint, or tells why they cannot be made.
+pub(crate) async fn make_interfaces(member: &Member, endpoint: &Endpoint) -> Result<(), ApiError> {
     let report = member.reconciler.pass_now().await?;
     let vni = member.store().state().networks.get(&endpoint.network).map(|network| network.vni);
     let problem = vni.and_then(|vni| report.problem_of(endpoint.id, vni, endpoint.egress.is_some()));
@@ -216,7 +223,7 @@ async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, Api
             "nothing was left behind; pontoon status says more",
         ));
     }
-    expect_endpoint(member.propose(Command::ActivateEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch }).await?)
+    Ok(())
 }
 
 /// Takes back what a failed attach made. What cannot be taken back now, the collector will.
@@ -282,7 +289,7 @@ fn select(member: &Member, selection: &Selection) -> Result<Vec<Endpoint>, ApiEr
 /// between makes the interfaces again when it starts; the other way round, an address could be in use here that is leased
 /// to another by then. What fails is not taken back, for a release that was not answered may come yet: the collector goes
 /// on with it.
-async fn end(member: &Member, endpoints: &[(EndpointId, u64)]) -> Result<(), ApiError> {
+pub(crate) async fn end(member: &Member, endpoints: &[(EndpointId, u64)]) -> Result<(), ApiError> {
     let _guard = member.attachments.begin_ending(endpoints);
     let report = member.reconciler.pass_now().await?;
     let mut result = Ok(());
@@ -340,7 +347,9 @@ pub(crate) async fn collect(member: &Member, vanished: &BTreeSet<EndpointId>) ->
 
 fn garbage(member: &Member, vanished: &BTreeSet<EndpointId>) -> Vec<Endpoint> {
     let state = member.store().state();
-    let unused = |e: &&Endpoint| e.state == EndpointState::Pending || vanished.contains(&e.id);
+    // An endpoint that an engine has not placed is the engine's business: it is compared with what the engine has.
+    let unfinished = |e: &Endpoint| e.state == EndpointState::Pending && e.engine_id.is_empty();
+    let unused = |e: &&Endpoint| unfinished(e) || vanished.contains(&e.id);
     let endpoints = state.endpoints_of_node(member.node()).filter(unused);
     endpoints.filter(|endpoint| !member.attachments.holds(endpoint)).cloned().collect()
 }

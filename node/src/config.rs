@@ -62,6 +62,14 @@ pub struct Options {
     #[arg(long, env = "PONTOON_EGRESS_SUBNET", value_name = "CIDR")]
     pub egress_subnet: Option<IpNet>,
 
+    /// Socket of Docker's API; "off": this daemon has nothing to do with Docker [default: /run/docker.sock]
+    #[arg(long, env = "PONTOON_DOCKER", value_name = "PATH|off")]
+    pub docker: Option<PathBuf>,
+
+    /// Socket that Docker finds this daemon's drivers at; the file's name is theirs [default: /run/docker/plugins/pontoon.sock]
+    #[arg(long, env = "PONTOON_DOCKER_PLUGIN", value_name = "PATH")]
+    pub docker_plugin: Option<PathBuf>,
+
     /// How log lines look [default: text]
     #[arg(long, env = "PONTOON_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -99,10 +107,21 @@ pub struct Config {
     pub gateway_bridge: String,
     /// Subnet of the gateway bridge; none: chosen.
     pub egress_subnet: Option<IpNet>,
+    /// Docker; none: nothing to do with it.
+    pub docker: Option<DockerConfig>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged.
     pub log_level: String,
+}
+
+/// How this daemon and Docker reach each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerConfig {
+    /// Socket of Docker's API.
+    pub socket: PathBuf,
+    /// Socket that Docker calls this daemon at.
+    pub plugin: PathBuf,
 }
 
 impl Config {
@@ -167,11 +186,18 @@ fn resolve(given: Options, file: Options) -> Result<Config, ConfigError> {
         netns: given.netns.or(file.netns).unwrap_or_else(|| "pontoon".into()),
         gateway_bridge: given.gateway_bridge.or(file.gateway_bridge).unwrap_or_else(|| "pontoon_gw".into()),
         egress_subnet: given.egress_subnet.or(file.egress_subnet),
+        docker: docker(given.docker.or(file.docker), given.docker_plugin.or(file.docker_plugin)),
         log_format: given.log_format.or(file.log_format).unwrap_or_default(),
         log_level: given.log_level.or(file.log_level).unwrap_or_else(|| "info,openraft=error".into()),
     };
     check(&config)?;
     Ok(config)
+}
+
+fn docker(socket: Option<PathBuf>, plugin: Option<PathBuf>) -> Option<DockerConfig> {
+    let socket = socket.unwrap_or_else(|| "/run/docker.sock".into());
+    let plugin = plugin.unwrap_or_else(|| "/run/docker/plugins/pontoon.sock".into());
+    (socket != Path::new("off")).then_some(DockerConfig { socket, plugin })
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {

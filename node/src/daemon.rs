@@ -10,6 +10,7 @@ use tonic::Code;
 
 use crate::api::error::ApiError;
 use crate::config::Config;
+use crate::docker::Containers;
 use crate::host;
 use crate::identity::DataDir;
 use crate::member::Member;
@@ -25,6 +26,8 @@ pub struct Daemon {
     pub slot: StoreSlot,
     /// Ends the daemon.
     pub stop: CancellationToken,
+    /// What is known of Docker's containers.
+    pub(crate) containers: Arc<Containers>,
     /// Data folder. Whoever has it may enter or leave a cluster: one at a time.
     pub(crate) data: Mutex<DataDir>,
     member: RwLock<Option<Arc<Member>>>,
@@ -38,6 +41,7 @@ impl Daemon {
             tasks: TaskBoard::new(host::now_ms),
             slot,
             stop,
+            containers: Arc::default(),
             data: Mutex::new(data),
             member: RwLock::new(None),
         }

@@ -8,12 +8,14 @@
 //! - [`plan`]: PURE: what the kernel should hold, and the steps to it
 //! - [`kernel`]: the only place that speaks to the kernel
 //! - [`reconcile`]: the loop between the two
+//! - `docker`: Docker's driver, and the cluster's networks in its engine
 
 pub mod api;
 pub mod attach;
 mod clock;
 pub mod config;
 pub mod daemon;
+mod docker;
 pub mod host;
 pub mod identity;
 pub mod kernel;
@@ -33,6 +35,7 @@ use futures::TryFutureExt;
 use pontoon_store::tasks::Task;
 use pontoon_store::{PeerServer, StoreSlot};
 use thiserror::Error;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -88,6 +91,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let peer = serve::bind_peer(config.listen).await?;
     let address = peer.local_addr().unwrap_or(config.listen);
     let admin = serve::bind_admin(&config.socket)?;
+    let plugin = config.docker.as_ref().map(|docker| serve::bind_plugin(&docker.plugin)).transpose()?;
     let config = Config { listen: address, ..config };
     info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(),
         socket = %config.socket.display(), peer = %address, "pontoond starts");
@@ -98,6 +102,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let serving = PeerServer::new(slot).serve(peer, stop.clone().cancelled_owned());
     let serving = serving.map_err(|source| ServeError::Broke { door: "peer port", source: source.into() });
     let mut peers = tokio::spawn(shown(daemon.tasks.task("peers"), serving));
+    // Before anything else of a member runs: an engine that starts waits for this socket.
+    let mut plugins = tokio::spawn(shown(daemon.tasks.task("docker-plugin"), serve_plugin(daemon.clone(), plugin)));
     lifecycle::resume(&daemon).await.map_err(|error| RunError::Resume { message: error.message, hint: error.hint })?;
     let serving = serve::serve_admin(daemon.clone(), admin, stop.clone());
     let mut admins = tokio::spawn(shown(daemon.tasks.task("admin"), serving));
@@ -114,11 +120,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         }
         result = &mut peers => served(result),
         result = &mut admins => served(result),
+        result = &mut plugins => served(result),
     };
     notify(sd_notify::NotifyState::Stopping);
     stop.cancel();
     let drain = async {
-        for door in [admins, peers] {
+        for door in [admins, peers, plugins] {
             if !door.is_finished() {
                 served(door.await)?;
             }
@@ -136,6 +143,17 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     }
     info!("pontoond has stopped; the containers' traffic goes on");
     ended.and(drained)
+}
+
+/// Serves Docker's plugin socket, where there is one, until the daemon stops.
+async fn serve_plugin(daemon: Arc<Daemon>, listener: Option<UnixListener>) -> Result<(), ServeError> {
+    let stop = daemon.stop.clone();
+    let Some(listener) = listener else {
+        stop.cancelled().await;
+        return Ok(());
+    };
+    let served = docker::serve(daemon, listener, stop).await;
+    served.map_err(|source| ServeError::Broke { door: "plugin socket", source: source.into() })
 }
 
 /// Shows a server on the task board for as long as it serves.

@@ -23,6 +23,7 @@ use crate::api::error::ApiError;
 use crate::attach::{self, InFlight};
 use crate::clock;
 use crate::daemon::Daemon;
+use crate::docker;
 use crate::identity::Membership;
 use crate::kernel::{self, KernelError, Linux};
 use crate::reconcile::{self, Reconciler, StateSource};
@@ -116,7 +117,16 @@ impl Member {
             background: Mutex::new(None),
         });
         let (opened, ending) = (member.store.clone(), stop.clone());
-        let background = Background {
+        let engine = daemon.config.docker.as_ref().map(|docker| {
+            tokio::spawn(docker::run(docker::Sync {
+                member: member.clone(),
+                socket: docker.socket.clone(),
+                names: names.clone(),
+                containers: daemon.containers.clone(),
+                task: daemon.tasks.task("docker"),
+            }))
+        });
+        let mut background = Background {
             reconcile: tokio::spawn(async move {
                 ending.run_until_cancelled(opened.recovered(RECOVERY)).await;
                 run.run(ending).await
@@ -128,6 +138,7 @@ impl Member {
                 tokio::spawn(run_clock(member.clone(), daemon.tasks.task("clock"))),
             ],
         };
+        background.others.extend(engine);
         *member.background() = Some(background);
         Ok(member)
     }
@@ -175,6 +186,11 @@ impl Member {
     /// Endpoints that were ended because their namespace was gone or nobody finished them.
     pub fn reclaimed(&self) -> u64 {
         self.reclaimed.load(Ordering::Relaxed)
+    }
+
+    /// Counts more of them.
+    pub(crate) fn count_reclaimed(&self, count: u64) {
+        self.reclaimed.fetch_add(count, Ordering::Relaxed);
     }
 
     /// By how many milliseconds the clocks of other nodes are at least ahead of this host's (negative: behind), of those
@@ -235,7 +251,7 @@ impl Member {
     }
 
     /// Runs something until its end; none when the member is stopped before.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.stop.run_until_cancelled(work).await
     }
 
@@ -325,7 +341,7 @@ async fn run_collector(member: Arc<Member>, task: Task) {
         let Some(result) = member.unless_stopped(attach::collect(&member, &vanished)).await else { return };
         let failed = result.is_err();
         if let Ok(count) = &result {
-            member.reclaimed.fetch_add(*count, Ordering::Relaxed);
+            member.count_reclaimed(*count);
         }
         task.end(result.map(|_| ()));
         // A run that failed has made passes and left something itself: that is no reason for the next.

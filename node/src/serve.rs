@@ -25,6 +25,19 @@ use crate::daemon::Daemon;
 
 /// Largest request on the admin socket, in bytes: far above what any of them needs.
 const MAX_ADMIN_REQUEST: usize = 1 << 20;
+
+/// A unix socket of the daemon.
+#[derive(Debug)]
+pub struct Door {
+    /// What it is called.
+    name: &'static str,
+    /// The option that says where it is.
+    option: &'static str,
+}
+
+const ADMIN: Door = Door { name: "admin", option: "--socket" };
+const PLUGIN: Door = Door { name: "Docker plugin", option: "--docker-plugin" };
+
 /// A door cannot be opened, or broke.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -36,17 +49,21 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
-    /// The admin socket.
-    #[error("cannot make the admin socket {path}: {source}; give another with --socket")]
-    Admin {
+    /// A unix socket.
+    #[error("cannot make the {} socket {path}: {source}; give another with {}", .door.name, .door.option)]
+    Unix {
+        /// Which.
+        door: &'static Door,
         /// Its path.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
     /// Another daemon answers there.
-    #[error("another pontoond answers at {path}; stop that one, or give another with --socket")]
-    AdminInUse {
+    #[error("another pontoond answers at {path}; stop that one, or give another with {}", .door.option)]
+    UnixInUse {
+        /// Which.
+        door: &'static Door,
         /// Its path.
         path: PathBuf,
     },
@@ -74,9 +91,18 @@ pub async fn bind_peer(address: SocketAddr) -> Result<TcpListener, ServeError> {
 
 /// Opens the admin socket, for root and its group.
 pub fn bind_admin(path: &Path) -> Result<UnixListener, ServeError> {
-    let failed = |source| ServeError::Admin { path: path.into(), source };
+    bind_unix(path, &ADMIN)
+}
+
+/// Opens Docker's plugin socket, for root and its group.
+pub fn bind_plugin(path: &Path) -> Result<UnixListener, ServeError> {
+    bind_unix(path, &PLUGIN)
+}
+
+fn bind_unix(path: &Path, door: &'static Door) -> Result<UnixListener, ServeError> {
+    let failed = |source| ServeError::Unix { door, path: path.into(), source };
     if UnixStream::connect(path).is_ok() {
-        return Err(ServeError::AdminInUse { path: path.into() });
+        return Err(ServeError::UnixInUse { door, path: path.into() });
     }
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(failed)?;

@@ -5,6 +5,7 @@
 mod crash;
 mod daemon;
 mod demo;
+mod docker;
 mod drift;
 mod durability;
 mod endpoints;

@@ -189,9 +189,9 @@ fn code_of(reason: Reason) -> Code {
         AddressReserved, AddressTaken, AlreadyAttached, AlreadyFounded, EgressFull, EndpointNameTaken,
         EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
         InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
-        InvalidSubnet, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound, NodeAddressTaken,
-        NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap,
-        SubnetOverlap, TooLarge, TooManyNodes, VniExhausted, VniTaken,
+        InvalidSubnet, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound, NetworkProvisional,
+        NodeAddressTaken, NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NotFounded, PoolExhausted,
+        RequestTooOld, RouteOverlap, SubnetOverlap, TooLarge, TooManyNodes, VniExhausted, VniTaken,
     };
     match reason {
         InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
@@ -199,9 +199,8 @@ fn code_of(reason: Reason) -> Code {
         NodeNotFound | NetworkNotFound | EndpointNotFound => Code::NotFound,
         AlreadyFounded | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken | VniTaken
         | AddressTaken | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
-        NotFounded | AddressReserved | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap => {
-            Code::FailedPrecondition
-        }
+        NotFounded | AddressReserved | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap
+        | NetworkProvisional => Code::FailedPrecondition,
         TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,
         EpochMismatch => Code::Aborted,
         RequestTooOld => Code::Unknown,

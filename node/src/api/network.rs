@@ -181,6 +181,7 @@ fn parse_create(request: v1::CreateNetworkRequest) -> Result<CreateNetwork, ApiE
         labels: request.labels,
         ipv6: request.ipv6,
         force: request.force,
+        engine: None,
     })
 }
 

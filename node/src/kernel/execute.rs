@@ -1,6 +1,7 @@
 //! Carries out steps. No decisions: a step says what there is and what there shall be.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
 
 use netlink_packet_route::link::{InfoBridge, InfoBridgePort};
 use pontoon_store::model::id::{EndpointId, Vni};
@@ -14,7 +15,7 @@ use super::socket::{Netlink, Request};
 use super::{address, neighbour, sysctl};
 use crate::plan::desired::vxlan_name;
 use crate::plan::diff::Step;
-use crate::plan::object::{Address, Bridge, BridgeUse, Fdb, Object, Place, Route, Veth, Vxlan};
+use crate::plan::object::{Address, Bridge, BridgeUse, Fdb, Object, Peer, Place, Port, Route, Veth, Vxlan};
 
 type Outcome = Result<(), KernelError>;
 
@@ -264,24 +265,47 @@ impl<'a> Run<'a> {
     }
 
     fn put_veth(&mut self, exists: bool, veth: &Veth) -> Outcome {
+        if let Some(offer) = &veth.offer {
+            if !exists {
+                self.offer(&veth.port, offer)?;
+            }
+            return self.set_port(veth);
+        }
         let (Some(sandbox), Some(peer)) = (&veth.sandbox, &veth.peer) else {
             return Err(KernelError::Impossible(format!("endpoint {} has no sandbox to go to", veth.endpoint)));
         };
-        let place = place_of_port(veth);
         let inside = Place::Sandbox(sandbox.clone());
-        let master = self.master(&place, veth.port.bridge.as_deref())?;
         if !exists {
             if self.find(&inside, &peer.ifname)?.is_some() {
                 return Err(KernelError::NameTaken { ifname: peer.ifname.clone(), netns: sandbox.netns.clone() });
             }
             let namespace = open(&mut self.sandboxes, sandbox)?;
-            let netlink = match &place {
+            let netlink = match &place_of_port(veth) {
                 Place::Host => &mut self.linux.host,
                 _ => &mut self.linux.overlay()?.netlink,
             };
             let failed = KernelError::netlink(format!("create interface {} in {}", peer.ifname, sandbox.netns));
-            link::add_veth(netlink, &veth.port, peer, namespace).map_err(failed)?;
+            link::add_veth(netlink, &veth.port, peer, namespace.file.as_raw_fd()).map_err(failed)?;
         }
+        self.set_port(veth)?;
+        let (netlink, index) = self.ours(&inside, &peer.ifname, Some(veth.endpoint))?;
+        let settings = Settings { mac: Some(peer.mac), mtu: Some(peer.mtu), up: Some(peer.up), ..Settings::default() };
+        let failed = KernelError::netlink(format!("set up interface {} {inside}", peer.ifname));
+        link::set(netlink, index, settings).map_err(failed)
+    }
+
+    /// Makes a pair whose other end waits in the host's namespace. One of its name there is of an endpoint that is no more.
+    fn offer(&mut self, port: &Port, offer: &Peer) -> Outcome {
+        self.delete(&Place::Host, &offer.ifname)?;
+        let host = netns::current()?;
+        let failed = KernelError::netlink(format!("create interface {} for an engine", offer.ifname));
+        link::add_veth(&mut self.linux.overlay()?.netlink, port, offer, host.as_raw_fd()).map_err(failed)
+    }
+
+    /// Sets up our end of a pair.
+    fn set_port(&mut self, veth: &Veth) -> Outcome {
+        let place = place_of_port(veth);
+        let master = self.master(&place, veth.port.bridge.as_deref())?;
         self.set(
             &place,
             &veth.port.name,
@@ -293,11 +317,7 @@ impl<'a> Run<'a> {
                 up: Some(veth.port.up),
                 ..Settings::default()
             },
-        )?;
-        let (netlink, index) = self.ours(&inside, &peer.ifname, Some(veth.endpoint))?;
-        let settings = Settings { mac: Some(peer.mac), mtu: Some(peer.mtu), up: Some(peer.up), ..Settings::default() };
-        let failed = KernelError::netlink(format!("set up interface {} {inside}", peer.ifname));
-        link::set(netlink, index, settings).map_err(failed)
+        )
     }
 
     fn put_address(&mut self, address: &Address) -> Outcome {

@@ -1,7 +1,7 @@
 //! Links: bridges, VXLAN devices and veth pairs.
 
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -168,11 +168,11 @@ pub(super) fn add_vxlan(host: &mut Netlink, overlay: &Namespace, vxlan: &Vxlan) 
 }
 
 /// `ip link add PORT mtu N type veth peer name NAME netns SANDBOX address MAC mtu N`
-pub(super) fn add_veth(netlink: &mut Netlink, port: &Port, peer: &Peer, sandbox: &Namespace) -> Result<(), Refusal> {
+pub(super) fn add_veth(netlink: &mut Netlink, port: &Port, peer: &Peer, sandbox: RawFd) -> Result<(), Refusal> {
     let mut other = named(&peer.ifname);
     other.attributes.push(LinkAttribute::Address(peer.mac.bytes().to_vec()));
     other.attributes.push(LinkAttribute::Mtu(peer.mtu));
-    other.attributes.push(LinkAttribute::NetNsFd(sandbox.file.as_raw_fd()));
+    other.attributes.push(LinkAttribute::NetNsFd(sandbox));
     let mut message = named(&port.name);
     message.attributes.push(LinkAttribute::Mtu(port.mtu));
     let data = InfoData::Veth(InfoVeth::Peer(other));

@@ -15,6 +15,7 @@ pub(crate) mod memory;
 mod neighbour;
 mod netns;
 mod observe;
+mod placed;
 mod privileges;
 mod socket;
 mod sysctl;
@@ -25,6 +26,7 @@ use std::net::IpAddr;
 pub use error::{KernelError, Refusal};
 pub use linux::Linux;
 pub use netns::sandbox;
+pub use placed::placed;
 pub use privileges::check_privileges;
 
 use crate::plan::desired::Desired;

@@ -37,6 +37,12 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ker
     move |source| KernelError::Namespace { operation, path, source }
 }
 
+/// The namespace that the calling thread is in.
+pub(super) fn current() -> Result<File, KernelError> {
+    let path = Path::new("/proc/thread-self/ns/net");
+    File::open(path).map_err(failed("open network namespace", path))
+}
+
 /// Runs a function on a thread of its own in a namespace.
 pub(super) fn run_in<T: Send>(file: &File, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     let enter = || -> io::Result<T> {

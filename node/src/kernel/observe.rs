@@ -141,6 +141,7 @@ impl<'a> Observer<'a> {
                 up: link.up,
             },
             peer: None,
+            offer: wanted.and_then(|w| w.offer.clone()),
         };
         self.halves.push(Half { veth, link: link.clone() });
     }

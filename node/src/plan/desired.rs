@@ -68,6 +68,11 @@ impl Names {
         if egress { format!("{}{:x}", self.port_prefix(), endpoint.0) } else { format!("v{:x}", endpoint.0) }
     }
 
+    /// A container's end of its interface on the overlay, in the host's namespace, until its engine has moved it.
+    pub fn offer(&self, endpoint: EndpointId) -> String {
+        format!("{}{:x}o", self.port_prefix(), endpoint.0)
+    }
+
     /// The endpoint whose interface's end has this name.
     pub fn endpoint_of_port(&self, egress: bool, name: &str) -> Option<EndpointId> {
         let prefix = if egress { self.port_prefix() } else { "v".into() };
@@ -189,11 +194,14 @@ fn add_network(desired: &mut Desired, network: &Network, me: NodeId, tunnel: Tun
 }
 
 fn add_endpoint(desired: &mut Desired, names: &Names, network: &Network, endpoint: &Endpoint) {
-    desired.sandboxes.entry(endpoint.sandbox.clone()).or_default().push(endpoint.id);
+    let placed = endpoint.is_placed();
+    let ifname = if placed { endpoint.ifname.clone() } else { names.offer(endpoint.id) };
+    let peer = Some(Peer { ifname, mac: endpoint.mac, mtu: network.mtu, up: placed });
+    let (peer, offer) = if placed { (peer, None) } else { (None, peer) };
     desired.insert(Object::Veth(Box::new(Veth {
         endpoint: endpoint.id,
         network: Some(network.vni),
-        sandbox: Some(endpoint.sandbox.clone()),
+        sandbox: placed.then(|| endpoint.sandbox.clone()),
         port: Port {
             name: names.port(false, endpoint.id),
             bridge: Some(bridge_name(network.vni)),
@@ -201,8 +209,13 @@ fn add_endpoint(desired: &mut Desired, names: &Names, network: &Network, endpoin
             mtu: network.mtu,
             up: true,
         },
-        peer: Some(Peer { ifname: endpoint.ifname.clone(), mac: endpoint.mac, mtu: network.mtu, up: true }),
+        peer,
+        offer,
     })));
+    if !placed {
+        return;
+    }
+    desired.sandboxes.entry(endpoint.sandbox.clone()).or_default().push(endpoint.id);
     for address in &endpoint.addresses {
         let subnet = network.subnets.iter().find(|s| s.cidr.contains(address));
         let Some(subnet) = subnet else { continue };
@@ -262,6 +275,7 @@ fn add_egress(desired: &mut Desired, names: &Names, node: &Node, facts: &HostFac
             up: true,
         },
         peer: Some(Peer { ifname: egress.ifname.clone(), mac, mtu, up: true }),
+        offer: None,
     })));
     for (subnet, address) in hosts(egress.host) {
         add_address(desired, endpoint, &egress.ifname, address, subnet);

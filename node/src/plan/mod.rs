@@ -13,6 +13,7 @@ pub mod desired;
 pub mod diff;
 pub mod drift;
 pub mod egress;
+pub mod engine;
 pub mod object;
 pub mod observed;
 #[cfg(test)]

@@ -198,6 +198,9 @@ pub struct Veth {
     pub port: Port,
     /// The container's end; none when it is not where it should be.
     pub peer: Option<Peer>,
+    /// Instead of a sandbox: the container's end as it is left in the host's namespace for an engine to move. What the
+    /// engine makes of it is not looked at.
+    pub offer: Option<Peer>,
 }
 
 /// An address of an interface.

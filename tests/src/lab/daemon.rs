@@ -131,7 +131,8 @@ impl Daemon {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log())?;
         // Each of these programs becomes the next, so the process id that we have is the daemon's.
         let mut command = self.room.map_or_else(|| self.host.command("env"), |room| room.command("env"));
-        for name in ["CONFIG", "DATA_DIR", "SOCKET", "LISTEN", "NETNS", "GATEWAY_BRIDGE", "VXLAN_PORT"] {
+        let set = ["CONFIG", "DATA_DIR", "SOCKET", "LISTEN", "NETNS", "GATEWAY_BRIDGE", "VXLAN_PORT"];
+        for name in set.into_iter().chain(["DOCKER", "DOCKER_PLUGIN"]) {
             command.env_remove(format!("PONTOON_{name}"));
         }
         command.args(self.options.env.iter().map(|(name, value)| format!("{name}={value}")));
@@ -140,7 +141,12 @@ impl Daemon {
         command.arg("--config").arg(self.config());
         command.arg("--data-dir").arg(self.data_dir());
         command.arg("--socket").arg(self.socket());
-        command.args(["--netns", self.overlay.name()]).args(&self.options.args);
+        command.args(["--netns", self.overlay.name()]);
+        if self.room.is_none() {
+            // The machine's own engine, if it has one, is none of the lab's.
+            command.args(["--docker", "off"]);
+        }
+        command.args(&self.options.args);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.process = Some(command.spawn().context("cannot start pontoond")?);
         Ok(())

@@ -1,0 +1,187 @@
+//! What is asked of Docker's engine, over its API.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::models::{EventMessage, Ipam, IpamConfig, NetworkCreateRequest};
+use bollard::query_parameters::{EventsOptions, ListContainersOptions, ListNetworksOptions};
+use futures::Stream;
+use ipnet::IpNet;
+use pontoon_store::model::id::NetworkId;
+use pontoon_store::model::object::{LeaseState, Network};
+use pontoon_store::model::state::State;
+use thiserror::Error;
+
+use super::{DRIVER, NETWORK_OPTION};
+use crate::plan::desired::host_of;
+use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork};
+
+/// How long the engine may take to answer, in seconds: it may be busy starting many containers.
+const TIMEOUT_S: u64 = 60;
+/// The bridge that engines put containers of an overlay on for their way out.
+const GATEWAY_BRIDGE: &str = "docker_gwbridge";
+
+/// The engine cannot be asked, or refuses.
+#[derive(Debug, Error)]
+#[error("cannot {operation}: {source}")]
+pub(super) struct EngineError {
+    operation: String,
+    #[source]
+    source: Error,
+}
+
+fn failed(operation: impl Into<String>) -> impl FnOnce(Error) -> EngineError {
+    let operation = operation.into();
+    move |source| EngineError { operation, source }
+}
+
+/// A connection to an engine.
+#[derive(Debug, Clone)]
+pub(super) struct Engine(Docker);
+
+impl Engine {
+    /// Connects, and agrees on a version of the API.
+    pub(super) async fn connect(socket: &Path) -> Result<Self, EngineError> {
+        let path = socket.display().to_string();
+        let what = || format!("reach Docker at {path}");
+        let docker =
+            Docker::connect_with_unix(&path, TIMEOUT_S, bollard::API_DEFAULT_VERSION).map_err(failed(what()))?;
+        Ok(Self(docker.negotiate_version().await.map_err(failed(what()))?))
+    }
+
+    /// What happens in the engine from now on.
+    pub(super) fn events(&self) -> impl Stream<Item = Result<EventMessage, Error>> + use<> {
+        let kinds = ["network", "container"].map(str::to_owned).to_vec();
+        let filters = HashMap::from([("type".to_owned(), kinds)]);
+        self.0.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() }))
+    }
+
+    /// Networks and containers.
+    pub(super) async fn observe(&self) -> Result<Seen, EngineError> {
+        let networks = self.0.list_networks(None::<ListNetworksOptions>).await.map_err(failed("list networks"))?;
+        let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
+        let containers = self.0.list_containers(Some(all)).await.map_err(failed("list containers"))?;
+        let networks: Vec<SeenNetwork> = networks.into_iter().map(network).collect();
+        let containers = containers.into_iter().map(|found| container(found, &networks)).collect();
+        Ok(Seen { networks, containers })
+    }
+
+    /// File that names a running container's network namespace.
+    pub(super) async fn sandbox(&self, container: &str) -> Result<Option<String>, EngineError> {
+        let found = self.0.inspect_container(container, None).await.map_err(failed(format!("inspect {container}")))?;
+        Ok(found.network_settings.and_then(|settings| settings.sandbox_key).filter(|key| !key.is_empty()))
+    }
+
+    /// Makes a network of the cluster.
+    pub(super) async fn create(&self, request: NetworkCreateRequest) -> Result<(), EngineError> {
+        let operation = format!("make network {}", request.name);
+        self.0.create_network(request).await.map(drop).map_err(failed(operation))
+    }
+
+    /// Removes a network. One that is not there is as good.
+    pub(super) async fn remove(&self, id: &str, name: &str) -> Result<(), EngineError> {
+        match self.0.remove_network(id).await {
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            result => result.map_err(failed(format!("remove network {name}"))),
+        }
+    }
+
+    /// Makes the bridge for the way out, unless it is there.
+    pub(super) async fn ensure_gateway_bridge(&self, seen: &Seen, subnet: Option<IpNet>) -> Result<(), EngineError> {
+        if seen.networks.iter().any(|network| network.name == GATEWAY_BRIDGE) {
+            return Ok(());
+        }
+        let options = [("name", GATEWAY_BRIDGE), ("enable_icc", "false"), ("enable_ip_masquerade", "true")];
+        let options = options.map(|(key, value)| (format!("com.docker.network.bridge.{key}"), value.to_owned()));
+        let config = subnet.map(|subnet| IpamConfig {
+            subnet: Some(subnet.to_string()),
+            gateway: host_of(subnet, 1).map(|gateway| gateway.to_string()),
+            ..IpamConfig::default()
+        });
+        let request = NetworkCreateRequest {
+            name: GATEWAY_BRIDGE.to_owned(),
+            driver: Some("bridge".to_owned()),
+            ipam: Some(Ipam { config: config.map(|config| vec![config]), ..Ipam::default() }),
+            options: Some(options.into()),
+            ..NetworkCreateRequest::default()
+        };
+        match self.0.create_network(request).await {
+            // The engine has made it for a container in the meantime.
+            Err(Error::DockerResponseServerError { status_code: 409 | 403, .. }) => Ok(()),
+            result => result.map(drop).map_err(failed(format!("make {GATEWAY_BRIDGE}"))),
+        }
+    }
+}
+
+/// How a network of the cluster is made.
+pub(super) fn request(state: &State, wanted: &Network) -> NetworkCreateRequest {
+    let id = || (NETWORK_OPTION.to_owned(), wanted.id.to_string());
+    let config = |subnet: &pontoon_store::model::object::Subnet| {
+        let leases = state.leases_of_network(wanted.id).filter(|lease| subnet.cidr.contains(&lease.address));
+        // Those that are kept for names and that nobody has: the engine asks for them at once, and again when it restarts.
+        let kept = leases.filter(|lease| lease.state == LeaseState::Reserved && lease.reserved_for.is_some());
+        let kept: HashMap<String, String> = kept.map(|l| (l.name.clone(), l.address.to_string())).collect();
+        IpamConfig {
+            subnet: Some(subnet.cidr.to_string()),
+            ip_range: subnet.ip_range.map(|range| range.to_string()),
+            gateway: Some(subnet.gateway.to_string()),
+            auxiliary_addresses: (!kept.is_empty()).then_some(kept),
+        }
+    };
+    NetworkCreateRequest {
+        name: wanted.name.clone(),
+        driver: Some(DRIVER.to_owned()),
+        internal: Some(wanted.internal),
+        enable_ipv6: Some(wanted.subnets.iter().any(|subnet| subnet.cidr.addr().is_ipv6())),
+        ipam: Some(Ipam {
+            driver: Some(DRIVER.to_owned()),
+            config: Some(wanted.subnets.iter().map(config).collect()),
+            options: Some(HashMap::from([id()])),
+        }),
+        options: Some(HashMap::from([id()])),
+        labels: Some(wanted.labels.clone().into_iter().collect()),
+        ..NetworkCreateRequest::default()
+    }
+}
+
+fn network(found: bollard::models::Network) -> SeenNetwork {
+    let option = |name: &str| found.options.as_ref().and_then(|options| options.get(name)).cloned();
+    SeenNetwork {
+        made_for: option(NETWORK_OPTION).and_then(|id| id.parse().ok()).map(NetworkId),
+        ours: found.driver.as_deref() == Some(DRIVER),
+        id: found.id.unwrap_or_default(),
+        name: found.name.unwrap_or_default(),
+        labels: found.labels.unwrap_or_default().into_iter().collect(),
+    }
+}
+
+fn container(found: bollard::models::ContainerSummary, networks: &[SeenNetwork]) -> SeenContainer {
+    let id = found.id.unwrap_or_default();
+    let attachment = |(name, settings): (String, bollard::models::EndpointSettings)| {
+        // A container that has never run names its networks only.
+        let by_name = || networks.iter().find(|network| network.name == name).map(|network| network.id.clone());
+        let network = settings.network_id.filter(|id| !id.is_empty()).or_else(by_name).unwrap_or_default();
+        let mut aliases = settings.aliases.unwrap_or_default();
+        aliases.retain(|alias| is_name(alias));
+        aliases.sort();
+        aliases.dedup();
+        SeenAttachment { network, endpoint: settings.endpoint_id.unwrap_or_default(), aliases }
+    };
+    let attachments = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+    // Links give a container other containers' names, with a slash in the middle.
+    let names = found.names.unwrap_or_default();
+    let name = names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| !name.contains('/'));
+    SeenContainer {
+        name: name.map_or_else(|| id.chars().take(12).collect(), str::to_owned),
+        attachments: attachments.into_iter().map(attachment).collect(),
+        id,
+    }
+}
+
+/// Whether an alias can be a name in a network.
+fn is_name(alias: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    alias.len() <= 255 && alias.chars().all(plain) && alias.starts_with(|c: char| c.is_ascii_alphanumeric())
+}

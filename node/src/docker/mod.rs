@@ -1,0 +1,73 @@
+//! Docker: its engine calls this daemon to make networks and endpoints, and this daemon calls the engine to keep the
+//! cluster's networks there.
+//!
+//! - `plugin`, `wire`: the plugin socket and its messages
+//! - `network`, `ipam`: what the two halves of the driver do
+//! - `engine`: what is asked of the engine
+//! - `sync`: the loop that keeps the engine as the cluster wants it; `plan::engine` decides
+//!
+//! A handler of the plugin socket never calls the engine: the engine may hold a lock until the handler answers.
+
+mod engine;
+mod ipam;
+mod network;
+mod plugin;
+mod sync;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use ipnet::IpNet;
+use pontoon_store::model::rejection::Reason;
+
+use crate::api::error::ApiError;
+
+pub(crate) use plugin::serve;
+pub(crate) use sync::{Sync, run};
+
+/// Name of the network driver and of the IPAM driver.
+pub(crate) const DRIVER: &str = "pontoon";
+/// Option of a network that is made for one that the cluster has: its id. Engines show it as an option of the driver,
+/// and give it to the IPAM driver again when they restart.
+pub(crate) const NETWORK_OPTION: &str = "pontoon.network";
+
+/// What is known of an engine's containers before it is in the cluster's state.
+#[derive(Debug, Default)]
+pub(crate) struct Containers {
+    /// Ids of containers that were created and have never started: the next one that starts is likely one of them.
+    fresh: Mutex<BTreeSet<String>>,
+}
+
+impl Containers {
+    /// Whether a container has been created that has not started yet.
+    fn any_fresh(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
+    fn created(&self, id: &str) {
+        self.lock().insert(id.to_owned());
+    }
+
+    fn started_or_gone(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        // Insertions and removals leave the set whole even if a holder panicked.
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn parse_cidr(text: &str) -> Result<IpNet, ApiError> {
+    let hint = "give a prefix such as 10.0.0.0/24";
+    text.parse().map_err(|_| ApiError::invalid(Reason::InvalidSubnet, format!("{text:?} is no subnet"), hint))
+}
+
+/// An address, with or without a prefix length.
+fn parse_address(text: &str) -> Result<IpAddr, ApiError> {
+    let address = text.split('/').next().unwrap_or_default();
+    let hint = "give an address such as 10.0.0.2";
+    address.parse().map_err(|_| ApiError::invalid(Reason::InvalidAddress, format!("{text:?} is no address"), hint))
+}

@@ -1,0 +1,139 @@
+//! The plugin socket: HTTP and JSON over a unix socket, as Docker's engine speaks it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tracing::{debug, warn};
+
+use super::{DRIVER, ipam, network};
+use crate::api::error::ApiError;
+use crate::daemon::Daemon;
+
+/// Type of every answer.
+const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
+/// Largest request, in bytes: the largest that an engine sends has some hundred auxiliary addresses.
+const MAX_REQUEST: usize = 1 << 20;
+/// How long a handler may take: an engine's user waits for it.
+const DEADLINE: Duration = Duration::from_secs(9);
+
+/// Serves the plugin socket until `stop`.
+pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: CancellationToken) -> io::Result<()> {
+    let router = Router::new()
+        .route("/{method}", post(call))
+        .fallback(async || answer(StatusCode::NOT_FOUND, &json!({ "Err": "there is no such method" })))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
+        .with_state(daemon);
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn call(
+    State(daemon): State<Arc<Daemon>>,
+    UrlPath(method): UrlPath<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => {
+            let message = format!("{method}: the request cannot be read, or has more than {MAX_REQUEST} bytes");
+            return answer(rejection.status(), &failure(&method, message));
+        }
+    };
+    debug!(%method, request = %String::from_utf8_lossy(&body), "an engine asks");
+    // In a task of its own: an engine that hangs up must not leave half of what it asked for.
+    let called = method.clone();
+    let work = tokio::spawn(async move {
+        let done = timeout(DEADLINE, dispatch(&daemon, &called, &body)).await;
+        done.unwrap_or_else(|_| {
+            let message = format!("{called} was not done within {} s", DEADLINE.as_secs());
+            Err(ApiError::new(Code::DeadlineExceeded, "TIMEOUT", message, "pontoon status may say why").into())
+        })
+    });
+    match work.await {
+        Ok(Ok(value)) => answer(StatusCode::OK, &value),
+        Ok(Err(Refusal::Unknown)) => answer(StatusCode::NOT_FOUND, &failure(&method, format!("{method} is not known"))),
+        Ok(Err(Refusal::Malformed(message))) => answer(StatusCode::BAD_REQUEST, &failure(&method, message)),
+        Ok(Err(Refusal::Failed(error))) => {
+            warn!(%method, reason = error.reason, error = %error.message, "refused what an engine asked for");
+            answer(StatusCode::OK, &failure(&method, text(&error)))
+        }
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, &failure(&method, error.to_string())),
+    }
+}
+
+fn answer(status: StatusCode, value: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], value.to_string()).into_response()
+}
+
+/// A failure, in the field that the engine reads for this half of the driver.
+fn failure(method: &str, message: String) -> Value {
+    if method.starts_with("IpamDriver.") { json!({ "Error": message }) } else { json!({ "Err": message }) }
+}
+
+/// Message and cure, in the one line that an engine shows.
+fn text(error: &ApiError) -> String {
+    if error.hint.is_empty() { error.message.clone() } else { format!("{}; {}", error.message, error.hint) }
+}
+
+/// Why a call was not done.
+enum Refusal {
+    /// There is no such method: how engines tell what is optional.
+    Unknown,
+    /// The request is none.
+    Malformed(String),
+    /// It failed.
+    Failed(ApiError),
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn read<T: DeserializeOwned>(method: &str, body: &[u8]) -> Result<T, Refusal> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| Refusal::Malformed(format!("{method}: not such a request: {error}")))
+}
+
+async fn dispatch(daemon: &Daemon, method: &str, body: &[u8]) -> Result<Value, Refusal> {
+    let done = |()| json!({});
+    let value = match method {
+        "Plugin.Activate" => json!({ "Implements": ["NetworkDriver", "IpamDriver"] }),
+        // Local, because engines of their own keep the networks; the containers reach further all the same.
+        "NetworkDriver.GetCapabilities" => json!({ "Scope": "local", "ConnectivityScope": "global" }),
+        "IpamDriver.GetCapabilities" => json!({ "RequiresMACAddress": false, "RequiresRequestReplay": true }),
+        "IpamDriver.GetDefaultAddressSpaces" => {
+            json!({ "LocalDefaultAddressSpace": DRIVER, "GlobalDefaultAddressSpace": DRIVER })
+        }
+        "IpamDriver.RequestPool" => ipam::request_pool(daemon, read(method, body)?).await?,
+        "IpamDriver.ReleasePool" => ipam::release_pool(daemon, read(method, body)?).await.map(done)?,
+        "IpamDriver.RequestAddress" => ipam::request_address(daemon, read(method, body)?).await?,
+        "IpamDriver.ReleaseAddress" => ipam::release_address(daemon, read(method, body)?).await.map(done)?,
+        "NetworkDriver.CreateNetwork" => network::create_network(daemon, read(method, body)?).await.map(done)?,
+        "NetworkDriver.DeleteNetwork" => network::delete_network(daemon, read(method, body)?).await.map(done)?,
+        "NetworkDriver.CreateEndpoint" => network::create_endpoint(daemon, read(method, body)?).await?,
+        "NetworkDriver.EndpointOperInfo" => json!({ "Value": {} }),
+        "NetworkDriver.DeleteEndpoint" | "NetworkDriver.Leave" => {
+            network::end_endpoint(daemon, read(method, body)?).await.map(done)?
+        }
+        "NetworkDriver.Join" => network::join(daemon, read(method, body)?).await?,
+        // Nothing to do: other nodes are learnt from the log.
+        "NetworkDriver.DiscoverNew" | "NetworkDriver.DiscoverDelete" => json!({}),
+        _ => return Err(Refusal::Unknown),
+    };
+    Ok(value)
+}

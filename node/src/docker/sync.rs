@@ -1,0 +1,260 @@
+//! The loop that keeps an engine as the cluster wants it, and tells the cluster what the engine has.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::models::EventMessage;
+use futures::StreamExt;
+use pontoon_store::model::command::{Command, PlaceEndpoint};
+use pontoon_store::model::object::Endpoint;
+use pontoon_store::model::rejection::Reason;
+use pontoon_store::tasks::Task;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{info, warn};
+
+use super::Containers;
+use super::engine::{Engine, EngineError};
+use crate::api::error::ApiError;
+use crate::attach;
+use crate::kernel;
+use crate::member::Member;
+use crate::plan::desired::Names;
+use crate::plan::engine::{EnginePlan, Seen, Step, Stray, gateway_subnet, plan};
+
+/// How often the engine is looked at although nothing has happened.
+const TICK: Duration = Duration::from_secs(30);
+/// How long to wait after a failure.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long to wait for more of what happens at the same time.
+const DEBOUNCE: Duration = Duration::from_millis(15);
+/// How long something may be unknown to the engine before it is ended: it is busy making it, or has just ended it.
+const GRACE: Duration = Duration::from_secs(30);
+/// How many times a pass looks again at what it has brought about.
+const ROUNDS: usize = 4;
+
+/// What the loop works with.
+pub(crate) struct Sync {
+    /// The member that it works for.
+    pub(crate) member: Arc<Member>,
+    /// Socket of the engine's API.
+    pub(crate) socket: PathBuf,
+    /// Names in this host's kernel.
+    pub(crate) names: Names,
+    /// What is known of containers.
+    pub(crate) containers: Arc<Containers>,
+    /// How it is shown.
+    pub(crate) task: Task,
+}
+
+/// Why a pass ended early.
+#[derive(Debug, thiserror::Error)]
+enum SyncError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("{0}")]
+    Cluster(#[from] ApiError),
+    #[error("the engine's events have ended")]
+    Ended,
+    /// It goes on with the rest; this is what is left.
+    #[error("{0}")]
+    Problems(String),
+}
+
+/// Runs until the member is stopped.
+pub(crate) async fn run(sync: Sync) {
+    let member = sync.member.clone();
+    let forever = async {
+        loop {
+            sync.task.begin();
+            let Err(error) = session(&sync).await;
+            sync.task.end(Err(error));
+            sleep(AGAIN).await;
+        }
+    };
+    member.unless_stopped::<()>(forever).await;
+}
+
+/// Works for as long as the engine answers.
+async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
+    let engine = Engine::connect(&sync.socket).await?;
+    let events = engine.events();
+    tokio::pin!(events);
+    let mut applied = sync.member.store().applied();
+    let mut strays = BTreeMap::new();
+    let mut bridge = false;
+    let mut seen = engine.observe().await?;
+    info!(socket = %sync.socket.display(), "working with Docker");
+    loop {
+        if !bridge {
+            ensure_bridge(sync, &engine, &seen).await?;
+            bridge = true;
+        }
+        applied.borrow_and_update();
+        sync.task.begin();
+        let mut problems = Vec::new();
+        for _ in 0..ROUNDS {
+            let planned = current_plan(sync, &seen);
+            end_strays(sync, &planned, &mut strays).await?;
+            problems = planned.problems;
+            if planned.steps.is_empty() {
+                break;
+            }
+            for step in planned.steps {
+                if let Err(error) = execute(sync, &engine, &step).await {
+                    warn!(%step, %error, "failed");
+                    problems.push(format!("cannot {step}: {error}"));
+                }
+            }
+            seen = engine.observe().await?;
+        }
+        let failed = !problems.is_empty();
+        sync.task.end(if failed { Err(SyncError::Problems(problems.join("; "))) } else { Ok(()) });
+        let due = strays.values().map(|since| *since + GRACE).min().unwrap_or_else(|| Instant::now() + TICK);
+        let due = due.min(Instant::now() + if failed { AGAIN } else { TICK });
+        tokio::select! {
+            event = events.next() => {
+                note(sync, &event.ok_or(SyncError::Ended)?.map_err(|_| SyncError::Ended)?);
+                let end = Instant::now() + DEBOUNCE;
+                while let Ok(event) = tokio::time::timeout_at(end, events.next()).await {
+                    note(sync, &event.ok_or(SyncError::Ended)?.map_err(|_| SyncError::Ended)?);
+                }
+                seen = engine.observe().await?;
+            }
+            changed = applied.changed() => {
+                changed.map_err(|_| SyncError::Ended)?;
+                // What the cluster has changed may ask for something of the engine: that is looked at first.
+                sleep(DEBOUNCE).await;
+            }
+            () = sleep_until(due) => seen = engine.observe().await?,
+        }
+    }
+}
+
+fn current_plan(sync: &Sync, seen: &Seen) -> EnginePlan {
+    let state = sync.member.store().state();
+    if state.nodes.contains_key(&sync.member.node()) {
+        plan(&state, sync.member.node(), seen)
+    } else {
+        EnginePlan::default()
+    }
+}
+
+async fn ensure_bridge(sync: &Sync, engine: &Engine, seen: &Seen) -> Result<(), SyncError> {
+    let facts = sync.member.reconciler.status().borrow().facts.clone();
+    let subnet = gateway_subnet(&sync.member.store().state(), &facts);
+    Ok(engine.ensure_gateway_bridge(seen, subnet).await?)
+}
+
+/// Remembers containers that were created and have not started.
+fn note(sync: &Sync, event: &EventMessage) {
+    let id = event.actor.as_ref().and_then(|actor| actor.id.as_deref()).unwrap_or_default();
+    match event.action.as_deref() {
+        Some("create") if event.typ == Some(bollard::models::EventMessageTypeEnum::CONTAINER) => {
+            sync.containers.created(id);
+        }
+        Some("start" | "die" | "destroy") => sync.containers.started_or_gone(id),
+        _ => {}
+    }
+}
+
+/// Ends what the engine has not known for a while.
+async fn end_strays(sync: &Sync, planned: &EnginePlan, strays: &mut BTreeMap<Stray, Instant>) -> Result<(), SyncError> {
+    strays.retain(|stray, _| planned.strays.contains(stray));
+    for stray in &planned.strays {
+        let since = *strays.entry(*stray).or_insert_with(Instant::now);
+        if since.elapsed() < GRACE {
+            continue;
+        }
+        info!(?stray, "ending what the engine does not know");
+        match *stray {
+            Stray::Endpoint(id, epoch) => attach::end(&sync.member, &[(id, epoch)]).await?,
+            Stray::Address(network, address, epoch) => {
+                propose(sync, Command::ReleaseAddress { network, address, epoch }).await?;
+            }
+            Stray::Network(network) => propose(sync, Command::RemoveNetwork { network }).await?,
+        }
+        sync.member.count_reclaimed(1);
+    }
+    Ok(())
+}
+
+async fn propose(sync: &Sync, command: Command) -> Result<(), ApiError> {
+    sync.member.propose(command).await.map(drop)
+}
+
+async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncError> {
+    match step {
+        Step::Name { network, id, name, labels } => {
+            let named = Command::NameNetwork { network: *network, name: name.clone(), labels: labels.clone() };
+            match propose(sync, named).await {
+                Err(error) if is_lost(&error) => {
+                    warn!(name, error = %error.message, "removing the network that the engine has made: it cannot have this name");
+                    Ok(engine.remove(id, name).await?)
+                }
+                result => Ok(result?),
+            }
+        }
+        Step::Create(network) => {
+            let request = {
+                let state = sync.member.store().state();
+                super::engine::request(&state, network)
+            };
+            info!(network = network.name, "making a network of the cluster in the engine");
+            Ok(engine.create(request).await?)
+        }
+        Step::Remove { id, name } => {
+            // The cluster may know it by now, and this copy of the state not.
+            sync.member.refresh().await?;
+            let known = sync.member.store().state().network_of_engine(sync.member.node(), id).is_some();
+            if known {
+                return Ok(());
+            }
+            info!(name, "removing a network from the engine that the cluster does not have");
+            Ok(engine.remove(id, name).await?)
+        }
+        Step::Report(known) => Ok(propose(sync, Command::ReportEngineNetwork(known.clone())).await?),
+        Step::Place { endpoint, name, container_id, aliases } => {
+            place(sync, engine, endpoint, name, container_id, aliases).await
+        }
+    }
+}
+
+/// Whether a network cannot have its name: another one has it, or no network can.
+fn is_lost(error: &ApiError) -> bool {
+    [Reason::NetworkNameTaken, Reason::InvalidName, Reason::InvalidLabel].iter().any(|r| r.as_str() == error.reason)
+}
+
+async fn place(
+    sync: &Sync,
+    engine: &Engine,
+    endpoint: &Endpoint,
+    name: &str,
+    container_id: &str,
+    aliases: &[String],
+) -> Result<(), SyncError> {
+    let (sandbox, ifname) = if endpoint.is_placed() {
+        (endpoint.sandbox.clone(), endpoint.ifname.clone())
+    } else {
+        let Some(netns) = engine.sandbox(container_id).await? else { return Ok(()) };
+        let (names, id) = (sync.names.clone(), endpoint.id);
+        let looked = tokio::task::spawn_blocking(move || kernel::placed(&names, id, &netns)).await;
+        let looked = looked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        match looked.map_err(|error| SyncError::Problems(error.to_string()))? {
+            Some(found) => found,
+            // The engine has not moved it yet; an event tells when the container has started.
+            None => return Ok(()),
+        }
+    };
+    let placed = PlaceEndpoint {
+        endpoint: endpoint.id,
+        epoch: endpoint.epoch,
+        name: name.to_owned(),
+        container_id: container_id.to_owned(),
+        aliases: aliases.to_vec(),
+        sandbox,
+        ifname,
+    };
+    Ok(propose(sync, Command::PlaceEndpoint(placed)).await?)
+}

@@ -1,0 +1,289 @@
+//! What a container engine should have of the cluster's networks, and what the cluster should know of the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use pontoon_store::model::id::{EndpointId, NetworkId, NodeId};
+use pontoon_store::model::object::{
+    Endpoint, EngineContainer, EngineNetwork, Labels, Lease, LeaseState, Network, PastHolder, Subnet,
+};
+use pontoon_store::model::state::State;
+
+use super::egress;
+use super::observed::HostFacts;
+
+/// A network of the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeenNetwork {
+    /// The engine's id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Whether our driver has it.
+    pub ours: bool,
+    /// The cluster's network that it was made for, as its options say.
+    pub made_for: Option<NetworkId>,
+    /// Labels.
+    pub labels: Labels,
+}
+
+/// A container of the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeenContainer {
+    /// The engine's id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// The networks that it is on, running or not.
+    pub attachments: Vec<SeenAttachment>,
+}
+
+/// A container's place on a network of the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeenAttachment {
+    /// The engine's id of the network.
+    pub network: String,
+    /// The engine's id of the endpoint; empty while the container does not run.
+    pub endpoint: String,
+    /// Other names of the container on it.
+    pub aliases: Vec<String>,
+}
+
+/// What an engine has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Networks.
+    pub networks: Vec<SeenNetwork>,
+    /// Containers.
+    pub containers: Vec<SeenContainer>,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Tells the cluster the name of a network that the engine has made.
+    Name {
+        /// Network.
+        network: NetworkId,
+        /// The engine's id.
+        id: String,
+        /// Name.
+        name: String,
+        /// Labels.
+        labels: Labels,
+    },
+    /// Makes a network of the cluster in the engine.
+    Create(Network),
+    /// Removes a network from the engine that the cluster does not have.
+    Remove {
+        /// The engine's id.
+        id: String,
+        /// Name.
+        name: String,
+    },
+    /// Tells the cluster how the engine has a network.
+    Report(EngineNetwork),
+    /// Tells the cluster where an endpoint's interface is and what its container is called.
+    Place {
+        /// Endpoint.
+        endpoint: Box<Endpoint>,
+        /// Name of the container.
+        name: String,
+        /// The engine's id of the container.
+        container_id: String,
+        /// Other names.
+        aliases: Vec<String>,
+    },
+}
+
+/// Something of the cluster that the engine does not know. It may be about to: only what stays unknown is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stray {
+    /// A network that the engine made and has not finished.
+    Network(NetworkId),
+    /// An endpoint, with its epoch.
+    Endpoint(EndpointId, u64),
+    /// An address that is held, with the epoch of its lease.
+    Address(NetworkId, IpAddr, u64),
+}
+
+/// What should be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EnginePlan {
+    /// Steps, in order.
+    pub steps: Vec<Step>,
+    /// What the engine does not know.
+    pub strays: BTreeSet<Stray>,
+    /// What is in the way and is not ours to change.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name { name, .. } => write!(f, "tell the cluster that the engine has made network {name}"),
+            Self::Create(network) => write!(f, "make network {} in the engine", network.name),
+            Self::Remove { name, .. } => write!(f, "remove network {name} from the engine"),
+            Self::Report(known) => write!(f, "tell the cluster who is on network {} here", known.network),
+            Self::Place { name, .. } => write!(f, "tell the cluster where container {name} is"),
+        }
+    }
+}
+
+/// What node `me` should do, given what its engine has.
+pub fn plan(state: &State, me: NodeId, seen: &Seen) -> EnginePlan {
+    let mut plan = EnginePlan::default();
+    let own: BTreeMap<&str, &SeenNetwork> =
+        seen.networks.iter().filter(|net| net.ours).map(|net| (net.id.as_str(), net)).collect();
+    for network in state.networks.values() {
+        plan_network(&mut plan, state, me, seen, &own, network);
+    }
+    for net in own.values() {
+        plan_orphan(&mut plan, state, me, seen, net);
+    }
+    plan_endpoints(&mut plan, state, me, seen);
+    let held = state.leases.values().filter(|lease| lease.held_for() == Some(me));
+    plan.strays.extend(held.map(|lease| Stray::Address(lease.network, lease.address, lease.epoch)));
+    plan
+}
+
+fn plan_network(
+    plan: &mut EnginePlan,
+    state: &State,
+    me: NodeId,
+    seen: &Seen,
+    own: &BTreeMap<&str, &SeenNetwork>,
+    network: &Network,
+) {
+    let known = state.engine_networks.get(&(network.id, me));
+    let here = known.and_then(|known| own.get(known.id.as_str()));
+    if network.provisional {
+        match here {
+            Some(here) => plan.steps.push(Step::Name {
+                network: network.id,
+                id: here.id.clone(),
+                name: here.name.clone(),
+                labels: here.labels.clone(),
+            }),
+            None if network.engine == Some(me) => {
+                plan.strays.insert(Stray::Network(network.id));
+            }
+            None => {}
+        }
+        return;
+    }
+    let here = here.or_else(|| own.values().find(|net| net.made_for == Some(network.id)));
+    match here {
+        Some(here) => {
+            let now = EngineNetwork {
+                network: network.id,
+                node: me,
+                id: here.id.clone(),
+                containers: containers_on(seen, here),
+            };
+            if known != Some(&now) {
+                plan.steps.push(Step::Report(now));
+            }
+        }
+        None => plan_missing(plan, me, seen, network, known),
+    }
+}
+
+/// A network that the engine does not have.
+fn plan_missing(plan: &mut EnginePlan, me: NodeId, seen: &Seen, network: &Network, known: Option<&EngineNetwork>) {
+    if known.is_some() {
+        let gone = EngineNetwork { network: network.id, node: me, id: String::new(), containers: Vec::new() };
+        plan.steps.push(Step::Report(gone));
+    }
+    match seen.networks.iter().find(|net| net.name == network.name && !is_loser(net)) {
+        Some(_) => plan.problems.push(format!(
+            "the engine has a network {} of its own, so it cannot have the cluster's: remove or rename one of them",
+            network.name
+        )),
+        None => plan.steps.push(Step::Create(network.clone())),
+    }
+}
+
+/// Whether a network of ours in the engine is about to be removed or named: it is no obstacle for long.
+fn is_loser(net: &SeenNetwork) -> bool {
+    net.ours
+}
+
+fn containers_on(seen: &Seen, net: &SeenNetwork) -> Vec<EngineContainer> {
+    let on_it = |c: &&SeenContainer| c.attachments.iter().any(|attachment| attachment.network == net.id);
+    let container = |c: &SeenContainer| EngineContainer { id: c.id.clone(), name: c.name.clone() };
+    let mut containers: Vec<EngineContainer> = seen.containers.iter().filter(on_it).map(container).collect();
+    containers.sort();
+    containers
+}
+
+/// A network of ours in the engine that is none of the cluster's, and not about to be.
+fn plan_orphan(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen, net: &SeenNetwork) {
+    let wanted = state.network_of_engine(me, &net.id).is_some()
+        || net.made_for.is_some_and(|id| state.networks.contains_key(&id));
+    if wanted {
+        return;
+    }
+    let containers = containers_on(seen, net);
+    if containers.is_empty() {
+        // First: another network may have its name.
+        plan.steps.insert(0, Step::Remove { id: net.id.clone(), name: net.name.clone() });
+        return;
+    }
+    let names: Vec<&str> = containers.iter().map(|container| container.name.as_str()).collect();
+    plan.problems.push(format!(
+        "the engine has network {} for {}, and the cluster has it not (any more): remove the containers, or put them on another network",
+        net.name,
+        names.join(", ")
+    ));
+}
+
+fn plan_endpoints(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen) {
+    let mut attachments = BTreeMap::new();
+    for container in &seen.containers {
+        for attachment in container.attachments.iter().filter(|attachment| !attachment.endpoint.is_empty()) {
+            attachments.insert(attachment.endpoint.as_str(), (container, attachment));
+        }
+    }
+    for endpoint in state.endpoints_of_node(me).filter(|endpoint| !endpoint.engine_id.is_empty()) {
+        let Some((container, attachment)) = attachments.get(endpoint.engine_id.as_str()) else {
+            plan.strays.insert(Stray::Endpoint(endpoint.id, endpoint.epoch));
+            continue;
+        };
+        let placed = endpoint.is_placed()
+            && endpoint.name == container.name
+            && endpoint.container_id == container.id
+            && endpoint.aliases == attachment.aliases;
+        if !placed {
+            plan.steps.push(Step::Place {
+                endpoint: Box::new(endpoint.clone()),
+                name: container.name.clone(),
+                container_id: container.id.clone(),
+                aliases: attachment.aliases.clone(),
+            });
+        }
+    }
+}
+
+/// The container that most likely starts on a network when nothing else is known of it: of those that the engine has and
+/// that do not run, the one that stopped last.
+pub fn likeliest(state: &State, me: NodeId, network: NetworkId) -> Option<String> {
+    let known = state.engine_networks.get(&(network, me))?;
+    let runs = |name: &str| state.endpoint_named(network, me, name).is_some();
+    let stopped: BTreeSet<&str> =
+        known.containers.iter().map(|container| container.name.as_str()).filter(|name| !runs(name)).collect();
+    let released = |lease: &&Lease| matches!(lease.state, LeaseState::Cooling { .. }) && lease.node == Some(me);
+    let last = state.leases_of_network(network).filter(released).filter(|lease| stopped.contains(lease.name.as_str()));
+    let when = |lease: &&Lease| lease.previous.first().map_or(0, |PastHolder { to_ms, .. }| *to_ms);
+    last.max_by_key(when).map(|lease| lease.name.clone())
+}
+
+/// The subnet for the bridge that engines put containers of an overlay on for their way out: one that meets no route of the
+/// host and no network.
+pub fn gateway_subnet(state: &State, facts: &HostFacts) -> Option<IpNet> {
+    let taken = state.networks.values().flat_map(|network| network.subnets.iter().map(|subnet: &Subnet| subnet.cidr));
+    let taken: Vec<IpNet> = taken.chain(state.claims.keys().copied()).collect();
+    egress::choose(&HostFacts { gateway_subnets: Default::default(), ..facts.clone() }, &[], &taken)
+}
