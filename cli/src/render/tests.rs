@@ -76,6 +76,7 @@ fn network() -> Network {
         internal: false,
         labels: [("team".to_owned(), "a".to_owned()), ("zone".to_owned(), "b".to_owned())].into(),
         created_ms: NOW_MS - 49 * 60 * MINUTE,
+        ..Network::default()
     }
 }
 

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 use tracing::{debug, warn};
 
 use super::{DRIVER, ipam, network};
@@ -57,15 +56,17 @@ async fn call(
     let called = method.clone();
     let work = tokio::spawn(async move {
         let done = timeout(DEADLINE, dispatch(&daemon, &called, &body)).await;
-        done.unwrap_or_else(|_| {
-            let message = format!("{called} was not done within {} s", DEADLINE.as_secs());
-            Err(ApiError::new(Code::DeadlineExceeded, "TIMEOUT", message, "pontoon status may say why").into())
-        })
+        done.unwrap_or(Err(Refusal::Late))
     });
     match work.await {
         Ok(Ok(value)) => answer(StatusCode::OK, &value),
         Ok(Err(Refusal::Unknown)) => answer(StatusCode::NOT_FOUND, &failure(&method, format!("{method} is not known"))),
         Ok(Err(Refusal::Malformed(message))) => answer(StatusCode::BAD_REQUEST, &failure(&method, message)),
+        Ok(Err(Refusal::Late)) => {
+            let message = format!("{method} was not done within {} s; pontoon status may say why", DEADLINE.as_secs());
+            warn!("{message}");
+            answer(StatusCode::OK, &failure(&method, message))
+        }
         Ok(Err(Refusal::Failed(error))) => {
             warn!(%method, reason = error.reason, error = %error.message, "refused what an engine asked for");
             answer(StatusCode::OK, &failure(&method, text(&error)))
@@ -94,6 +95,8 @@ enum Refusal {
     Unknown,
     /// The request is none.
     Malformed(String),
+    /// It was not done in time.
+    Late,
     /// It failed.
     Failed(ApiError),
 }

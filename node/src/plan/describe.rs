@@ -113,6 +113,9 @@ impl fmt::Display for Veth {
         let bridge = or_none(port.bridge.as_ref());
         write!(f, "veth {} of endpoint {} (bridge {bridge}, mtu {}", port.name, self.endpoint, port.mtu)?;
         write!(f, ", {}{}, peer ", updown(port.up), if port.isolated { ", isolated" } else { "" })?;
+        if let Some(p) = &self.offer {
+            return write!(f, "{} {} mtu {} {} left to an engine)", p.ifname, p.mac, p.mtu, updown(p.up));
+        }
         match &self.peer {
             None => f.write_str("missing)"),
             Some(p) => {

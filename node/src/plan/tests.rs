@@ -63,6 +63,8 @@ fn network(id: u64, ipv6: bool, internal: bool) -> Network {
         internal,
         labels: BTreeMap::new(),
         created_ms: 0,
+        engine: None,
+        provisional: false,
     }
 }
 
@@ -95,6 +97,7 @@ fn endpoint(id: u64, network: &Network, node: u64, place: u64, egress: Option<u3
         egress: egress.map(|host| EgressInterface { ifname: "eth9".into(), host }),
         created_ms: 0,
         epoch: 1,
+        engine_id: String::new(),
     }
 }
 
@@ -154,6 +157,25 @@ fn settle(kernel: &mut Memory, desired: &Desired) -> Vec<Step> {
     let left = plan(desired, &kernel.observed(desired));
     assert!(left.is_empty(), "left: {:#?}\nafter: {:#?}", texts(&left), texts(&steps));
     steps
+}
+
+#[test]
+fn an_endpoint_of_an_engine_is_offered_until_it_is_placed() {
+    let net = network(1, false, false);
+    let placed = Endpoint { engine_id: "e2".into(), ..endpoint(2, &net, 1, 2, None) };
+    let offered = Endpoint { sandbox: Sandbox::default(), ifname: String::new(), ..placed.clone() };
+    let mut kernel = Memory::default();
+    let texts = texts(&settle(&mut kernel, &want(&state(vec![net.clone()], vec![offered]))));
+    let offer = "create veth v2 of endpoint 2 (bridge br65537, mtu 1450, up, peer ptb3fa2o 02:42:0a:00:01:04 mtu 1450 down \
+                 left to an engine)";
+    assert!(texts.iter().any(|text| text == offer), "{texts:#?}");
+    assert!(!texts.iter().any(|text| text.contains("address 10.0.1")), "the engine gives it its address: {texts:#?}");
+    let desired = want(&state(vec![net], vec![placed]));
+    assert_eq!(desired.sandboxes.len(), 1);
+    // The engine has moved it, named it and given it its address.
+    let moved = desired.objects.iter().filter(|(key, _)| matches!(key, Key::Veth(..) | Key::Address(..)));
+    kernel.objects.extend(moved.map(|(key, object)| (key.clone(), object.clone())));
+    assert_eq!(settle(&mut kernel, &desired), [], "nothing is left to do");
 }
 
 #[test]

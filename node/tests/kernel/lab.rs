@@ -283,6 +283,8 @@ impl Cluster1 {
             internal,
             labels: BTreeMap::new(),
             created_ms: 0,
+            engine: None,
+            provisional: false,
         };
         self.state.networks.insert(network.id, network);
         self.state.applied_index += 1;
@@ -320,6 +322,7 @@ impl Cluster1 {
             egress,
             created_ms: 0,
             epoch: 1,
+            engine_id: String::new(),
         };
         self.state.endpoints.insert(endpoint.id, endpoint);
         self.state.reindex();
