@@ -273,6 +273,12 @@ fn select(member: &Member, selection: &Selection) -> Result<Vec<Endpoint>, ApiEr
     let endpoints = endpoints.filter(|endpoint| network.is_none_or(|id| endpoint.network == id));
     let endpoints = endpoints.filter(|endpoint| selection.name.as_deref().is_none_or(|name| endpoint.name == name));
     let selected: Vec<Endpoint> = endpoints.filter(|endpoint| in_sandbox(endpoint)).cloned().collect();
+    if let Some(endpoint) = selected.iter().find(|endpoint| !endpoint.engine_id.is_empty()) {
+        let network = state.networks.get(&endpoint.network).map_or("NETWORK", |network| &network.name);
+        let message = format!("container {} is Docker's: pontoon detaches only what it has attached", endpoint.name);
+        let hint = format!("docker network disconnect {network} {}", endpoint.name);
+        return Err(ApiError::new(Code::FailedPrecondition, "OF_ENGINE", message, hint));
+    }
     if selected.is_empty() {
         let what = selection.name.as_deref().or(selection.netns.as_deref()).unwrap_or_default();
         let message = match &selection.network {

@@ -1,5 +1,8 @@
 //! Plain Docker hosts share a network: the steps that their administrator takes, with the commands that he types.
 
+mod containers;
+mod networks;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -34,6 +37,23 @@ fn interface(cluster: &Cluster, host: usize, container: &str, ifname: &str) -> R
     Ok(shown.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
+/// How an administrator makes a network.
+const CREATE: &str = "network create -d pontoon --ipam-driver pontoon";
+
+/// Waits until a host's engine does not list a network.
+fn disappears(cluster: &Cluster, host: usize, network: &str) -> Result<()> {
+    wait_for(&format!("network {network} to be gone from the engine of h{}", host + 1), SOON, || {
+        let listed = cluster.engine(host).docker("network ls --format {{.Name}}")?;
+        ensure!(listed.lines().all(|line| line != network), "{listed}");
+        Ok(())
+    })
+}
+
+/// Starts a container on a network.
+fn run_on(cluster: &Cluster, host: usize, network: &str, name: &str, more: &str) -> Result<()> {
+    cluster.engine(host).docker(&format!("run -d --net {network} --name {name} {more} {IMAGE}")).map(drop)
+}
+
 fn has(cluster: &Cluster, host: usize, container: &str, ifname: &str, words: &[&str]) -> Result<()> {
     let shown = interface(cluster, host, container, ifname)?;
     for words in words {
@@ -52,7 +72,7 @@ fn loses_nothing(cluster: &Cluster, host: usize, container: &str, to: IpAddr) ->
 fn twelve_steps(cluster: &mut Cluster) -> Result<()> {
     let (first, second) = (cluster.engine(0), cluster.engine(1));
     println!("engines {} and {}", first.version()?, second.version()?);
-    first.docker("network create -d pontoon --ipam-driver pontoon my-overlay")?;
+    first.docker(&format!("{CREATE} my-overlay"))?;
     appears(cluster, 0, "my-overlay")?;
     appears(cluster, 1, "my-overlay")?;
 
