@@ -197,18 +197,15 @@ fn plan_missing(plan: &mut EnginePlan, me: NodeId, seen: &Seen, network: &Networ
         let gone = EngineNetwork { network: network.id, node: me, id: String::new(), containers: Vec::new() };
         plan.steps.push(Step::Report(gone));
     }
-    match seen.networks.iter().find(|net| net.name == network.name && !is_loser(net)) {
+    match seen.networks.iter().find(|net| net.name == network.name) {
+        // Of ours: it is about to go, and until then the engine would find two under one name.
+        Some(other) if other.ours => {}
         Some(_) => plan.problems.push(format!(
             "the engine has a network {} of its own, so it cannot have the cluster's: remove or rename one of them",
             network.name
         )),
         None => plan.steps.push(Step::Create(network.clone())),
     }
-}
-
-/// Whether a network of ours in the engine is about to be removed or named: it is no obstacle for long.
-fn is_loser(net: &SeenNetwork) -> bool {
-    net.ours
 }
 
 fn containers_on(seen: &Seen, net: &SeenNetwork) -> Vec<EngineContainer> {

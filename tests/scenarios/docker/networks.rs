@@ -131,11 +131,9 @@ fn two_engines_that_make_one_name_at_once_end_with_one_network() -> Result<()> {
                 let networks = listed(cluster, 0)?;
                 let own: Vec<_> = networks.iter().filter(|(_, listed)| *listed == name).collect();
                 ensure!(own.len() == 1 && networks.len() == round + 1, "{networks:?}");
-                let subnet = |host: usize| {
-                    cluster
-                        .engine(host)
-                        .docker(&format!("network inspect -f {{{{(index .IPAM.Config 0).Subnet}}}} {name}"))
-                };
+                let format = "{{(index .IPAM.Config 0).Subnet}}";
+                let subnet =
+                    |host: usize| cluster.engine(host).docker_args(&["network", "inspect", "-f", format, &name]);
                 ensure!(subnet(0)? == subnet(1)?, "{} and {}", subnet(0)?, subnet(1)?);
                 Ok(())
             })?;
