@@ -30,7 +30,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long to wait for more of what happens at the same time.
 const DEBOUNCE: Duration = Duration::from_millis(15);
 /// How long something may be unknown to the engine before it is ended: it is busy making it, or has just ended it.
-const GRACE: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(20);
 /// How many times a pass looks again at what it has brought about.
 const ROUNDS: usize = 4;
 

@@ -2,6 +2,7 @@
 
 mod containers;
 mod networks;
+mod restarts;
 
 use std::net::IpAddr;
 use std::time::Duration;

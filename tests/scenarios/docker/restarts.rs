@@ -1,0 +1,162 @@
+//! Engines and daemons that end and come back: containers keep their network, or have it again.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use pontoon_tests::lab::{Cluster, EngineKind, OUTSIDE, Pinger};
+use pontoon_tests::wait_for;
+
+use super::{CREATE, SOON, appears, interface, loses_nothing, on_engines, run_on};
+
+const TWO: [EngineKind; 2] = [EngineKind::Debian, EngineKind::Suite("trixie")];
+
+/// `c1` on the first host, `c2` on the second; gives their addresses.
+fn two_containers(cluster: &Cluster, more: &str) -> Result<[IpAddr; 2]> {
+    cluster.engine(0).docker(&format!("{CREATE} app"))?;
+    appears(cluster, 1, "app")?;
+    run_on(cluster, 0, "app", "c1", more)?;
+    run_on(cluster, 1, "app", "c2", more)?;
+    placed(cluster, 2)?;
+    Ok([address(cluster, 0, "c1")?, address(cluster, 1, "c2")?])
+}
+
+/// Waits until this many containers are on the network, as the cluster knows them.
+fn placed(cluster: &Cluster, count: usize) -> Result<()> {
+    wait_for(&format!("{count} containers to be known"), SOON * 2, || {
+        let answer = cluster.cli(0).run("network inspect app")?;
+        let endpoints = answer["endpoints"].as_array().cloned().unwrap_or_default();
+        let known = endpoints.iter().filter(|view| view["endpoint"]["sandbox"]["key"] != "");
+        ensure!(known.count() == count && endpoints.len() == count, "{answer}");
+        Ok(())
+    })
+}
+
+fn address(cluster: &Cluster, host: usize, container: &str) -> Result<IpAddr> {
+    let shown = interface(cluster, host, container, "eth0")?;
+    let address = shown.split("inet ").nth(1).and_then(|rest| rest.split('/').next());
+    Ok(address.with_context(|| format!("no address in {shown}"))?.parse()?)
+}
+
+/// Pings from `c1` to the other one's address, until it is stopped.
+fn pinger(cluster: &Cluster, to: IpAddr) -> Result<Pinger> {
+    Pinger::start(&cluster.engine(0).netns("c1")?, to, cluster.file("ping"))
+}
+
+/// A restarted daemon has found everything in order, and works with its engine again.
+fn is_settled(cluster: &Cluster, host: usize) -> Result<()> {
+    wait_for("the daemon to be settled", SOON, || {
+        let status = cluster.status(host)?;
+        ensure!(status["data_plane"]["first_pass_done"] == true, "{status}");
+        let steps = &status["data_plane"]["first_pass_steps"];
+        ensure!(*steps == 0, "the first pass took {steps} steps");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_daemon_that_is_killed() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        let [_, second] = two_containers(cluster, "")?;
+        let pinger = pinger(cluster, second)?;
+        for host in [0, 1] {
+            cluster.daemon(host).kill9()?;
+            cluster.daemon(host).up()?;
+            is_settled(cluster, host)?;
+        }
+        pinger.lost_nothing(50)?;
+        cluster.wait_all_ready()?;
+        run_on(cluster, 0, "app", "c3", "")?;
+        loses_nothing(cluster, 0, "c3", second)?;
+        placed(cluster, 3)
+    })
+}
+
+#[test]
+fn an_engine_that_leaves_its_containers_alone() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        for host in [0, 1] {
+            cluster.engine_mut(host).stop()?;
+            cluster.engine_mut(host).args_mut().push("--live-restore".into());
+            cluster.engine_mut(host).start()?;
+        }
+        let [first, second] = two_containers(cluster, "")?;
+        let pinger = pinger(cluster, second)?;
+        for host in [0, 1] {
+            cluster.engine_mut(host).kill9()?;
+            cluster.engine_mut(host).start()?;
+        }
+        pinger.lost_nothing(50)?;
+        ensure!([address(cluster, 0, "c1")?, address(cluster, 1, "c2")?] == [first, second]);
+        // Nobody gets an address that the engine has asked for again.
+        run_on(cluster, 0, "app", "c3", "")?;
+        let third = address(cluster, 0, "c3")?;
+        ensure!(![first, second].contains(&third), "{third} is given twice");
+        loses_nothing(cluster, 0, "c3", second)?;
+        cluster.engine(0).docker("rm -f c1")?;
+        placed(cluster, 2)
+    })
+}
+
+#[test]
+fn an_engine_that_starts_its_containers_again() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        let [first, second] = two_containers(cluster, "--restart always")?;
+        for (host, name, was) in [(0, "c1", first), (1, "c2", second)] {
+            for crash in [false, true] {
+                if crash {
+                    cluster.engine_mut(host).kill9()?;
+                } else {
+                    cluster.engine_mut(host).stop()?;
+                }
+                cluster.engine_mut(host).start()?;
+                wait_for(&format!("{name} to be up"), SOON, || interface(cluster, host, name, "eth0"))?;
+                let now = address(cluster, host, name)?;
+                ensure!(now == was, "{name} had {was} and has {now}, crash: {crash}");
+                placed(cluster, 2)?;
+            }
+        }
+        loses_nothing(cluster, 0, "c1", second)?;
+        loses_nothing(cluster, 1, "c2", first)?;
+        loses_nothing(cluster, 1, "c2", OUTSIDE.into())
+    })
+}
+
+#[test]
+fn both_that_are_killed() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        let [first, second] = two_containers(cluster, "--restart always")?;
+        cluster.daemon(1).kill9()?;
+        cluster.engine_mut(1).kill9()?;
+        cluster.daemon(1).up()?;
+        cluster.engine_mut(1).start()?;
+        wait_for("c2 to be up", SOON, || interface(cluster, 1, "c2", "eth0"))?;
+        ensure!(address(cluster, 1, "c2")? == second);
+        placed(cluster, 2)?;
+        loses_nothing(cluster, 1, "c2", first)?;
+        loses_nothing(cluster, 0, "c1", second)
+    })
+}
+
+/// The engine's containers are gone and it could not say so: what they had is found and given back.
+#[test]
+fn an_engine_that_has_lost_its_containers() -> Result<()> {
+    on_engines(&[EngineKind::Debian], |cluster| {
+        cluster.engine(0).docker(&format!("{CREATE} app"))?;
+        appears(cluster, 0, "app")?;
+        run_on(cluster, 0, "app", "c1", "")?;
+        placed(cluster, 1)?;
+        cluster.engine_mut(0).kill9()?;
+        cluster.daemon(0).kill9()?;
+        // Without the daemon, the engine cannot tell it that the endpoint goes with its container.
+        cluster.engine_mut(0).start()?;
+        cluster.engine(0).docker("rm -f c1")?;
+        cluster.daemon(0).up()?;
+        wait_for("the lease to be given back and counted", SOON * 6, || {
+            let answer = cluster.cli(0).run("network inspect app")?;
+            ensure!(answer["endpoints"].as_array().is_none_or(Vec::is_empty), "{answer}");
+            let reclaimed = &cluster.status(0)?["data_plane"]["reclaimed"];
+            ensure!(*reclaimed == 1, "{reclaimed} were counted");
+            Ok(())
+        })
+    })
+}
