@@ -1,5 +1,6 @@
 //! Plain Docker hosts share a network: the steps that their administrator takes, with the commands that he types.
 
+mod churn;
 mod containers;
 mod networks;
 mod restarts;

@@ -1,11 +1,12 @@
 //! The `docker` command.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Engine, Netns};
+use super::{Netns, Room};
 
 /// A `docker` command that failed.
 #[derive(Debug, Clone)]
@@ -26,7 +27,60 @@ impl fmt::Display for DockerError {
 
 impl std::error::Error for DockerError {}
 
-impl Engine {
+/// Where Debian's packages put programs, and nothing else.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// What would make the command or the engine do something else than the scenario says.
+const ENVIRONMENT: [&str; 7] = [
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_API_VERSION",
+    "DOCKER_TLS_VERIFY",
+    "DOCKER_CERT_PATH",
+    "DOCKER_DEFAULT_PLATFORM",
+    "DOCKER_TMPDIR",
+];
+/// The `docker` command of one engine. Clones speak to the same engine, also while it is killed and started.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    pub(super) room: Room,
+    pub(super) dir: PathBuf,
+    /// Process whose mounts the engine has, when they are not the room's.
+    pub(super) root: Option<u32>,
+}
+
+impl Docker {
+    /// Its socket, as the test sees it.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("docker.sock")
+    }
+
+    /// The room of its host.
+    pub fn room(&self) -> Room {
+        self.room
+    }
+
+    /// Its address for `docker --host`, good inside and outside of the host's room.
+    pub(super) fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// A command that runs where the engine does.
+    pub(super) fn command(&self, program: &str) -> Command {
+        let mut command = match self.root {
+            Some(root) => {
+                let mut command = self.room.command("nsenter");
+                command.args(["--target", &root.to_string(), "--mount", "--", program]);
+                command
+            }
+            None => self.room.command(program),
+        };
+        for name in ENVIRONMENT {
+            command.env_remove(name);
+        }
+        command.env("PATH", PATH).env("DOCKER_CONFIG", self.dir.join("cli"));
+        command
+    }
+
     /// The engine's own `docker` command, speaking to it. It runs on the engine's host.
     pub fn docker_command(&self, args: &[&str]) -> Command {
         let mut command = self.command("docker");
@@ -46,11 +100,11 @@ impl Engine {
         Ok(if code == 0 { Ok(stdout) } else { Err(DockerError { code, stderr, stdout }) })
     }
 
-    /// [`Engine::ask_args`], with a line of arguments that hold no blanks.
+    /// [`Docker::ask_args`], with a line of arguments that hold no blanks.
     ///
     /// # Errors
     ///
-    /// As [`Engine::ask_args`].
+    /// As [`Docker::ask_args`].
     pub fn ask(&self, line: &str) -> Result<Result<String, DockerError>> {
         self.ask_args(&words(line))
     }
@@ -64,11 +118,11 @@ impl Engine {
         self.ask_args(args)?.with_context(|| format!("`docker {}` at {}", args.join(" "), self.host()))
     }
 
-    /// [`Engine::docker_args`], with a line of arguments that hold no blanks.
+    /// [`Docker::docker_args`], with a line of arguments that hold no blanks.
     ///
     /// # Errors
     ///
-    /// As [`Engine::docker_args`].
+    /// As [`Docker::docker_args`].
     pub fn docker(&self, line: &str) -> Result<String> {
         self.docker_args(&words(line))
     }

@@ -3,9 +3,10 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::ops::Deref;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,7 +18,7 @@ use nix::unistd::Pid;
 use super::daemon::tail;
 use super::netns::execute;
 use super::room::Holder;
-use super::{Host, Lab, Room};
+use super::{Docker, Host, Lab};
 use crate::wait_for;
 
 /// How long an engine may take until it answers: one whose network plugin is away waits 15 s for each of its networks.
@@ -27,18 +28,6 @@ const STOP: Duration = Duration::from_secs(30);
 /// How long one look whether it answers may take.
 const PING: Duration = Duration::from_millis(500);
 
-/// Where Debian's packages put programs, and nothing else.
-const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
-/// What would make the command or the engine do something else than the scenario says.
-const ENVIRONMENT: [&str; 7] = [
-    "DOCKER_HOST",
-    "DOCKER_CONTEXT",
-    "DOCKER_API_VERSION",
-    "DOCKER_TLS_VERIFY",
-    "DOCKER_CERT_PATH",
-    "DOCKER_DEFAULT_PLATFORM",
-    "DOCKER_TMPDIR",
-];
 /// Where an engine says which containerd is its own.
 const CONTAINERD: &str = "/run/docker/containerd/containerd.pid";
 
@@ -102,12 +91,20 @@ fn made(name: &str) -> PathBuf {
 /// A Docker Engine on one host of the lab. Its containers know no image but [`IMAGE`].
 #[derive(Debug)]
 pub struct Engine {
-    room: Room,
-    dir: PathBuf,
-    root: Option<Holder>,
+    docker: Docker,
+    /// Keeps the root that it runs in, when that is not the host's.
+    _root: Option<Holder>,
     args: Vec<String>,
     process: Option<Child>,
     has_image: bool,
+}
+
+impl Deref for Engine {
+    type Target = Docker;
+
+    fn deref(&self) -> &Docker {
+        &self.docker
+    }
 }
 
 impl Engine {
@@ -131,7 +128,8 @@ impl Engine {
             Holder::start(command).context("cannot make the root that the engine runs in")
         };
         let root = base.map(enter).transpose()?;
-        Ok(Self { room, dir, root, args: Vec::new(), process: None, has_image: false })
+        let docker = Docker { room, dir, root: root.as_ref().map(Holder::pid) };
+        Ok(Self { docker, _root: root, args: Vec::new(), process: None, has_image: false })
     }
 
     /// More arguments for `dockerd` when it is started next, such as `--live-restore`.
@@ -139,41 +137,14 @@ impl Engine {
         &mut self.args
     }
 
-    /// Its socket, as the test sees it.
-    pub fn socket(&self) -> PathBuf {
-        self.dir.join("docker.sock")
-    }
-
     /// What it logs.
     pub fn log(&self) -> PathBuf {
         self.dir.join("log")
     }
 
-    /// The room of its host.
-    pub fn room(&self) -> Room {
-        self.room
-    }
-
     /// Its process id, when it runs.
     pub fn pid(&self) -> Option<Pid> {
         self.process.as_ref().map(|process| Pid::from_raw(process.id().cast_signed()))
-    }
-
-    /// A command that runs where the engine does.
-    pub(super) fn command(&self, program: &str) -> Command {
-        let mut command = match &self.root {
-            Some(root) => {
-                let mut command = self.room.command("nsenter");
-                command.args(["--target", &root.pid().to_string(), "--mount", "--", program]);
-                command
-            }
-            None => self.room.command(program),
-        };
-        for name in ENVIRONMENT {
-            command.env_remove(name);
-        }
-        command.env("PATH", PATH).env("DOCKER_CONFIG", self.dir.join("cli"));
-        command
     }
 
     /// Starts it and waits until it answers and has the image.
@@ -227,11 +198,6 @@ impl Engine {
             self.has_image = true;
         }
         Ok(())
-    }
-
-    /// Its address for `docker --host`, good inside and outside of the host's room.
-    pub(super) fn host(&self) -> String {
-        format!("unix://{}", self.socket().display())
     }
 
     /// Asks it to end (SIGTERM) and waits for it. Its containers end first, unless it runs with `--live-restore`.

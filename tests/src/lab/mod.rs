@@ -37,7 +37,7 @@ pub use cli::{Cli, CliError, program};
 pub use cluster::{Cluster, EnginesStart, Options, run, run_with};
 pub use container::{Attached, Container};
 pub use daemon::{Daemon, DaemonOptions};
-pub use docker::DockerError;
+pub use docker::{Docker, DockerError};
 pub use engine::{Engine, EngineKind, IMAGE};
 pub use netns::Netns;
 pub use ping::{PingReport, Pinger};
