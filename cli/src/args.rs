@@ -260,6 +260,9 @@ pub(crate) struct CreateArgs {
     /// Although a subnet overlaps a route of a node
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Return once the container engine of every ready node has it
+    #[arg(short, long)]
+    pub(crate) wait: bool,
 }
 
 #[derive(Debug, Subcommand)]

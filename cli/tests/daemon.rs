@@ -46,7 +46,7 @@ fn create_prints_the_name_and_passes_everything_on() {
     let daemon = Daemon::start();
     let line = "network create my-overlay --subnet 10.1.0.0/24 --subnet fd00::/64 --gateway 10.1.0.1 \
                 --ip-range 10.1.0.128/25 --reserve db=10.1.0.200 --mtu 1400 --vni 70000 --internal --label a=b \
-                --ipv6 --force";
+                --ipv6 --force --wait";
     let done = run(&daemon, line);
     assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (Some(0), "my-overlay\n", ""));
     let expected = CreateNetworkRequest {
@@ -61,6 +61,7 @@ fn create_prints_the_name_and_passes_everything_on() {
         labels: [("a".into(), "b".into())].into(),
         ipv6: true,
         force: true,
+        wait: true,
     };
     assert_eq!(*daemon.seen.create.lock().unwrap(), Some(expected));
 }

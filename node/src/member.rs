@@ -133,7 +133,12 @@ impl Member {
             }),
             others: vec![
                 tokio::spawn(kernel::watch::watch(names, wake, daemon.tasks.task("watch"), stop)),
-                tokio::spawn(run_reports(member.clone(), daemon.tasks.task("report"), daemon.config.egress_subnet)),
+                tokio::spawn(run_reports(
+                    member.clone(),
+                    daemon.tasks.task("report"),
+                    daemon.containers.clone(),
+                    daemon.config.egress_subnet,
+                )),
                 tokio::spawn(run_collector(member.clone(), daemon.tasks.task("collect"))),
                 tokio::spawn(run_clock(member.clone(), daemon.tasks.task("clock"))),
             ],
@@ -310,7 +315,12 @@ impl ReadBasis {
 }
 
 /// Tells the cluster about this host, whenever a pass of the loop has seen something else than before.
-async fn run_reports(member: Arc<Member>, task: Task, wanted: Option<ipnet::IpNet>) {
+async fn run_reports(
+    member: Arc<Member>,
+    task: Task,
+    containers: Arc<docker::Containers>,
+    wanted: Option<ipnet::IpNet>,
+) {
     let mut status = member.reconciler.status();
     loop {
         let facts = {
@@ -320,7 +330,11 @@ async fn run_reports(member: Arc<Member>, task: Task, wanted: Option<ipnet::IpNe
         let mut pause = TICK;
         if let Some(facts) = facts {
             task.begin();
-            let Some(result) = member.unless_stopped(report::report(&member, &facts, wanted)).await else { return };
+            let Some(result) =
+                member.unless_stopped(report::report(&member, &facts, &containers.engine(), wanted)).await
+            else {
+                return;
+            };
             pause = if result.is_err() { AGAIN } else { TICK };
             task.end(result);
         }

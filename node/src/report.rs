@@ -37,13 +37,18 @@ fn told(routes: &[Route]) -> Vec<Route> {
 }
 
 /// Tells the cluster what has changed since the last report, if anything has. `wanted` is the
-/// subnet of the gateway bridge that the configuration asks for.
-pub(crate) async fn report(member: &Member, facts: &HostFacts, wanted: Option<IpNet>) -> Result<(), ApiError> {
+/// subnet of the gateway bridge that the configuration asks for; `engine` is the container engine that is reached.
+pub(crate) async fn report(
+    member: &Member,
+    facts: &HostFacts,
+    engine: &str,
+    wanted: Option<IpNet>,
+) -> Result<(), ApiError> {
     let news = {
         let state = member.store().state();
         match state.nodes.get(&member.node()) {
             Some(node) => {
-                let now = describe(&state, node, facts, wanted)?;
+                let now = describe(&state, node, facts, engine, wanted)?;
                 is_news(node, &now).then_some(now)
             }
             None => None,
@@ -55,7 +60,13 @@ pub(crate) async fn report(member: &Member, facts: &HostFacts, wanted: Option<Ip
     Ok(())
 }
 
-fn describe(state: &State, node: &Node, facts: &HostFacts, wanted: Option<IpNet>) -> Result<ReportNode, ApiError> {
+fn describe(
+    state: &State,
+    node: &Node,
+    facts: &HostFacts,
+    engine: &str,
+    wanted: Option<IpNet>,
+) -> Result<ReportNode, ApiError> {
     let overlay: Vec<IpNet> = state.networks.values().flat_map(|n| &n.subnets).map(|subnet| subnet.cidr).collect();
     let v4 = match wanted {
         Some(subnet) if facts.gateway_subnets.contains(&subnet) || egress::is_free(subnet, facts, &overlay) => subnet,
@@ -76,6 +87,7 @@ fn describe(state: &State, node: &Node, facts: &HostFacts, wanted: Option<IpNet>
         routes: told(&facts.routes),
         underlay_mtu: facts.underlay_mtu,
         egress_subnets: std::iter::once(v4).chain(v6).collect(),
+        engine: engine.to_owned(),
     })
 }
 
@@ -86,6 +98,7 @@ fn is_news(known: &Node, now: &ReportNode) -> bool {
         || known.routes != now.routes
         || known.underlay_mtu != now.underlay_mtu
         || known.egress_subnets != now.egress_subnets
+        || known.engine != now.engine
 }
 
 #[cfg(test)]

@@ -41,9 +41,11 @@ async fn create(args: &CreateArgs, session: &Session, output: &Output) -> Result
         labels: map(&args.labels),
         ipv6: args.ipv6,
         force: args.force,
+        wait: args.wait,
     };
     let waiting = format!("creating network {}", args.name);
-    let answer = session.call(Kind::WRITE, &waiting, session.networks().create_network(request)).await?;
+    let kind = if args.wait { Kind::WORK } else { Kind::WRITE };
+    let answer = session.call(kind, &waiting, session.networks().create_network(request)).await?;
     output.message(&answer, || line(answer.network.as_ref().map_or(&args.name, |network| &network.name)))
 }
 

@@ -32,9 +32,10 @@ pub(super) fn on_network(endpoints: &[EndpointView]) -> String {
     let rows = endpoints.iter().map(|view| {
         let endpoint = view.endpoint.clone().unwrap_or_default();
         let (address, state) = (list(&endpoint.addresses), name::<EndpointState>(endpoint.state));
-        [endpoint.name, address, endpoint.mac, view.node_name.clone(), view.vtep.clone(), state]
+        let ports = list(&endpoint.ports);
+        [endpoint.name, address, endpoint.mac, view.node_name.clone(), view.vtep.clone(), state, ports]
     });
-    table(&["NAME", "ADDRESS", "MAC", "NODE", "VTEP", "STATE"], rows)
+    table(&["NAME", "ADDRESS", "MAC", "NODE", "VTEP", "STATE", "PORTS"], rows)
 }
 
 /// The containers of a node.

@@ -44,6 +44,7 @@ pub(crate) fn inspect(answer: &InspectNodeResponse, now: Timestamp) -> String {
         ("Underlay MTU", mtu),
         ("Egress subnets", join(&node.egress_subnets)),
         ("Labels", labels(&node.labels)),
+        ("Engine", or_none(&node.engine)),
         ("Version", format!("{}, feature level {}", or_none(&node.version), node.feature_level)),
         ("Raft id", node.raft_id.to_string()),
         ("Public key", or_none(&key)),

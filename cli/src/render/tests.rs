@@ -34,6 +34,7 @@ fn node(id: u64) -> Node {
         feature_level: 1,
         state: NodeState::Ready.into(),
         joined_ms: NOW_MS - 3 * MINUTE,
+        engine: "Docker 26.1.5".into(),
         ..Default::default()
     }
 }
@@ -55,6 +56,7 @@ fn endpoint(id: u64) -> EndpointView {
             sandbox: Some(Sandbox { netns: "/run/netns/c1".into(), key: String::new() }),
             ifname: "eth0".into(),
             egress: Some(EgressInterface { ifname: "eth1".into(), host: 2 }),
+            ports: if id == 1 { vec!["0.0.0.0:8080->80/tcp".into()] } else { Vec::new() },
             ..Default::default()
         }),
         network_name: "my-overlay".into(),
@@ -124,6 +126,7 @@ VTEP:           192.168.140.200
 Underlay MTU:   1500
 Egress subnets: 172.18.0.0/16
 Labels:         -
+Engine:         Docker 26.1.5
 Version:        0.1.0, feature level 1
 Raft id:        1
 Public key:     abababab
@@ -177,9 +180,9 @@ Labels:   team=a, zone=b
 Created:  2026-02-27T11:00:00Z (2 days ago)
 
 Containers:
-NAME      ADDRESS    MAC                 NODE    VTEP              STATE
-centos1   10.0.0.2   02:42:0a:00:00:02   host1   192.168.140.200   active
-centos2   10.0.0.3   02:42:0a:00:00:03   host2   192.168.140.201   active
+NAME      ADDRESS    MAC                 NODE    VTEP              STATE    PORTS
+centos1   10.0.0.2   02:42:0a:00:00:02   host1   192.168.140.200   active   0.0.0.0:8080->80/tcp
+centos2   10.0.0.3   02:42:0a:00:00:03   host2   192.168.140.201   active   -
 
 Reserved:
 ADDRESS    FOR

@@ -3,20 +3,23 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use pontoon_proto::v1;
 use pontoon_proto::v1::network_service_server::NetworkService;
 use pontoon_store::model::command::{Command, CreateNetwork, Outcome, WantedSubnet};
-use pontoon_store::model::id::Vni;
-use pontoon_store::model::object::{Family, Lease, LeaseState};
+use pontoon_store::model::id::{NetworkId, Vni};
+use pontoon_store::model::object::{Family, Lease, LeaseState, Network, NodeState};
 use pontoon_store::model::rejection::Reason;
 use pontoon_store::model::state::State;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Response, Status};
 
 use super::error::ApiError;
 use super::view;
 use crate::daemon::Daemon;
+use crate::member::Member;
 
 /// The service, answered by this daemon.
 #[derive(Debug)]
@@ -28,9 +31,13 @@ impl NetworkService for Networks {
         &self,
         request: Request<v1::CreateNetworkRequest>,
     ) -> Result<Response<v1::CreateNetworkResponse>, Status> {
-        let command = Command::CreateNetwork(parse_create(request.into_inner())?);
-        match self.0.member()?.propose(command).await? {
+        let (request, member) = (request.into_inner(), self.0.member()?);
+        let wait = request.wait;
+        match member.propose(Command::CreateNetwork(parse_create(request)?)).await? {
             Outcome::Network(network) => {
+                if wait {
+                    wait_everywhere(&member, &network).await?;
+                }
                 Ok(Response::new(v1::CreateNetworkResponse { network: Some((&network).into()) }))
             }
             other => Err(super::unexpected(&other).into()),
@@ -183,6 +190,37 @@ fn parse_create(request: v1::CreateNetworkRequest) -> Result<CreateNetwork, ApiE
         force: request.force,
         engine: None,
     })
+}
+
+/// How long the engines may take to have a network.
+const EVERYWHERE: Duration = Duration::from_secs(30);
+
+/// Waits until the engine of every ready node that has one has a network.
+async fn wait_everywhere(member: &Member, network: &Network) -> Result<(), ApiError> {
+    let (end, mut applied) = (Instant::now() + EVERYWHERE, member.store().applied());
+    loop {
+        let missing = without(&member.store().state(), network.id);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if timeout_at(end, applied.changed()).await.is_err() {
+            let message = format!(
+                "network {} is made, and the engines of these nodes have not got it within {} s: {}",
+                network.name,
+                EVERYWHERE.as_secs(),
+                missing.join(", ")
+            );
+            let hint = "pontoon status on these nodes says why; they go on trying";
+            return Err(ApiError::new(Code::DeadlineExceeded, "NOT_EVERYWHERE", message, hint));
+        }
+    }
+}
+
+/// Names of the ready nodes whose engine does not have a network.
+fn without(state: &State, network: NetworkId) -> Vec<String> {
+    let with_engine = state.nodes.values().filter(|node| node.state == NodeState::Ready && !node.engine.is_empty());
+    let missing = with_engine.filter(|node| !state.engine_networks.contains_key(&(network, node.id)));
+    missing.map(|node| node.name.clone()).collect()
 }
 
 /// Gives each subnet the gateway and the range of its family.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{EventMessage, Ipam, IpamConfig, NetworkCreateRequest};
+use bollard::models::{EventMessage, Ipam, IpamConfig, NetworkCreateRequest, PortSummary};
 use bollard::query_parameters::{EventsOptions, ListContainersOptions, ListNetworksOptions};
 use futures::Stream;
 use ipnet::IpNet;
@@ -49,6 +49,12 @@ impl Engine {
         let docker =
             Docker::connect_with_unix(&path, TIMEOUT_S, bollard::API_DEFAULT_VERSION).map_err(failed(what()))?;
         Ok(Self(docker.negotiate_version().await.map_err(failed(what()))?))
+    }
+
+    /// Its name and version.
+    pub(super) async fn version(&self) -> Result<String, EngineError> {
+        let version = self.0.version().await.map_err(failed("ask for the engine's version"))?.version;
+        Ok(format!("Docker {}", version.unwrap_or_default()))
     }
 
     /// What happens in the engine from now on.
@@ -176,8 +182,22 @@ fn container(found: bollard::models::ContainerSummary, networks: &[SeenNetwork])
     SeenContainer {
         name: name.map_or_else(|| id.chars().take(12).collect(), str::to_owned),
         attachments: attachments.into_iter().map(attachment).collect(),
+        ports: published(found.ports.unwrap_or_default()),
         id,
     }
+}
+
+/// Ports as `docker ps` shows them, of those that are published.
+fn published(ports: Vec<PortSummary>) -> Vec<String> {
+    let text = |port: PortSummary| {
+        let kind = port.typ.map_or_else(String::new, |kind| format!("/{kind}"));
+        let ip = port.ip.unwrap_or_default();
+        let ip = if ip.contains(':') { format!("[{ip}]") } else { ip };
+        Some(format!("{ip}:{}->{}{kind}", port.public_port?, port.private_port))
+    };
+    let mut ports: Vec<String> = ports.into_iter().filter_map(text).collect();
+    ports.sort();
+    ports
 }
 
 /// Whether an alias can be a name in a network.

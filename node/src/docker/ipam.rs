@@ -48,7 +48,7 @@ pub(super) async fn request_pool(daemon: &Daemon, request: RequestPool) -> Resul
     }
     // The routes of this host as they are now: a subnet that meets one of them the engine would refuse, and ask again.
     let facts = member.reconciler.pass_now().await.map(|_| member.reconciler.status().borrow().facts.clone())?;
-    report::report(&member, &facts, daemon.config.egress_subnet).await?;
+    report::report(&member, &facts, &daemon.containers.engine(), daemon.config.egress_subnet).await?;
     let wanted = ClaimSubnet { node: member.node(), family, cidr, ip_range };
     match member.propose(Command::ClaimSubnet(wanted)).await? {
         Outcome::Claim(claim) => Ok(pool(claim.cidr)),

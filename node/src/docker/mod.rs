@@ -38,12 +38,23 @@ pub(crate) const NETWORK_OPTION: &str = "pontoon.network";
 pub(crate) struct Containers {
     /// Ids of containers that were created and have never started: the next one that starts is likely one of them.
     fresh: Mutex<BTreeSet<String>>,
+    /// Name and version of the engine; empty when it is not reached.
+    engine: Mutex<String>,
 }
 
 impl Containers {
     /// Whether a container has been created that has not started yet.
     fn any_fresh(&self) -> bool {
         !self.lock().is_empty()
+    }
+
+    /// Name and version of the engine; empty when it is not reached.
+    pub(crate) fn engine(&self) -> String {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_engine(&self, version: &str) {
+        version.clone_into(&mut self.engine.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn created(&self, id: &str) {

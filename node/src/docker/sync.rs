@@ -8,7 +8,7 @@ use std::time::Duration;
 use bollard::models::EventMessage;
 use futures::StreamExt;
 use pontoon_store::model::command::{Command, PlaceEndpoint};
-use pontoon_store::model::object::Endpoint;
+use pontoon_store::model::object::{Endpoint, Sandbox};
 use pontoon_store::model::rejection::Reason;
 use pontoon_store::tasks::Task;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -69,6 +69,8 @@ pub(crate) async fn run(sync: Sync) {
         loop {
             sync.task.begin();
             let Err(error) = session(&sync).await;
+            sync.containers.set_engine("");
+            sync.member.reconciler.wake();
             sync.task.end(Err(error));
             sleep(AGAIN).await;
         }
@@ -85,7 +87,11 @@ async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
     let mut strays = BTreeMap::new();
     let mut bridge = false;
     let mut seen = engine.observe().await?;
-    info!(socket = %sync.socket.display(), "working with Docker");
+    let version = engine.version().await?;
+    info!(socket = %sync.socket.display(), version, "working with Docker");
+    sync.containers.set_engine(&version);
+    // Its next pass reports the version.
+    sync.member.reconciler.wake();
     loop {
         if !bridge {
             ensure_bridge(sync, &engine, &seen).await?;
@@ -215,8 +221,22 @@ async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncEr
             Ok(engine.remove(id, name).await?)
         }
         Step::Report(known) => Ok(propose(sync, Command::ReportEngineNetwork(known.clone())).await?),
-        Step::Place { endpoint, name, container_id, aliases } => {
-            place(sync, engine, endpoint, name, container_id, aliases).await
+        Step::Place { endpoint, name, container_id, aliases, ports } => {
+            let Some((sandbox, ifname)) = placement(sync, engine, endpoint, container_id).await? else {
+                // The engine has not moved it yet; an event tells when the container has started.
+                return Ok(());
+            };
+            let placed = PlaceEndpoint {
+                endpoint: endpoint.id,
+                epoch: endpoint.epoch,
+                name: name.clone(),
+                container_id: container_id.clone(),
+                aliases: aliases.clone(),
+                sandbox,
+                ifname,
+                ports: ports.clone(),
+            };
+            Ok(propose(sync, Command::PlaceEndpoint(placed)).await?)
         }
     }
 }
@@ -226,35 +246,19 @@ fn is_lost(error: &ApiError) -> bool {
     [Reason::NetworkNameTaken, Reason::InvalidName, Reason::InvalidLabel].iter().any(|r| r.as_str() == error.reason)
 }
 
-async fn place(
+/// Where an endpoint's interface is, and its name there; none when the engine has not moved it.
+async fn placement(
     sync: &Sync,
     engine: &Engine,
     endpoint: &Endpoint,
-    name: &str,
     container_id: &str,
-    aliases: &[String],
-) -> Result<(), SyncError> {
-    let (sandbox, ifname) = if endpoint.is_placed() {
-        (endpoint.sandbox.clone(), endpoint.ifname.clone())
-    } else {
-        let Some(netns) = engine.sandbox(container_id).await? else { return Ok(()) };
-        let (names, id) = (sync.names.clone(), endpoint.id);
-        let looked = tokio::task::spawn_blocking(move || kernel::placed(&names, id, &netns)).await;
-        let looked = looked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        match looked.map_err(|error| SyncError::Problems(error.to_string()))? {
-            Some(found) => found,
-            // The engine has not moved it yet; an event tells when the container has started.
-            None => return Ok(()),
-        }
-    };
-    let placed = PlaceEndpoint {
-        endpoint: endpoint.id,
-        epoch: endpoint.epoch,
-        name: name.to_owned(),
-        container_id: container_id.to_owned(),
-        aliases: aliases.to_vec(),
-        sandbox,
-        ifname,
-    };
-    Ok(propose(sync, Command::PlaceEndpoint(placed)).await?)
+) -> Result<Option<(Sandbox, String)>, SyncError> {
+    if endpoint.is_placed() {
+        return Ok(Some((endpoint.sandbox.clone(), endpoint.ifname.clone())));
+    }
+    let Some(netns) = engine.sandbox(container_id).await? else { return Ok(None) };
+    let (names, id) = (sync.names.clone(), endpoint.id);
+    let looked = tokio::task::spawn_blocking(move || kernel::placed(&names, id, &netns)).await;
+    let looked = looked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    looked.map_err(|error| SyncError::Problems(error.to_string()))
 }

@@ -38,6 +38,8 @@ pub struct SeenContainer {
     pub name: String,
     /// The networks that it is on, running or not.
     pub attachments: Vec<SeenAttachment>,
+    /// Ports that are published for it.
+    pub ports: Vec<String>,
 }
 
 /// A container's place on a network of the engine.
@@ -95,6 +97,8 @@ pub enum Step {
         container_id: String,
         /// Other names.
         aliases: Vec<String>,
+        /// Ports that are published for it.
+        ports: Vec<String>,
     },
 }
 
@@ -252,13 +256,15 @@ fn plan_endpoints(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen)
         let placed = endpoint.is_placed()
             && endpoint.name == container.name
             && endpoint.container_id == container.id
-            && endpoint.aliases == attachment.aliases;
+            && endpoint.aliases == attachment.aliases
+            && endpoint.ports == container.ports;
         if !placed {
             plan.steps.push(Step::Place {
                 endpoint: Box::new(endpoint.clone()),
                 name: container.name.clone(),
                 container_id: container.id.clone(),
                 aliases: attachment.aliases.clone(),
+                ports: container.ports.clone(),
             });
         }
     }

@@ -41,6 +41,7 @@ pub(crate) fn node(id: u64, egress: &[&str]) -> Node {
         underlay_mtu: 1500,
         egress_subnets: egress.iter().map(|s| s.parse().unwrap()).collect(),
         attempt: 0,
+        engine: String::new(),
     }
 }
 
@@ -98,6 +99,7 @@ fn endpoint(id: u64, network: &Network, node: u64, place: u64, egress: Option<u3
         created_ms: 0,
         epoch: 1,
         engine_id: String::new(),
+        ports: vec![],
     }
 }
 

@@ -323,6 +323,7 @@ impl Cluster1 {
             created_ms: 0,
             epoch: 1,
             engine_id: String::new(),
+            ports: vec![],
         };
         self.state.endpoints.insert(endpoint.id, endpoint);
         self.state.reindex();
@@ -347,5 +348,6 @@ pub(crate) fn node(id: NodeId, address: IpAddr) -> Node {
         underlay_mtu: 1500,
         egress_subnets: vec!["172.18.0.0/16".parse().unwrap()],
         attempt: 0,
+        engine: String::new(),
     }
 }

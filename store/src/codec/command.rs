@@ -185,6 +185,7 @@ impl From<&ReportNode> for v1::ReportNode {
             routes: report.routes.iter().map(Into::into).collect(),
             underlay_mtu: report.underlay_mtu,
             egress_subnets: texts(&report.egress_subnets),
+            engine: report.engine.clone(),
         }
     }
 }
@@ -200,6 +201,7 @@ impl TryFrom<v1::ReportNode> for ReportNode {
             routes: report.routes.into_iter().map(Route::try_from).collect::<Result<_, _>>()?,
             underlay_mtu: report.underlay_mtu,
             egress_subnets: prefixes("report_node", "egress_subnets", &report.egress_subnets)?,
+            engine: report.engine,
         })
     }
 }

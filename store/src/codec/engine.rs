@@ -70,6 +70,7 @@ impl From<&PlaceEndpoint> for v1::PlaceEndpoint {
             aliases: placed.aliases.clone(),
             sandbox: Some((&placed.sandbox).into()),
             ifname: placed.ifname.clone(),
+            ports: placed.ports.clone(),
         }
     }
 }
@@ -86,6 +87,7 @@ impl TryFrom<v1::PlaceEndpoint> for PlaceEndpoint {
             aliases: placed.aliases,
             sandbox: required("place_endpoint", "sandbox", placed.sandbox)?.into(),
             ifname: placed.ifname,
+            ports: placed.ports,
         })
     }
 }

@@ -119,6 +119,7 @@ impl From<&Node> for v1::Node {
             underlay_mtu: node.underlay_mtu,
             egress_subnets: texts(&node.egress_subnets),
             attempt: node.attempt,
+            engine: node.engine.clone(),
         }
     }
 }
@@ -144,6 +145,7 @@ impl TryFrom<v1::Node> for Node {
             underlay_mtu: node.underlay_mtu,
             egress_subnets: prefixes(WHAT, "egress_subnets", &node.egress_subnets)?,
             attempt: node.attempt,
+            engine: node.engine,
         })
     }
 }
@@ -316,6 +318,7 @@ impl From<&Endpoint> for v1::Endpoint {
             created_ms: endpoint.created_ms,
             epoch: endpoint.epoch,
             engine_id: endpoint.engine_id.clone(),
+            ports: endpoint.ports.clone(),
         }
     }
 }
@@ -348,6 +351,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             created_ms: endpoint.created_ms,
             epoch: endpoint.epoch,
             engine_id: endpoint.engine_id,
+            ports: endpoint.ports,
         })
     }
 }

@@ -185,6 +185,8 @@ pub struct ReportNode {
     pub underlay_mtu: u32,
     /// Subnets of its gateway bridge.
     pub egress_subnets: Vec<IpNet>,
+    /// Container engine that its daemon works with; empty when it reaches none.
+    pub engine: String,
 }
 
 /// Creates a network. What is none or empty is chosen.
@@ -274,6 +276,8 @@ pub struct PlaceEndpoint {
     pub sandbox: Sandbox,
     /// Its name there.
     pub ifname: String,
+    /// Ports that the engine publishes for the container.
+    pub ports: Vec<String>,
 }
 
 /// A subnet as asked for.

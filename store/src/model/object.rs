@@ -108,6 +108,8 @@ pub struct Node {
     pub egress_subnets: Vec<IpNet>,
     /// Random number of the attempt to join that it was admitted by.
     pub attempt: u64,
+    /// Container engine that its daemon works with; empty when it reaches none.
+    pub engine: String,
 }
 
 /// A route of a host.
@@ -240,6 +242,8 @@ pub struct Endpoint {
     /// The engine's id of the endpoint; empty without an engine. The engine then moves its interface, addresses it and
     /// gives the container its way out.
     pub engine_id: String,
+    /// Ports that the engine publishes for its container.
+    pub ports: Vec<String>,
 }
 
 impl Endpoint {

@@ -57,13 +57,9 @@ fn live(engine: &Docker, name: &str, running: &Running) -> Result<Option<String>
             ensure!(second == first, "{name} had {first} and has {second}");
         }
     }
-    let removed = wait_for(&format!("{name} to be removed"), TIDY, || {
-        let gone = engine.ask_args(&["rm", "-f", name])?;
-        ensure!(
-            gone.as_ref().is_ok_and(|_| true) || gone.as_ref().is_err_and(|e| e.stderr.contains("No such")),
-            "{gone:?}"
-        );
-        Ok(())
+    let removed = wait_for(&format!("{name} to be removed"), TIDY, || match engine.ask_args(&["rm", "-f", name])? {
+        Err(error) if !error.stderr.contains("No such container") => bail!("{error}"),
+        _ => Ok(()),
     });
     removed.map(|()| None)
 }

@@ -161,6 +161,7 @@ fn of_engines(state: &State, dice: &Dice, node: NodeId) -> Command {
                 aliases: Vec::new(),
                 sandbox: Sandbox { netns: format!("/run/netns/s{}", c % 7), key: format!("s{}", c % 7) },
                 ifname: format!("eth{}", c % 2),
+                ports: (0..a % 2).map(|n| format!("0.0.0.0:808{n}->80/tcp")).collect(),
             })
         }
     }

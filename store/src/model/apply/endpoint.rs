@@ -78,6 +78,7 @@ impl Changing<'_> {
             created_ms: self.state.clock_ms,
             epoch: self.entry_index,
             engine_id: wanted.engine_id.clone(),
+            ports: Vec::new(),
         })
     }
 

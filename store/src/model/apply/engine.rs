@@ -19,6 +19,10 @@ const MAX_ENGINE_ID: usize = 128;
 /// How many containers of one engine are kept of a network: a Linux bridge has 1024 ports (`BR_PORT_BITS` of
 /// net/bridge/br_private.h), and as many again may not run.
 const MAX_CONTAINERS: usize = 2048;
+/// How many published ports are kept of a container.
+const MAX_PORTS: usize = 256;
+/// Longest text of a published port, in bytes: two addresses and ports, and a protocol.
+const MAX_PORT: usize = 128;
 
 impl Changing<'_> {
     pub(super) fn claim_subnet(&mut self, wanted: &ClaimSubnet) -> Result<Outcome, Rejection> {
@@ -167,11 +171,12 @@ impl Changing<'_> {
         check_texts(&placed.name, &placed.container_id, &placed.aliases)?;
         check_sandbox(&placed.name, &placed.sandbox)?;
         name::check_ifname(&placed.ifname)?;
+        check_ports(placed)?;
         self.check_name_free(network, node, &placed.name, Some(endpoint.id))?;
         self.check_not_on(network, node.id, &placed.sandbox, Some(endpoint.id))?;
         self.check_ifname_free(&endpoint, placed)?;
-        let PlaceEndpoint { name, container_id, aliases, sandbox, ifname, .. } = placed.clone();
-        Ok(self.activate(Endpoint { name, container_id, aliases, sandbox, ifname, ..endpoint }))
+        let PlaceEndpoint { name, container_id, aliases, sandbox, ifname, ports, .. } = placed.clone();
+        Ok(self.activate(Endpoint { name, container_id, aliases, sandbox, ifname, ports, ..endpoint }))
     }
 
     fn check_ifname_free(&self, endpoint: &Endpoint, placed: &PlaceEndpoint) -> Result<(), Rejection> {
@@ -225,6 +230,14 @@ pub(super) fn check_named(network: &Network) -> Result<(), Rejection> {
         format!("network {} cannot be used yet: the engine that makes it has not told its name", network.name),
         "try again in a moment",
     ))
+}
+
+fn check_ports(placed: &PlaceEndpoint) -> Result<(), Rejection> {
+    if placed.ports.len() > MAX_PORTS {
+        let message = format!("container {} publishes {} ports", placed.name, placed.ports.len());
+        return Err(Rejection::new(Reason::TooLarge, message, format!("report {MAX_PORTS} at most")));
+    }
+    placed.ports.iter().try_for_each(|port| name::check_text("port", port, MAX_PORT))
 }
 
 /// Checks an engine's id of something.

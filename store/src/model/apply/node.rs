@@ -78,6 +78,7 @@ impl Changing<'_> {
             routes: Vec::new(),
             underlay_mtu: 0,
             egress_subnets: Vec::new(),
+            engine: String::new(),
             attempt: admit.attempt,
         })
     }
@@ -131,6 +132,7 @@ impl Changing<'_> {
     pub(super) fn report_node(&mut self, report: &ReportNode) -> Result<Outcome, Rejection> {
         let old = self.node(report.node)?;
         name::check_text("version", &report.version, MAX_VERSION)?;
+        name::check_text("engine", &report.engine, MAX_VERSION)?;
         if report.routes.len() > MAX_ROUTES {
             let message = format!("node {} reports {} routes", old.name, report.routes.len());
             return Err(Rejection::new(Reason::TooLarge, message, format!("report {MAX_ROUTES} at most")));
@@ -144,6 +146,7 @@ impl Changing<'_> {
             routes: tidy_routes(&report.routes),
             underlay_mtu: report.underlay_mtu,
             egress_subnets: one_per_family(&report.egress_subnets),
+            engine: report.engine.clone(),
             state: if old.state == NodeState::Joining { NodeState::Ready } else { old.state },
             ..old.clone()
         };

@@ -81,6 +81,7 @@ impl World {
             aliases: Vec::new(),
             sandbox: Sandbox { netns: format!("/run/docker/netns/{name}"), key: name.to_owned() },
             ifname: "eth0".to_owned(),
+            ports: vec!["0.0.0.0:8080->80/tcp".to_owned()],
         }
     }
 

@@ -153,6 +153,7 @@ pub(crate) fn report(node: NodeId) -> ReportNode {
         ],
         underlay_mtu: 1500,
         egress_subnets: vec!["172.18.0.0/16".parse().unwrap()],
+        engine: "Docker 20.10.24".to_owned(),
     }
 }
 

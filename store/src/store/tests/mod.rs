@@ -167,6 +167,7 @@ impl Daemon {
             routes: Vec::new(),
             underlay_mtu: 1500,
             egress_subnets: Vec::new(),
+            engine: String::new(),
         };
         store.propose(Command::ReportNode(report), DEADLINE).await.unwrap();
     }
