@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench install clean root
+.PHONY: help demo test test-engines lint check bench install clean root
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(PATH):$(abspath $(TARGET))/tools/bin:/usr/sbin:/sbin
 
 help: ## List the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: root ## Three hosts, one overlay, and a leader that dies (KEEP=1 leaves the hosts up)
 	@tests/setup.sh demo
@@ -22,6 +22,10 @@ test: root ## Install what the tests need and run them all
 	@tests/setup.sh test
 	cargo nextest run --locked --workspace
 	cargo test --locked --workspace --doc
+
+test-engines: root ## The steps of the Docker scenario on the newest engine of Debian's unstable suite
+	@tests/setup.sh engines
+	cargo nextest run --locked --package pontoon-tests --ignore-default-filter --no-capture -E 'test(/newest_engine/)'
 
 lint: ## Formatting, lints, documentation, licences (no root needed)
 	@tests/setup.sh check

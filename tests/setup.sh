@@ -12,7 +12,7 @@ engines=$target/engines                           # Docker Engines of other Debi
 # program:package
 demo=(ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps)
 test=("${demo[@]}" strace:strace iperf3:iperf3 sockperf:sockperf jq:jq ss:iproute2
-  setpriv:util-linux systemd-analyze:systemd busybox:busybox-static iptables:iptables debootstrap:debootstrap)
+  setpriv:util-linux systemd-analyze:systemd docker-compose:docker-compose busybox:busybox-static iptables:iptables debootstrap:debootstrap)
 faketime='/usr/lib/*/faketime/libfaketimeMT.so.1'
 
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }

@@ -61,7 +61,7 @@ impl Environment {
         })
     }
 
-    fn options(self) -> Options {
+    pub(crate) fn options(self) -> Options {
         let init = match self {
             // Something else must be left to take: 100.64.0.0/16 (RFC 6598).
             RoutedPool => "--pool 10.0.0.0/8 --pool 100.64.0.0/16 --pool-prefix 24",
@@ -70,7 +70,7 @@ impl Environment {
         Options { underlay6: self == Ipv6Underlay, init: init.to_owned(), ..Options::default() }
     }
 
-    fn prepare_hosts(self, cluster: &Cluster) -> Result<()> {
+    pub(crate) fn prepare_hosts(self, cluster: &Cluster) -> Result<()> {
         let host = &cluster.hosts()[0].netns;
         match self {
             OccupiedGateway => {
@@ -84,7 +84,7 @@ impl Environment {
     }
 
     /// Waits until the cluster knows of the first host's routes.
-    fn wait_reported(self, cluster: &Cluster) -> Result<()> {
+    pub(crate) fn wait_reported(self, cluster: &Cluster) -> Result<()> {
         let expected = match self {
             OccupiedGateway => "172.18.0.0/16",
             RoutedPool => "10.0.0.0/8",

@@ -1,9 +1,11 @@
 //! Containers and their addresses.
 
+use std::fs;
 use std::net::IpAddr;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use pontoon_tests::lab::{Cluster, EngineKind, OUTSIDE};
+use pontoon_tests::lab::{Cluster, EngineKind, IMAGE, OUTSIDE};
 use pontoon_tests::wait_for;
 use serde_json::Value;
 
@@ -41,11 +43,11 @@ fn addresses_and_macs_that_the_user_asks_for() -> Result<()> {
         run_on(cluster, 1, "asked", "c2", "")?;
         has(cluster, 1, "c2", "eth0", &["10.9.0.64/24", "02:42:0a:09:00:40"])?;
         loses_nothing(cluster, 1, "c2", IpAddr::from([10, 9, 0, 9]))?;
-        let taken = format!("run -d --net asked --ip 10.9.0.9 --name c3 {}", pontoon_tests::lab::IMAGE);
+        let taken = format!("run -d --net asked --ip 10.9.0.9 --name c3 {}", IMAGE);
         cluster.engine(1).refuses(&taken, &["10.9.0.9", "c1 on h1 has it"])?;
         cluster.engine(0).refuses(&taken, &["10.9.0.9", "c1 on h1 has it"])?;
         loses_nothing(cluster, 1, "c2", IpAddr::from([10, 9, 0, 9]))?;
-        let kept = format!("run -d --net asked --ip 10.9.0.70 --name c4 {}", pontoon_tests::lab::IMAGE);
+        let kept = format!("run -d --net asked --ip 10.9.0.70 --name c4 {}", IMAGE);
         cluster.engine(0).refuses(&kept, &["10.9.0.70", "kept for printer"])?;
         cluster.engine(0).docker("rm -f c1 c3 c4")?;
         cluster.engine(1).docker("rm -f c2 c3")?;
@@ -155,6 +157,65 @@ fn a_container_that_starts_again_has_its_address_again() -> Result<()> {
             ensure!(address(&names[1])? == second, "{} instead of {second}", address(&names[1])?);
         }
         Ok(())
+    })
+}
+
+#[test]
+fn a_published_port_is_reached_and_shown() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        cluster.cli(0).run("network create web --wait")?;
+        for host in [0, 1] {
+            let listed = cluster.engine(host).docker("network ls --format {{.Name}}")?;
+            ensure!(listed.lines().any(|line| line == "web"), "--wait did not wait for h{}: {listed}", host + 1);
+        }
+        let serve = ["run", "-d", "--net", "web", "--name", "c1", "-p", "8080:80", IMAGE];
+        let id = cluster.engine(1).docker_args(&[&serve[..], &["httpd", "-f", "-p", "80", "-h", "/etc"]].concat())?;
+        let outside = cluster.hosts()[0].netns.clone();
+        wait_for("the port to be reached from the other host", SOON, || {
+            let (ask, address) = (r"printf 'GET /hostname HTTP/1.0\r\n\r\n'", cluster.hosts()[1].address);
+            let said = outside.run("sh", &["-c", &format!("{ask} | busybox nc -w 2 {address} 8080")])?;
+            ensure!(said.contains(id.get(..12).context("no id")?), "it says {said:?}");
+            Ok(())
+        })?;
+        wait_for("the port to be shown", SOON, || {
+            let answer = cluster.cli(0).run("network inspect web")?;
+            ensure!(answer["endpoints"][0]["endpoint"]["ports"].to_string().contains(":8080->80/tcp"), "{answer}");
+            Ok(())
+        })
+    })
+}
+
+/// The same project on two hosts, whose containers have the same names, on one network that neither makes.
+#[test]
+fn a_compose_project_on_both_hosts() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        cluster.cli(0).run("network create my-overlay --wait")?;
+        let file = cluster.file("compose.yaml");
+        let services = format!("  web:\n    image: {IMAGE}\n    networks: [front]\n");
+        let networks = "  front:\n    external: true\n    name: my-overlay\n";
+        fs::write(&file, format!("version: '3.5'\nservices:\n{services}networks:\n{networks}"))?;
+        let compose = |host: usize, args: &[&str]| -> Result<()> {
+            let mut command = Command::new("docker-compose");
+            command.env("DOCKER_HOST", format!("unix://{}", cluster.engine(host).socket().display()));
+            command.arg("--file").arg(&file).args(["--project-name", "app"]).args(args);
+            let output = command.output().context("cannot run docker-compose: run tests/setup.sh test")?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Ok(())
+        };
+        for host in [0, 1] {
+            compose(host, &["up", "-d"])?;
+        }
+        let names = [0, 1].map(|host| cluster.engine(host).docker("ps --format {{.Names}}"));
+        let [name, other] = names;
+        let (name, other) = (name?, other?);
+        ensure!(name.contains("web") && name == other, "{name} and {other}");
+        loses_nothing(cluster, 0, &name, IpAddr::from([10, 0, 0, 3]))?;
+        loses_nothing(cluster, 1, &name, IpAddr::from([10, 0, 0, 2]))?;
+        for host in [0, 1] {
+            compose(host, &["down"])?;
+            appears(cluster, host, "my-overlay")?;
+        }
+        nobody_is_on(cluster, "my-overlay")
     })
 }
 

@@ -9,8 +9,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pontoon_tests::lab::{Cluster, EngineKind, IMAGE, OUTSIDE, Options, ROUTER, run_with};
+use pontoon_tests::lab::{Cluster, EngineKind, EnginesStart, IMAGE, OUTSIDE, Options, ROUTER, run_with};
 use pontoon_tests::wait_for;
+
+use super::environment::Environment;
 
 /// How long something may take that the engine and the cluster do together.
 const SOON: Duration = Duration::from_secs(10);
@@ -70,52 +72,105 @@ fn loses_nothing(cluster: &Cluster, host: usize, container: &str, to: IpAddr) ->
     Ok(())
 }
 
-/// Steps 5 to 12, as an administrator takes them on two hosts.
-fn twelve_steps(cluster: &mut Cluster) -> Result<()> {
+/// What the containers of the twelve steps get.
+struct Expected {
+    /// The first three numbers of the overlay's addresses.
+    overlay: [u8; 3],
+    /// The first two numbers of each host's gateway bridge.
+    bridges: [[u8; 2]; 2],
+}
+
+const USUAL: Expected = Expected { overlay: [10, 0, 0], bridges: [[172, 18], [172, 18]] };
+
+impl Expected {
+    fn overlay(&self, n: u8) -> IpAddr {
+        let [a, b, c] = self.overlay;
+        IpAddr::from([a, b, c, n])
+    }
+
+    /// What `ip addr` says of the interface on the overlay.
+    fn eth0(&self, n: u8) -> [String; 2] {
+        let [a, b, c] = self.overlay;
+        let address = format!("inet {a}.{b}.{c}.{n}/24 brd {a}.{b}.{c}.255 scope global eth0");
+        [address, format!("link/ether 02:42:{a:02x}:{b:02x}:{c:02x}:{n:02x} brd ff:ff:ff:ff:ff:ff")]
+    }
+
+    /// What `ip addr` says of the interface on the gateway bridge.
+    fn eth1(&self, host: usize) -> [String; 2] {
+        let [a, b] = self.bridges[host];
+        let address = format!("inet {a}.{b}.0.2/16 brd {a}.{b}.255.255 scope global eth1");
+        [address, format!("link/ether 02:42:{a:02x}:{b:02x}:00:02 brd ff:ff:ff:ff:ff:ff")]
+    }
+}
+
+/// Steps 4 to 12, as an administrator takes them on two hosts.
+fn twelve_steps(cluster: &mut Cluster, expected: &Expected) -> Result<()> {
     let (first, second) = (cluster.engine(0), cluster.engine(1));
     println!("engines {} and {}", first.version()?, second.version()?);
+    let nodes = cluster.cli(1).run("node ls")?["nodes"].to_string();
+    ensure!(nodes.matches("\"ready\"").count() == 2, "not two nodes that are ready: {nodes}");
     first.docker(&format!("{CREATE} my-overlay"))?;
     appears(cluster, 0, "my-overlay")?;
     appears(cluster, 1, "my-overlay")?;
 
     first.docker(&format!("run -d -it --net my-overlay --name centos1 {IMAGE}"))?;
     second.docker(&format!("run -d -it --net my-overlay --name centos2 {IMAGE}"))?;
-    let eth0 = |n: u8| [format!("10.0.0.{n}/24 brd 10.0.0.255"), format!("link/ether 02:42:0a:00:00:{n:02x}")];
-    let eth1 = ["172.18.0.2/16 brd 172.18.255.255", "link/ether 02:42:ac:12:00:02"];
     for (host, container, n) in [(0, "centos1", 2), (1, "centos2", 3)] {
-        has(cluster, host, container, "eth0", &eth0(n).each_ref().map(String::as_str))?;
-        has(cluster, host, container, "eth1", &eth1)?;
-        let own = cluster.hosts()[host].netns.run("ip", &["-o", "addr"])?;
-        let own: Vec<&str> = own.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
-        ensure!(
-            own.iter()
-                .all(|name| ["lo", "ens33", "docker0", "docker_gwbridge"].contains(name) || name.starts_with("veth")),
-            "{own:?}"
-        );
+        has(cluster, host, container, "eth0", &expected.eth0(n).each_ref().map(String::as_str))?;
+        has(cluster, host, container, "eth1", &expected.eth1(host).each_ref().map(String::as_str))?;
+        is_not_cluttered(cluster, host)?;
     }
+    is_shown(cluster, expected)?;
 
-    let inspected = first.docker("network inspect my-overlay")?;
-    for words in ["10.0.0.0/24", "10.0.0.1", "centos1", "10.0.0.2/24", "02:42:0a:00:00:02"] {
+    let hosts: Vec<IpAddr> = cluster.hosts().iter().map(|host| host.address.into()).collect();
+    for (host, container, other) in [(0, "centos1", 3), (1, "centos2", 2)] {
+        wait_for("the way to be up", SOON, || {
+            cluster.engine(host).exec(container, &format!("ping -c 1 -W 1 {OUTSIDE}"))
+        })?;
+        for to in [hosts[0], hosts[1], ROUTER.into(), OUTSIDE.into(), expected.overlay(other)] {
+            loses_nothing(cluster, host, container, to)?;
+        }
+    }
+    Ok(())
+}
+
+/// Step 9: the host has what it had with Docker alone.
+fn is_not_cluttered(cluster: &Cluster, host: usize) -> Result<()> {
+    let own = cluster.hosts()[host].netns.run("ip", &["-o", "addr"])?;
+    let own: Vec<&str> = own.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    let known = ["lo", "ens33", "docker0", "docker_gwbridge", "occupied"];
+    ensure!(own.iter().all(|name| known.contains(name) || name.starts_with("veth")), "h{}: {own:?}", host + 1);
+    let ports = cluster.hosts()[host].netns.run("ip", &["-o", "link", "show", "master", "docker_gwbridge"])?;
+    ensure!(ports.lines().count() == 1, "not one veth on docker_gwbridge: {ports}");
+    Ok(())
+}
+
+/// Steps 10 and 11: what the networks' inspection shows.
+fn is_shown(cluster: &Cluster, expected: &Expected) -> Result<()> {
+    let [a, b, c] = expected.overlay;
+    let inspected = cluster.engine(0).docker("network inspect my-overlay")?;
+    let mac = |n: u8| format!("02:42:{a:02x}:{b:02x}:{c:02x}:{n:02x}");
+    let subnet = format!("{a}.{b}.{c}.0/24");
+    for words in
+        [&*subnet, &expected.overlay(1).to_string(), "centos1", &format!("{}/24", expected.overlay(2)), &mac(2)]
+    {
         ensure!(inspected.contains(words), "no {words} in {inspected}");
     }
+    let both = [(2, "centos1", "h1", "192.168.140.200"), (3, "centos2", "h2", "192.168.140.201")];
     wait_for("both containers to be listed", SOON, || {
         let answer = cluster.cli(1).run("network inspect my-overlay")?.to_string();
-        for words in ["centos1", "10.0.0.2", "02:42:0a:00:00:02", "h1", "centos2", "10.0.0.3", "02:42:0a:00:00:03"] {
-            ensure!(answer.contains(words), "no {words} in {answer}");
+        for (n, name, node, vtep) in both {
+            for words in [name, node, vtep, &expected.overlay(n).to_string(), &mac(n)] {
+                ensure!(answer.contains(words), "no {words} in {answer}");
+            }
         }
         Ok(())
     })?;
-    let bridge = first.docker("network inspect docker_gwbridge")?;
-    for words in ["172.18.0.0/16", "172.18.0.1", "gateway_", "172.18.0.2/16"] {
-        ensure!(bridge.contains(words), "no {words} in {bridge}");
-    }
-
-    let hosts: Vec<IpAddr> = cluster.hosts().iter().map(|host| host.address.into()).collect();
-    let of_overlay = |n: u8| IpAddr::from([10, 0, 0, n]);
-    wait_for("the way to be up", SOON, || cluster.engine(0).exec("centos1", &format!("ping -c 1 -W 1 {OUTSIDE}")))?;
-    for (host, container, other) in [(0, "centos1", 3), (1, "centos2", 2)] {
-        for to in [hosts[0], hosts[1], ROUTER.into(), OUTSIDE.into(), of_overlay(other)] {
-            loses_nothing(cluster, host, container, to)?;
+    for host in [0, 1] {
+        let bridge = cluster.engine(host).docker("network inspect docker_gwbridge")?;
+        let [a, b] = expected.bridges[host];
+        for words in [&format!("{a}.{b}.0.0/16"), &format!("{a}.{b}.0.1"), "gateway_", &format!("{a}.{b}.0.2/16")] {
+            ensure!(bridge.contains(words), "no {words} in {bridge}");
         }
     }
     Ok(())
@@ -123,10 +178,39 @@ fn twelve_steps(cluster: &mut Cluster) -> Result<()> {
 
 #[test]
 fn two_hosts_one_with_a_newer_engine() -> Result<()> {
-    on_engines(&[EngineKind::Debian, EngineKind::Suite("trixie")], twelve_steps)
+    on_engines(&[EngineKind::Debian, EngineKind::Suite("trixie")], |cluster| twelve_steps(cluster, &USUAL))
 }
 
 #[test]
 fn two_hosts_with_the_distributions_engine() -> Result<()> {
-    on_engines(&[EngineKind::Debian, EngineKind::Debian], twelve_steps)
+    on_engines(&[EngineKind::Debian, EngineKind::Debian], |cluster| twelve_steps(cluster, &USUAL))
+}
+
+/// The twelve steps where one host is not as usual.
+fn on_an_unusual_host(environment: Environment, expected: &Expected) -> Result<()> {
+    let engines = vec![EngineKind::Debian, EngineKind::Suite("trixie")];
+    let options = Options { hosts: 2, engines, engines_start: EnginesStart::ByHand, ..environment.options() };
+    run_with(options, |cluster| {
+        environment.prepare_hosts(cluster)?;
+        cluster.form()?;
+        environment.wait_reported(cluster)?;
+        cluster.start_engines()?;
+        twelve_steps(cluster, expected)
+    })
+}
+
+#[test]
+fn two_hosts_with_the_gateways_subnet_in_use_on_one() -> Result<()> {
+    on_an_unusual_host(Environment::OccupiedGateway, &Expected { bridges: [[172, 19], [172, 18]], ..USUAL })
+}
+
+#[test]
+fn two_hosts_with_the_pool_routed_elsewhere_on_one() -> Result<()> {
+    on_an_unusual_host(Environment::RoutedPool, &Expected { overlay: [100, 64, 0], ..USUAL })
+}
+
+/// The newest engine that the distribution has: run by `make test-engines`, which prepares it.
+#[test]
+fn two_hosts_with_the_newest_engine() -> Result<()> {
+    on_engines(&[EngineKind::Suite("sid"), EngineKind::Suite("sid")], |cluster| twelve_steps(cluster, &USUAL))
 }
