@@ -2,6 +2,7 @@
 //!
 //! Never a test: nothing here fails because it is slow.
 
+mod docker;
 mod etcd;
 mod failover;
 mod fill;
@@ -45,6 +46,8 @@ enum Part {
     Program,
     /// Idle memory, beside etcd.
     Memory,
+    /// `docker run` and `docker network create`, beside the engine's bridge and Swarm.
+    Docker,
 }
 
 fn main() -> Result<()> {
@@ -55,15 +58,16 @@ fn main() -> Result<()> {
     println!("{machine}\n");
     let mut sections = Vec::new();
     for part in parts {
-        let section = match part {
-            Part::Writes => writes::measure(&runtime)?,
-            Part::Failover => failover::measure(&runtime)?,
-            Part::Traffic => traffic::measure()?,
-            Part::Program => program::measure(&runtime)?,
-            Part::Memory => memory::measure(&runtime)?,
+        let measured = match part {
+            Part::Writes => vec![writes::measure(&runtime)?],
+            Part::Failover => vec![failover::measure(&runtime)?],
+            Part::Traffic => vec![traffic::measure()?],
+            Part::Program => vec![program::measure(&runtime)?],
+            Part::Memory => vec![memory::measure(&runtime)?],
+            Part::Docker => docker::measure()?,
         };
-        println!("{section}");
-        sections.push(section);
+        measured.iter().for_each(|section| println!("{section}"));
+        sections.extend(measured);
     }
     if let Some(path) = line.markdown {
         let text = report::document(&machine, &sections);

@@ -1,0 +1,133 @@
+//! `docker run` and `docker network create` on real engines, beside the engine's bridge and Swarm's overlay.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use pontoon_tests::lab::{Cluster, Engine, EngineKind, IMAGE, Options, run_with};
+
+use crate::report::Section;
+use crate::stats::{ms, number, percentile};
+
+/// How often each is done, in turn with the others.
+const RUNS: usize = 10;
+/// Before them, uncounted.
+const WARM: usize = 2;
+/// A network must be there within this.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Measures and reports.
+pub(crate) fn measure() -> Result<Vec<Section>> {
+    let mut sections = Vec::new();
+    let engines = vec![EngineKind::Debian, EngineKind::Debian];
+    run_with(Options { hosts: 2, engines, ..Options::default() }, |cluster| {
+        cluster.form()?;
+        cluster.cli(0).run("network create ours --wait")?;
+        swarm(cluster)?;
+        let version = cluster.engine(0).version()?;
+        sections.push(runs(cluster.engine(0), &version)?);
+        sections.push(networks(cluster, &version)?);
+        Ok(())
+    })?;
+    Ok(sections)
+}
+
+/// Puts both engines into a swarm as managers, the only nodes of one that list a network before they use it, and makes an
+/// overlay there that plain containers can be on.
+fn swarm(cluster: &Cluster) -> Result<()> {
+    let [first, second] = [0, 1].map(|host| cluster.hosts()[host].address);
+    let (one, two) = (cluster.engine(0), cluster.engine(1));
+    one.docker(&format!("swarm init --advertise-addr {first} --data-path-port 4790"))?;
+    let token = one.docker("swarm join-token -q manager")?;
+    two.docker(&format!("swarm join --advertise-addr {second} --token {token} {first}:2377"))?;
+    one.docker("network create -d overlay --attachable swarm")?;
+    Ok(())
+}
+
+/// Times a command of an engine.
+fn time(engine: &Engine, line: &str) -> Result<Duration> {
+    let start = Instant::now();
+    engine.docker(line)?;
+    Ok(start.elapsed())
+}
+
+/// How long `docker run` takes on each network.
+fn runs(engine: &Engine, version: &str) -> Result<Section> {
+    let networks = ["bridge", "ours", "swarm"];
+    let mut times = [const { Vec::new() }; 3];
+    for number in 0..WARM + RUNS {
+        for (network, times) in networks.iter().zip(&mut times) {
+            let name = format!("{network}{number}");
+            let took = time(engine, &format!("run -d --net {network} --name {name} {IMAGE}"))?;
+            if number >= WARM {
+                times.push(took);
+            }
+            engine.docker(&format!("rm -f {name}"))?;
+        }
+    }
+    times.iter_mut().for_each(|times| times.sort_unstable());
+    let [bridge, ours, swarm] = &times;
+    let row = |what: &str, percent: usize| {
+        let of = |times: &[Duration]| ms(percentile(times, percent));
+        let (bridge, ours, swarm) = (of(bridge), of(ours), of(swarm));
+        let cells = [bridge, ours, swarm, ours - bridge, swarm - bridge].map(number);
+        [vec![what.to_owned()], cells.to_vec()].concat()
+    };
+    Ok(Section {
+        title: "`docker run -d` on a network",
+        how: format!(
+            "Docker {version} on two hosts, which are Pontoon nodes and managers of a swarm at the same time; the container is \
+             started and removed on one of them, in turn on the engine's bridge, on a Pontoon network and on an attachable \
+             Swarm overlay. {RUNS} times each after {WARM} that do not count. Milliseconds from the command to its end."
+        ),
+        header: vec!["", "bridge", "Pontoon", "Swarm", "Pontoon over bridge", "Swarm over bridge"],
+        rows: vec![row("least", 0), row("p50", 50), row("most", 100)],
+    })
+}
+
+/// From the end of `docker network create` on one host until the other engine lists the network.
+fn networks(cluster: &Cluster, version: &str) -> Result<Section> {
+    let drivers = [("ours", "-d pontoon --ipam-driver pontoon"), ("swarm", "-d overlay --attachable")];
+    let (mut made, mut seen) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
+    for number in 0..WARM + RUNS {
+        for (at, (kind, options)) in drivers.iter().enumerate() {
+            let name = format!("{kind}-{number}");
+            let start = Instant::now();
+            cluster.engine(0).docker(&format!("network create {options} {name}"))?;
+            let created = start.elapsed();
+            let listed = until_listed(cluster.engine(1), &name, start)?;
+            if number >= WARM {
+                made[at].push(created);
+                seen[at].push(listed);
+            }
+            cluster.engine(0).docker(&format!("network rm {name}"))?;
+        }
+    }
+    made.iter_mut().chain(&mut seen).for_each(|times| times.sort_unstable());
+    let row = |what: &str, times: &[Vec<Duration>; 2]| {
+        let of = |percent: usize| times.each_ref().map(|times| number(ms(percentile(times, percent))));
+        let ([ours, theirs], [most, most_theirs]) = (of(50), of(100));
+        vec![what.to_owned(), ours, theirs, most, most_theirs]
+    };
+    Ok(Section {
+        title: "`docker network create`, and the network on the other host",
+        how: format!(
+            "The same hosts, Docker {version}: the command on one, and from its beginning until `docker network ls` on the other \
+             lists the network, asked again and again (one such command takes some 40 ms). {RUNS} times each, in turn, after \
+             {WARM} that do not count. Milliseconds."
+        ),
+        header: vec!["", "Pontoon, p50", "Swarm, p50", "Pontoon, most", "Swarm, most"],
+        rows: vec![row("until the command ends", &made), row("until the other host lists it", &seen)],
+    })
+}
+
+fn until_listed(engine: &Engine, name: &str, start: Instant) -> Result<Duration> {
+    while start.elapsed() < DEADLINE {
+        let listed = engine.docker("network ls --format {{.Name}}").context("listing networks")?;
+        if listed.lines().any(|line| line == name) {
+            return Ok(start.elapsed());
+        }
+        thread::yield_now();
+    }
+    bail!("network {name} is not on the other host")
+}
