@@ -167,6 +167,9 @@ async fn hold(
     name: Option<&str>,
 ) -> Result<IpAddr, ApiError> {
     wait_named(member, network).await?;
+    if let Some(own) = address.filter(|address| is_own(member, network, *address)) {
+        return Ok(own);
+    }
     let guessed = || {
         // The one that starts has never had an address, or it is likeliest the one that stopped last.
         let started_before = address.is_none() && !daemon.containers.any_fresh();
@@ -179,6 +182,18 @@ async fn hold(
         Outcome::Lease(lease) => Ok(lease.address),
         other => Err(unexpected(&other)),
     }
+}
+
+/// Whether an address is one that an engine asks for again after a restart: of an endpoint of this node, or kept for a
+/// name. That is known here also without a majority. Whether it can be an endpoint's is said when that is made.
+fn is_own(member: &Member, network: NetworkId, address: IpAddr) -> bool {
+    let state = member.store().state();
+    let lease = state.leases.get(&(network, address));
+    lease.is_some_and(|lease| match lease.state {
+        LeaseState::Reserved => true,
+        LeaseState::Pending | LeaseState::Active => lease.node == Some(member.node()) && lease.endpoint.is_some(),
+        LeaseState::Cooling { .. } => false,
+    })
 }
 
 /// Waits until a network has its name. No endpoint gets an address before: another network may have got the name first.

@@ -1,9 +1,10 @@
 //! Engines and daemons that end and come back: containers keep their network, or have it again.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pontoon_tests::lab::{Cluster, EngineKind, OUTSIDE, Pinger};
+use pontoon_tests::lab::{Cluster, EngineKind, IMAGE, OUTSIDE, Pinger};
 use pontoon_tests::wait_for;
 
 use super::{CREATE, SOON, appears, interface, loses_nothing, on_engines, run_on};
@@ -158,5 +159,35 @@ fn an_engine_that_has_lost_its_containers() -> Result<()> {
             ensure!(*reclaimed == 1, "{reclaimed} were counted");
             Ok(())
         })
+    })
+}
+
+/// The host that votes is away: what runs goes on and its engine may restart; what is new is refused, with the reason.
+#[test]
+fn an_engine_without_a_majority() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        cluster.engine_mut(1).stop()?;
+        cluster.engine_mut(1).args_mut().push("--live-restore".into());
+        cluster.engine_mut(1).start()?;
+        let [first, second] = two_containers(cluster, "")?;
+        ensure!(cluster.leader()? == 0, "the second of two does not vote");
+        let pinger = pinger(cluster, second)?;
+        cluster.daemon(0).kill9()?;
+        cluster.engine_mut(1).kill9()?;
+        cluster.engine_mut(1).start()?;
+        ensure!(address(cluster, 1, "c2")? == second);
+        loses_nothing(cluster, 1, "c2", first)?;
+        let begin = Instant::now();
+        let new = format!("run -d --net app --name c3 {IMAGE}");
+        cluster.engine(1).refuses(&new, &["no majority of voters", "h1"])?;
+        ensure!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
+        cluster.engine(1).docker("rm -f c3")?;
+        cluster.daemon(0).up()?;
+        pinger.lost_nothing(100)?;
+        wait_for("new containers to be taken again", SOON, || {
+            cluster.engine(1).docker("rm -f c3")?;
+            run_on(cluster, 1, "app", "c3", "")
+        })?;
+        placed(cluster, 3)
     })
 }
