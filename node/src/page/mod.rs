@@ -1,9 +1,11 @@
 //! The page: what a browser shows of this node and its cluster. It can only be read, and asks nobody who they are, so it
 //! is for this host alone unless somebody decides otherwise.
 //!
+//! - `visits`: how connections are taken
 //! - `view`: from what is known to HTML
 
 mod view;
+mod visits;
 
 #[cfg(test)]
 mod tests;
@@ -31,13 +33,14 @@ use crate::serve::{self, ServeError};
 use crate::{host, status};
 
 use view::View;
+use visits::Visits;
 
 /// How long after it could not be served it is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// What a browser may do with the page: show it and its own style. Nothing is loaded, sent or kept, and no other page
 /// may frame it.
-const HEADERS: [(HeaderName, &str); 5] = [
+const HEADERS: [(HeaderName, &str); 6] = [
     (header::CACHE_CONTROL, "no-store"),
     (
         header::CONTENT_SECURITY_POLICY,
@@ -46,6 +49,8 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (header::CONTENT_TYPE, "text/html; charset=utf-8"),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    // A connection is for one request: visits are short.
+    (header::CONNECTION, "close"),
 ];
 
 /// Opens the port that somebody has asked for. [`run`] opens the default one.
@@ -67,7 +72,7 @@ pub(crate) async fn run(daemon: Arc<Daemon>, listener: Option<TcpListener>) {
             None => bind(page.address, &task).await,
         };
         info!(address = %listener.local_addr().unwrap_or(page.address), "the page is served");
-        axum::serve(listener, router(daemon.clone())).await
+        axum::serve(Visits::of(listener), router(daemon.clone())).await
     };
     // Nobody waits for the end of visits: they change nothing.
     daemon.stop.run_until_cancelled(serving).await;
