@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
@@ -16,6 +16,9 @@ use crate::plan::desired::Names;
 
 /// Where the configuration file is, unless given. It need not exist.
 pub const DEFAULT_FILE: &str = "/etc/pontoon/pontoon.toml";
+
+/// Port of the page, unless given: the one after [`DEFAULT_PEER_PORT`].
+const DEFAULT_PAGE_PORT: u16 = DEFAULT_PEER_PORT + 1;
 
 /// The command line of `pontoond`.
 #[derive(Debug, Parser)]
@@ -70,6 +73,10 @@ pub struct Options {
     #[arg(long, env = "PONTOON_DOCKER_PLUGIN", value_name = "PATH")]
     pub docker_plugin: Option<PathBuf>,
 
+    /// Address and port of the page that a browser shows; "off": there is none [default: 127.0.0.1:7301]
+    #[arg(long, env = "PONTOON_PAGE", value_name = "ADDR:PORT|off")]
+    pub page: Option<String>,
+
     /// How log lines look [default: text]
     #[arg(long, env = "PONTOON_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -109,6 +116,8 @@ pub struct Config {
     pub egress_subnet: Option<IpNet>,
     /// Docker; none: nothing to do with it.
     pub docker: Option<DockerConfig>,
+    /// The page; none: it is not served.
+    pub page: Option<PageConfig>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged.
@@ -122,6 +131,15 @@ pub struct DockerConfig {
     pub socket: PathBuf,
     /// Socket that Docker calls this daemon at.
     pub plugin: PathBuf,
+}
+
+/// Where the page is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageConfig {
+    /// Address and port; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// Somebody has asked for it there: the daemon does not start where it cannot be.
+    pub given: bool,
 }
 
 impl Config {
@@ -187,6 +205,7 @@ fn resolve(given: Options, file: Options) -> Result<Config, ConfigError> {
         gateway_bridge: given.gateway_bridge.or(file.gateway_bridge).unwrap_or_else(|| "pontoon_gw".into()),
         egress_subnet: given.egress_subnet.or(file.egress_subnet),
         docker: docker(given.docker.or(file.docker), given.docker_plugin.or(file.docker_plugin)),
+        page: page(given.page.or(file.page))?,
         log_format: given.log_format.or(file.log_format).unwrap_or_default(),
         log_level: given.log_level.or(file.log_level).unwrap_or_else(|| "info,openraft=error".into()),
     };
@@ -198,6 +217,18 @@ fn docker(socket: Option<PathBuf>, plugin: Option<PathBuf>) -> Option<DockerConf
     let socket = socket.unwrap_or_else(|| "/run/docker.sock".into());
     let plugin = plugin.unwrap_or_else(|| "/run/docker/plugins/pontoon.sock".into());
     (socket != Path::new("off")).then_some(DockerConfig { socket, plugin })
+}
+
+fn page(given: Option<String>) -> Result<Option<PageConfig>, ConfigError> {
+    let Some(value) = given else {
+        return Ok(Some(PageConfig { address: (Ipv4Addr::LOCALHOST, DEFAULT_PAGE_PORT).into(), given: false }));
+    };
+    if value == "off" {
+        return Ok(None);
+    }
+    let why = "it must be an address and a port, such as 127.0.0.1:7301, or off";
+    let address = value.parse().map_err(|_| ConfigError::Value { option: "page", value, why })?;
+    Ok(Some(PageConfig { address, given: true }))
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {
@@ -256,6 +287,22 @@ mod tests {
     }
 
     #[test]
+    fn the_page_is_at_loopback_elsewhere_or_nowhere() {
+        let page = |given: Option<&str>, file: &str| {
+            let given = Options { page: given.map(str::to_owned), ..Options::default() };
+            let page = resolve(given, parse(file).unwrap()).unwrap().page;
+            page.map(|page| (page.address.to_string(), page.given))
+        };
+        let at = |address: &str, given| Some((address.to_owned(), given));
+        assert_eq!(page(None, ""), at("127.0.0.1:7301", false));
+        assert_eq!(page(None, "page = '0.0.0.0:80'"), at("0.0.0.0:80", true));
+        assert_eq!(page(Some("127.0.0.1:7301"), "page = 'off'"), at("127.0.0.1:7301", true));
+        assert_eq!(page(Some("[::1]:0"), "page = '0.0.0.0:80'"), at("[::1]:0", true));
+        assert_eq!(page(Some("off"), "page = '0.0.0.0:80'"), None);
+        assert_eq!(page(None, "page = 'off'"), None);
+    }
+
+    #[test]
     fn unknown_keys_are_refused_by_name() {
         let error = parse("netns = 'a'\nnetnz = 'b'").unwrap_err().to_string();
         assert!(error.contains("netnz") && error.contains("netns"), "{error}");
@@ -271,6 +318,9 @@ mod tests {
             ("egress_subnet = '172.18.0.1/16'", "egress-subnet"),
             ("egress_subnet = '172.18.0.0/30'", "egress-subnet"),
             ("egress_subnet = 'fd00::/64'", "egress-subnet"),
+            ("page = 'localhost:7301'", "page"),
+            ("page = '7301'", "page"),
+            ("page = ''", "page"),
         ];
         for (text, option) in wrong {
             let error = resolve(Options::default(), parse(text).unwrap()).unwrap_err().to_string();

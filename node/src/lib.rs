@@ -9,6 +9,7 @@
 //! - [`kernel`]: the only place that speaks to the kernel
 //! - [`reconcile`]: the loop between the two
 //! - `docker`: Docker's driver, and the cluster's networks in its engine
+//! - `page`: what a browser shows of all that
 
 pub mod api;
 pub mod attach;
@@ -21,6 +22,7 @@ pub mod identity;
 pub mod kernel;
 pub mod lifecycle;
 pub mod member;
+mod page;
 pub mod plan;
 pub mod reconcile;
 mod report;
@@ -65,7 +67,7 @@ pub enum RunError {
     /// The data folder.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The admin socket or the peer port.
+    /// The peer port, a socket or the page.
     #[error(transparent)]
     Serve(#[from] ServeError),
     /// Signals cannot be waited for.
@@ -92,6 +94,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let address = peer.local_addr().unwrap_or(config.listen);
     let admin = serve::bind_admin(&config.socket)?;
     let plugin = config.docker.as_ref().map(|docker| serve::bind_plugin(&docker.plugin)).transpose()?;
+    let page = page::open(config.page).await?;
     let config = Config { listen: address, ..config };
     info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(),
         socket = %config.socket.display(), peer = %address, "pontoond starts");
@@ -107,6 +110,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     lifecycle::resume(&daemon).await.map_err(|error| RunError::Resume { message: error.message, hint: error.hint })?;
     let serving = serve::serve_admin(daemon.clone(), admin, stop.clone());
     let mut admins = tokio::spawn(shown(daemon.tasks.task("admin"), serving));
+    tokio::spawn(page::run(daemon.clone(), page));
     notify(sd_notify::NotifyState::Ready);
 
     let ended = tokio::select! {

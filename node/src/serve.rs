@@ -49,6 +49,14 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// The page.
+    #[error("cannot serve the page at {address}: {why}; stop what uses it, or give another with --page (off: no page)")]
+    Page {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        why: io::Error,
+    },
     /// A unix socket.
     #[error("cannot make the {} socket {path}: {source}; give another with {}", .door.name, .door.option)]
     Unix {
@@ -87,6 +95,11 @@ pub async fn bind_peer(address: SocketAddr) -> Result<TcpListener, ServeError> {
         result => result,
     };
     bound.map_err(|source| ServeError::Peer { address, source })
+}
+
+/// Opens the port of the page.
+pub async fn bind_page(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|why| ServeError::Page { address, why })
 }
 
 /// Opens the admin socket, for root and its group.

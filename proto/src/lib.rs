@@ -11,6 +11,17 @@ pub mod v1 {
     tonic::include_proto!("pontoon.v1");
 }
 
+impl v1::Member {
+    /// What it is to the log.
+    pub fn role(&self) -> &'static str {
+        match (self.leader, self.voter) {
+            (true, _) => "leader",
+            (false, true) => "voter",
+            (false, false) => "learner",
+        }
+    }
+}
+
 /// Metadata keys that every call between members carries.
 pub mod metadata {
     /// Id of the cluster that the caller is in.

@@ -106,7 +106,7 @@ fn members(answer: &StatusResponse) -> String {
         let stored = if *matched_index == 0 { String::new() } else { matched_index.to_string() };
         let heard = heard_ms.map_or_else(String::new, |ms| format!("{ms} ms ago"));
         let state = name::<NodeState>(node.state);
-        let role = super::node::role(member).to_owned();
+        let role = member.role().to_owned();
         [node.id.to_string(), node.name, role, state, node.advertise, node.data_addr, stored, heard]
     });
     table(&["ID", "NAME", "ROLE", "STATE", "ADDRESS", "VTEP", "STORED", "HEARD"], rows)

@@ -5,22 +5,13 @@ use pontoon_proto::v1::{InspectNodeResponse, Member, Node, NodeState};
 
 use super::{ago, block, endpoint, labels, list as join, name, or_none, section, since, table};
 
-/// What a member is to the log.
-pub(super) fn role(member: &Member) -> &'static str {
-    match (member.leader, member.voter) {
-        (true, _) => "leader",
-        (false, true) => "voter",
-        (false, false) => "learner",
-    }
-}
-
 /// All nodes.
 pub(crate) fn list(nodes: &[Member], now: Timestamp) -> String {
     let rows = nodes.iter().map(|member| {
         let Node { id, name: node_name, advertise, data_addr, version, state, joined_ms, .. } =
             member.node.clone().unwrap_or_default();
         let (state, joined) = (name::<NodeState>(state), ago(joined_ms, now));
-        [id.to_string(), node_name, state, role(member).to_owned(), advertise, data_addr, or_none(&version), joined]
+        [id.to_string(), node_name, state, member.role().to_owned(), advertise, data_addr, or_none(&version), joined]
     });
     table(&["ID", "NAME", "STATE", "ROLE", "ADDRESS", "VTEP", "VERSION", "JOINED"], rows)
 }
@@ -28,7 +19,7 @@ pub(crate) fn list(nodes: &[Member], now: Timestamp) -> String {
 /// One node and its endpoints.
 pub(crate) fn inspect(answer: &InspectNodeResponse, now: Timestamp) -> String {
     let member = answer.node.clone().unwrap_or_default();
-    let role = role(&member).to_owned();
+    let role = member.role().to_owned();
     let node = member.node.unwrap_or_default();
     let key: String = node.public_key.iter().map(|byte| format!("{byte:02x}")).collect();
     let mtu = if node.underlay_mtu == 0 { "not reported yet".to_owned() } else { node.underlay_mtu.to_string() };

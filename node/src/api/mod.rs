@@ -15,7 +15,8 @@ use tonic::Code;
 
 use error::ApiError;
 
-pub(crate) use view::{endpoint as endpoint_view, find_network};
+pub(crate) use network::select_leases;
+pub(crate) use view::{endpoint as endpoint_view, find_network, network as network_view};
 
 /// A node and its part in the Raft membership.
 pub(crate) fn member(node: &Node, status: &StoreStatus) -> v1::Member {

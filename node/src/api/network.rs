@@ -51,10 +51,7 @@ impl NetworkService for Networks {
         let member = self.0.member()?;
         let freshness = member.read(request.into_inner().read).await;
         let state = member.store().state();
-        let networks = state.networks.values().map(|network| v1::NetworkView {
-            network: Some(network.into()),
-            endpoints: state.endpoints_of_network(network.id).count() as u64,
-        });
+        let networks = state.networks.values().map(|network| view::network(&state, network));
         Ok(Response::new(v1::ListNetworksResponse {
             networks: networks.collect(),
             freshness: Some(freshness.of(&state)),
@@ -141,7 +138,8 @@ fn find_lease(state: &State, address: IpAddr) -> Result<&Lease, ApiError> {
     })
 }
 
-fn select_leases(state: &State, request: &v1::ListLeasesRequest) -> Result<Vec<v1::LeaseView>, ApiError> {
+/// Leases as the request filters them, by network and address.
+pub(crate) fn select_leases(state: &State, request: &v1::ListLeasesRequest) -> Result<Vec<v1::LeaseView>, ApiError> {
     let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let network = optional(&request.network).map(|name| view::find_network(state, &name).map(|n| n.id)).transpose()?;
     let node = optional(&request.node).map(|name| view::find_node(state, &name).map(|n| n.id)).transpose()?;

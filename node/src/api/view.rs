@@ -38,6 +38,12 @@ pub(crate) fn endpoint(state: &State, endpoint: &Endpoint) -> v1::EndpointView {
     }
 }
 
+/// A network, and how much it is used.
+pub(crate) fn network(state: &State, network: &Network) -> v1::NetworkView {
+    let endpoints = state.endpoints_of_network(network.id).count() as u64;
+    v1::NetworkView { network: Some(network.into()), endpoints }
+}
+
 /// A lease, with names.
 pub(crate) fn lease(state: &State, lease: &Lease) -> v1::LeaseView {
     let network = state.networks.get(&lease.network);
