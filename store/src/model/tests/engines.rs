@@ -181,6 +181,36 @@ fn a_container_of_an_engine_from_its_address_to_its_end() {
 }
 
 #[test]
+fn containers_that_have_swapped_names_are_known_by_them() {
+    let (mut world, network) = World::with_network();
+    let running = |world: &mut World, address: &str, name: &str| {
+        let endpoint = world.endpoint(world.engine_endpoint(1, &network, address, &format!("{name}-endpoint")));
+        world.placed(&endpoint, name)
+    };
+    let (first, second) = (running(&mut world, "10.0.0.2", "c1"), running(&mut world, "10.0.0.3", "c2"));
+    // As seen from here, both names changed at once, each to the one that the other still has.
+    let placing = |endpoint: &Endpoint, name: &str| PlaceEndpoint {
+        endpoint: endpoint.id,
+        epoch: endpoint.epoch,
+        name: name.to_owned(),
+        container_id: endpoint.container_id.clone(),
+        aliases: Vec::new(),
+        sandbox: endpoint.sandbox.clone(),
+        ifname: endpoint.ifname.clone(),
+    };
+    world.ok(Command::PlaceEndpoint(placing(&first, "c2")));
+    let unnamed = &world.state.endpoints[&second.id];
+    assert_eq!((unnamed.name.as_str(), unnamed.state), ("c2-endpoint", EndpointState::Active));
+    assert_eq!(world.lease(&network, "10.0.0.3").unwrap().name, "c2-endpoint");
+    world.ok(Command::PlaceEndpoint(placing(&second, "c1")));
+    assert_eq!([first.id, second.id].map(|id| world.state.endpoints[&id].name.clone()), ["c2", "c1"]);
+    // What no engine has made keeps its name.
+    world.endpoint(world.container(&network, 1, "c3"));
+    let third = placing(&second, "c3");
+    world.refused(Command::PlaceEndpoint(third), Reason::EndpointNameTaken, &["c3", "n1", "/run/netns/c3"]);
+}
+
+#[test]
 fn a_restarted_engine_asks_again_and_takes_nobodys_address() {
     let (mut world, _) = World::with_network();
     let network = world.made_by_engine(1, "abc", "db");
