@@ -215,6 +215,11 @@ impl Changing<'_> {
     pub(super) fn end_engine(&mut self, node: NodeId) {
         self.drop_claims(|claim| claim.node == node);
         self.drop_engine_networks(|known| known.node == node);
+        let unnamed = self.state.networks.values().filter(|net| net.provisional && net.engine == Some(node));
+        for network in unnamed.map(|network| network.id).collect::<Vec<_>>() {
+            // Nobody else can tell its name. Refused only when it is used, which it is not without a name.
+            let _ = self.remove_network(network);
+        }
         let held = self.state.leases.values().filter(|lease| lease.held_for() == Some(node));
         for (network, address, epoch) in held.map(|l| (l.network, l.address, l.epoch)).collect::<Vec<_>>() {
             // Refused only when the lease is another one by now, which nothing here makes it.

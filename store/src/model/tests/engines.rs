@@ -122,6 +122,17 @@ fn a_claim_becomes_a_network() {
 }
 
 #[test]
+fn a_network_that_nobody_can_name_any_more_is_gone() {
+    let (mut world, _) = World::with_network();
+    let named = world.made_by_engine(2, "abc", "db");
+    let claim = world.claim(2, None);
+    let unnamed = world.network(world.of_engine(2, "def", claim.cidr));
+    world.ok(Command::RemoveNode { node: world.node(2).id, force: false });
+    assert!(world.state.networks.contains_key(&named.id) && !world.state.networks.contains_key(&unnamed.id));
+    assert!(world.state.leases_of_network(unnamed.id).next().is_none());
+}
+
+#[test]
 fn a_claim_keeps_others_away_for_as_long_as_it_lasts() {
     let (mut world, _) = World::with_network();
     let claim = world.claim(1, Some("10.9.0.0/24"));
