@@ -16,6 +16,7 @@ mod lab;
 mod lagging;
 mod leader_kill;
 mod members;
+mod plugin;
 mod quorum;
 mod reach;
 mod refusals;
