@@ -14,6 +14,53 @@ use serde_json::{Value, json};
 use overlay::{Overlay, SOON, in_use, links, nothing_is_left, overlay, with_plugins};
 
 #[test]
+fn what_is_no_request_is_answered_all_the_same() -> Result<()> {
+    with_plugins(1, |cluster, plugin| {
+        let bodies: [&[u8]; 12] = [
+            b"{",
+            b"\xff\xfe",
+            b"null",
+            b"17",
+            b"[]",
+            b"[\"10.9.0.0/24\"]",
+            b"{} {}",
+            b"{\"Pool\": 17}",
+            b"{\"Pool\": null}",
+            b"{\"Options\": []}",
+            b"{\"V6\": \"yes\"}",
+            b"{\"Options\": {\"a\": {}}}",
+        ];
+        for body in bodies {
+            let answer = plugin.post("IpamDriver.RequestPool", body)?;
+            let error = answer.error("IpamDriver.RequestPool").unwrap_or_default();
+            let text = String::from_utf8_lossy(body);
+            ensure!(answer.status == 400 && error.contains("IpamDriver.RequestPool"), "{text}: {answer:?}");
+        }
+        let wrong = plugin.post("NetworkDriver.CreateEndpoint", b"{\"Interface\": 5}")?;
+        ensure!(wrong.status == 400 && wrong.error("NetworkDriver.CreateEndpoint").is_some(), "{wrong:?}");
+        for method in ["NetworkDriver.GwAllocCheck", "NetworkDriver.AllocateNetwork", "nonsense", "", "a/b/c", "%ff"] {
+            let answer = plugin.post(method, b"{}")?;
+            ensure!(answer.status == 404 && answer.error(method).is_some(), "{method}: {answer:?}");
+        }
+        for verb in ["GET", "PUT", "DELETE"] {
+            let answer = plugin.exchange(&format!("{verb} /Plugin.Activate HTTP/1.1\r\n"), b"")?;
+            ensure!(answer.status == 404 && answer.error("").is_some(), "{verb}: {answer:?}");
+        }
+        let large = plugin.post("IpamDriver.RequestPool", &vec![b' '; 10 << 20])?;
+        ensure!(large.status == 413 && large.error("IpamDriver.RequestPool").is_some(), "{large:?}");
+        let chunked = "POST /NetworkDriver.Join HTTP/1.1\r\nTransfer-Encoding: chunked\r\n";
+        let answer = plugin.exchange(chunked, b"2\r\n{}\r\n0\r\n\r\n")?;
+        ensure!(answer.status == 200 && answer.error("NetworkDriver.Join").is_some(), "{answer:?}");
+
+        let activated = plugin.post("Plugin.Activate", b"")?;
+        ensure!(activated.body["Implements"] == json!(["NetworkDriver", "IpamDriver"]), "{activated:?}");
+        let networks = cluster.cli(0).run("network ls")?;
+        ensure!(networks["networks"].as_array().is_some_and(Vec::is_empty), "{networks}");
+        nothing_is_left(cluster)
+    })
+}
+
+#[test]
 fn calls_that_come_out_of_order() -> Result<()> {
     with_plugins(1, |cluster, plugin| {
         let (web, db) =
