@@ -61,6 +61,28 @@ fn what_is_no_request_is_answered_all_the_same() -> Result<()> {
 }
 
 #[test]
+fn an_answer_does_not_repeat_all_of_a_long_request() -> Result<()> {
+    with_plugins(1, |_, plugin| {
+        let long = "x".repeat(100_000);
+        let table = [
+            ("IpamDriver.RequestPool", json!({ "Pool": long })),
+            ("IpamDriver.ReleasePool", json!({ "PoolID": long })),
+            ("IpamDriver.RequestAddress", json!({ "PoolID": "10.9.0.0/24", "Address": long })),
+            ("NetworkDriver.CreateNetwork", json!({ "NetworkID": long })),
+            ("NetworkDriver.Join", json!({ "NetworkID": long, "EndpointID": long })),
+            ("NetworkDriver.CreateEndpoint", json!({ "NetworkID": long, "EndpointID": long })),
+            ("NetworkDriver.CreateEndpoint", json!({ "Interface": long })),
+        ];
+        for (method, request) in table {
+            let answer = plugin.call(method, &request)?;
+            let error = answer.error(method).with_context(|| format!("{method} was not refused"))?;
+            ensure!(error.len() < 2000, "{method}: {} bytes", error.len());
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn calls_that_come_out_of_order() -> Result<()> {
     with_plugins(1, |cluster, plugin| {
         let (web, db) =

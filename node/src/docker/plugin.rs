@@ -25,6 +25,9 @@ use crate::daemon::Daemon;
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// Largest request, in bytes: the largest that an engine sends has some hundred auxiliary addresses.
 const MAX_REQUEST: usize = 1 << 20;
+/// How much of what is said of a failure an engine gets and the log keeps, in characters: more than any of it has that does
+/// not repeat a long request.
+const MAX_MESSAGE: usize = 1000;
 /// How long a handler may take: an engine's user waits for it.
 const DEADLINE: Duration = Duration::from_secs(9);
 
@@ -77,7 +80,7 @@ async fn call(
 }
 
 fn unknown(method: &str) -> Response {
-    answer(StatusCode::NOT_FOUND, &failure(method, format!("{method:?} is no method of this plugin")))
+    answer(StatusCode::NOT_FOUND, &failure(method, shortened(format!("{method:?} is no method of this plugin"))))
 }
 
 fn answer(status: StatusCode, value: &Value) -> Response {
@@ -108,7 +111,14 @@ enum Refusal {
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self::Failed(error)
+        Self::Failed(ApiError { message: shortened(error.message), ..error })
+    }
+}
+
+fn shortened(message: String) -> String {
+    match message.char_indices().nth(MAX_MESSAGE) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
     }
 }
 
@@ -117,7 +127,7 @@ fn read<T: DeserializeOwned>(method: &str, body: &[u8]) -> Result<T, Refusal> {
     // An object: what is derived for `T` takes a list for one, too.
     let fields: Result<Map<String, Value>, _> = serde_json::from_slice(body);
     let request = fields.and_then(|fields| serde_json::from_value(Value::Object(fields)));
-    request.map_err(|error| Refusal::Malformed(format!("{method}: not such a request: {error}")))
+    request.map_err(|error| Refusal::Malformed(shortened(format!("{method}: not such a request: {error}"))))
 }
 
 async fn dispatch(daemon: &Daemon, method: &str, body: &[u8]) -> Result<Value, Refusal> {
