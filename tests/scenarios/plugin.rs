@@ -324,6 +324,8 @@ fn networks_that_are_not_made() -> Result<()> {
         for (id, why) in [("", "empty"), ("a b", "not allowed")] {
             let unnamed = Overlay { engine_id: id.to_owned(), ..wanted.clone() };
             plugin.refuses(create, &unnamed.create(&json!({})), &[why])?;
+            let unnamed = Overlay { engine_id: id.to_owned(), ..web.clone() };
+            plugin.refuses(create, &unnamed.create(&json!({ "pontoon.network": web.id })), &[why])?;
         }
         // It is in the engine as before.
         let answer = plugin.ask("IpamDriver.RequestAddress", &web.address("10.7.0.77"))?;

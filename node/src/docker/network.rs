@@ -35,6 +35,12 @@ pub(super) async fn create_network(daemon: &Daemon, request: wire::CreateNetwork
     if let Some(id) = options.get(NETWORK_OPTION) {
         let network = network_of_option(&member, &option_text(id)).await?;
         check_same(&request, &network)?;
+        // Without an id the report would say that the engine has lost the network.
+        if request.network_id.is_empty() {
+            let message =
+                format!("network {} cannot be made in an engine: the engine's id of it is empty", network.name);
+            return Err(ApiError::invalid(Reason::InvalidName, message, "name its id in NetworkID"));
+        }
         let known =
             EngineNetwork { network: network.id, node: member.node(), id: request.network_id, containers: Vec::new() };
         return member.propose(Command::ReportEngineNetwork(known)).await.map(drop);
