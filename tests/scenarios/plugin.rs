@@ -338,6 +338,19 @@ fn networks_that_are_not_made() -> Result<()> {
     })
 }
 
+/// An option names a network by its id, also when that is another one's name.
+#[test]
+fn a_network_that_is_called_like_the_id_of_another() -> Result<()> {
+    with_plugins(1, |cluster, plugin| {
+        let web = overlay(cluster, plugin, "web", "10.7.0.0/24")?;
+        cluster.cli(0).run(&format!("network create {} --subnet 10.8.0.0/24", web.id))?;
+        let option = json!({ "pontoon.network": web.id });
+        let pool = plugin.ask("IpamDriver.RequestPool", &json!({ "Options": option }))?["PoolID"].clone();
+        ensure!(pool == "10.7.0.0/24", "{pool}");
+        plugin.ask("NetworkDriver.CreateNetwork", &web.create(&option)).map(drop)
+    })
+}
+
 #[test]
 fn a_network_whose_name_is_not_told() -> Result<()> {
     with_plugins(1, |cluster, plugin| {
