@@ -352,6 +352,49 @@ fn a_network_that_is_called_like_the_id_of_another() -> Result<()> {
 }
 
 #[test]
+fn an_endpoint_on_both_families() -> Result<()> {
+    with_plugins(1, |cluster, plugin| {
+        let made = cluster.cli(0).run("network create both --ipv6 --subnet 10.7.0.0/24 --subnet fd00:7::/64")?;
+        let id = made["network"]["id"].to_string().trim_matches('"').to_owned();
+        let both = Overlay { id, engine_id: "b".repeat(64), subnet: "10.7.0.0/24".to_owned() };
+        let mut create = both.create(&json!({ "pontoon.network": both.id }));
+        create["IPv6Data"] = json!([{ "AddressSpace": "pontoon", "Pool": "fd00:7::/64" }]);
+        plugin.ask("NetworkDriver.CreateNetwork", &create)?;
+        let address = |pool: &str, address: &str| json!({ "PoolID": pool, "Address": address });
+        let request = "IpamDriver.RequestAddress";
+        for (pool, other) in [("10.7.0.0/24", "fd00:7::9"), ("fd00:7::/64", "10.7.0.9")] {
+            plugin.refuses(request, &address(pool, other), &[pool, other])?;
+        }
+        ensure!(plugin.ask(request, &address("fd00:7::/64", ""))?["Address"] == "fd00:7::2/64", "not the lowest");
+        plugin.ask("IpamDriver.ReleaseAddress", &address("fd00:7::/64", "fd00:7::2"))?;
+        // The engine is told what it has not said, and nothing else.
+        let table = [
+            (
+                json!(null),
+                json!({ "Address": "10.7.0.2/24", "AddressIPv6": "fd00:7::2/64", "MacAddress": "02:42:0a:07:00:02" }),
+            ),
+            (
+                json!({ "Address": "10.7.0.9/24", "MacAddress": "02:42:0a:07:00:63" }),
+                json!({ "AddressIPv6": "fd00:7::3/64" }),
+            ),
+            (
+                json!({ "Address": "10.7.0.8/24", "AddressIPv6": "fd00:7::8/64" }),
+                json!({ "MacAddress": "02:42:0a:07:00:08" }),
+            ),
+        ];
+        for ((interface, chosen), id) in table.into_iter().zip(["e1", "e2", "e3"]) {
+            let wanted = json!({ "NetworkID": both.engine_id, "EndpointID": id, "Interface": interface });
+            let answer = plugin.ask("NetworkDriver.CreateEndpoint", &wanted)?;
+            ensure!(answer == json!({ "Interface": chosen }), "{wanted}: {answer}");
+        }
+        for id in ["e1", "e2", "e3"] {
+            plugin.ask("NetworkDriver.DeleteEndpoint", &both.of_endpoint(id))?;
+        }
+        nothing_is_left(cluster)
+    })
+}
+
+#[test]
 fn a_network_whose_name_is_not_told() -> Result<()> {
     with_plugins(1, |cluster, plugin| {
         let subnet = plugin.ask("IpamDriver.RequestPool", &json!({ "AddressSpace": "pontoon" }))?["PoolID"].clone();

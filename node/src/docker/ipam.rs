@@ -117,6 +117,8 @@ pub(super) async fn request_address(daemon: &Daemon, request: PoolAddress) -> Re
     let member = daemon.member()?;
     let cidr = parse_cidr(&request.pool_id)?;
     let wanted = (!request.address.is_empty()).then(|| parse_address(&request.address)).transpose()?;
+    // The network may have a subnet of the other family, which has it.
+    let wanted = wanted.map(|wanted| inside(cidr, wanted)).transpose()?;
     let is_gateway = request.options.get(ADDRESS_TYPE).is_some_and(|kind| kind == GATEWAY);
     if owner(&member, cidr).is_none() {
         member.refresh().await?;
@@ -129,7 +131,7 @@ pub(super) async fn request_address(daemon: &Daemon, request: PoolAddress) -> Re
             hold(daemon, &member, id, Family::of(cidr.addr()), wanted, name).await?
         }
         // Of a network that is about to be made: it keeps them when it is.
-        Some(Owner::Claim) => wanted.map_or_else(|| first_host(cidr), |wanted| inside(cidr, wanted))?,
+        Some(Owner::Claim) => wanted.map_or_else(|| first_host(cidr), Ok)?,
     };
     Ok(json!({ "Address": format!("{address}/{}", cidr.prefix_len()), "Data": {} }))
 }
