@@ -17,6 +17,7 @@ mod lagging;
 mod leader_kill;
 mod members;
 mod page;
+mod plugin;
 mod quorum;
 mod reach;
 mod refusals;

@@ -10,7 +10,7 @@ use bollard::query_parameters::{EventsOptions, ListContainersOptions, ListNetwor
 use futures::Stream;
 use ipnet::IpNet;
 use pontoon_store::model::id::NetworkId;
-use pontoon_store::model::object::{LeaseState, Network};
+use pontoon_store::model::object::{Endpoint, LeaseState, Network};
 use pontoon_store::model::state::State;
 use thiserror::Error;
 
@@ -173,14 +173,17 @@ fn container(found: bollard::models::ContainerSummary, networks: &[SeenNetwork])
         aliases.retain(|alias| is_name(alias));
         aliases.sort();
         aliases.dedup();
+        // More would be refused, and the container never placed.
+        aliases.truncate(Endpoint::MAX_ALIASES);
         SeenAttachment { network, endpoint: settings.endpoint_id.unwrap_or_default(), aliases }
     };
     let attachments = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-    // Links give a container other containers' names, with a slash in the middle.
+    // Links give a container other containers' names, with a slash in the middle. An engine allows longer ones than the
+    // cluster does, which would refuse all that is said of the network.
     let names = found.names.unwrap_or_default();
-    let name = names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| !name.contains('/'));
+    let name = names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| is_name(name));
     SeenContainer {
-        name: name.map_or_else(|| id.chars().take(12).collect(), str::to_owned),
+        name: name.map_or_else(|| id.chars().take(Endpoint::SHORT_ID).collect(), str::to_owned),
         attachments: attachments.into_iter().map(attachment).collect(),
         ports: published(found.ports.unwrap_or_default()),
         id,
@@ -200,8 +203,42 @@ fn published(ports: Vec<PortSummary>) -> Vec<String> {
     ports
 }
 
-/// Whether an alias can be a name in a network.
-fn is_name(alias: &str) -> bool {
+/// Whether a container can have a name or an alias in the cluster.
+fn is_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    alias.len() <= 255 && alias.chars().all(plain) && alias.starts_with(|c: char| c.is_ascii_alphanumeric())
+    name.len() <= 255 && name.chars().all(plain) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::{ContainerSummary, ContainerSummaryNetworkSettings, EndpointSettings};
+
+    use super::*;
+
+    fn seen(names: &[&str], aliases: Vec<String>) -> SeenContainer {
+        let settings = EndpointSettings { aliases: Some(aliases), ..EndpointSettings::default() };
+        let networks = Some(HashMap::from([("web".to_owned(), settings)]));
+        let found = ContainerSummary {
+            id: Some("0123456789abcdef".to_owned()),
+            names: Some(names.iter().map(|&name| name.to_owned()).collect()),
+            network_settings: Some(ContainerSummaryNetworkSettings { networks }),
+            ..ContainerSummary::default()
+        };
+        container(found, &[SeenNetwork { id: "w".to_owned(), name: "web".to_owned(), ..SeenNetwork::default() }])
+    }
+
+    #[test]
+    fn a_name_that_the_cluster_would_refuse_is_left_out() {
+        let long = format!("/{}", "x".repeat(256));
+        for (names, expected) in
+            [(&["/c1"][..], "c1"), (&["/other/c1", "/c1"], "c1"), (&[&long], "0123456789ab"), (&[], "0123456789ab")]
+        {
+            assert_eq!(seen(names, vec![]).name, expected, "{names:?}");
+        }
+        let aliases = ["web", "a b", "", "-x", "db", "web"].map(str::to_owned);
+        let attachments = seen(&["/c1"], aliases.to_vec()).attachments;
+        assert_eq!((attachments[0].network.as_str(), &attachments[0].aliases), ("w", &vec!["db".into(), "web".into()]));
+        let many = (0..40).map(|n| format!("alias{n:02}")).collect();
+        assert_eq!(seen(&["/c1"], many).attachments[0].aliases.len(), Endpoint::MAX_ALIASES);
+    }
 }

@@ -18,7 +18,7 @@ use tracing::debug;
 use super::wire::{PoolAddress, ReleasePool, RequestPool};
 use super::{NETWORK_OPTION, parse_address, parse_cidr};
 use crate::api::error::ApiError;
-use crate::api::{find_network, unexpected};
+use crate::api::unexpected;
 use crate::daemon::Daemon;
 use crate::member::Member;
 use crate::plan::engine::likeliest;
@@ -77,11 +77,17 @@ async fn known_pool(member: &Member, id: &str, family: Family, cidr: Option<IpNe
 
 /// The network that an option names by its id; asks the leader if this node has not heard of it.
 pub(super) async fn network_of_option(member: &Member, id: &str) -> Result<Network, ApiError> {
-    if let Ok(network) = find_network(&member.store().state(), id) {
-        return Ok(network.clone());
+    // Not by its name: another one may have the id for a name.
+    let known = || Some(member.store().state().networks.get(&NetworkId(id.parse().ok()?))?.clone());
+    if let Some(network) = known() {
+        return Ok(network);
     }
     member.refresh().await?;
-    find_network(&member.store().state(), id).cloned()
+    known().ok_or_else(|| {
+        let message = format!("there is no network with the id {id:?}, as the option {NETWORK_OPTION} says");
+        let hint = "leave the option out to make another network; pontoon network ls lists those that there are";
+        ApiError::new(Code::NotFound, Reason::NetworkNotFound.as_str(), message, hint)
+    })
 }
 
 /// Gives a claim back. The subnet of a network stays the network's.
@@ -111,6 +117,8 @@ pub(super) async fn request_address(daemon: &Daemon, request: PoolAddress) -> Re
     let member = daemon.member()?;
     let cidr = parse_cidr(&request.pool_id)?;
     let wanted = (!request.address.is_empty()).then(|| parse_address(&request.address)).transpose()?;
+    // The network may have a subnet of the other family, which has it.
+    let wanted = wanted.map(|wanted| inside(cidr, wanted)).transpose()?;
     let is_gateway = request.options.get(ADDRESS_TYPE).is_some_and(|kind| kind == GATEWAY);
     if owner(&member, cidr).is_none() {
         member.refresh().await?;
@@ -123,7 +131,7 @@ pub(super) async fn request_address(daemon: &Daemon, request: PoolAddress) -> Re
             hold(daemon, &member, id, Family::of(cidr.addr()), wanted, name).await?
         }
         // Of a network that is about to be made: it keeps them when it is.
-        Some(Owner::Claim) => wanted.map_or_else(|| first_host(cidr), |wanted| inside(cidr, wanted))?,
+        Some(Owner::Claim) => wanted.map_or_else(|| first_host(cidr), Ok)?,
     };
     Ok(json!({ "Address": format!("{address}/{}", cidr.prefix_len()), "Data": {} }))
 }

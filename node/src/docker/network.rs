@@ -11,7 +11,7 @@ use tonic::Code;
 use tracing::{info, warn};
 
 use super::ipam::network_of_option;
-use super::wire::{self, InterfaceName, IpamData};
+use super::wire::{self, Interface, InterfaceName, IpamData};
 use super::{DRIVER, NETWORK_OPTION, parse_address, parse_cidr};
 use crate::api::error::ApiError;
 use crate::api::unexpected;
@@ -35,6 +35,12 @@ pub(super) async fn create_network(daemon: &Daemon, request: wire::CreateNetwork
     if let Some(id) = options.get(NETWORK_OPTION) {
         let network = network_of_option(&member, &option_text(id)).await?;
         check_same(&request, &network)?;
+        // Without an id the report would say that the engine has lost the network.
+        if request.network_id.is_empty() {
+            let message =
+                format!("network {} cannot be made in an engine: the engine's id of it is empty", network.name);
+            return Err(ApiError::invalid(Reason::InvalidName, message, "name its id in NetworkID"));
+        }
         let known =
             EngineNetwork { network: network.id, node: member.node(), id: request.network_id, containers: Vec::new() };
         return member.propose(Command::ReportEngineNetwork(known)).await.map(drop);
@@ -153,10 +159,12 @@ pub(super) async fn create_endpoint(daemon: &Daemon, request: wire::CreateEndpoi
     let network = member.store().state().network_of_engine(member.node(), &network_id).map(|network| network.id);
     let network = network.ok_or_else(|| unknown_network(&network_id))?;
     let addresses = [&interface.address, &interface.address_ipv6].into_iter().filter(|address| !address.is_empty());
-    let addresses = addresses.map(|address| parse_address(address)).collect::<Result<Vec<IpAddr>, _>>()?;
+    let asked = addresses.map(|address| parse_address(address)).collect::<Result<Vec<IpAddr>, _>>()?;
     let mac = (!interface.mac_address.is_empty()).then(|| parse_mac(&interface.mac_address)).transpose()?;
     let known = member.store().state().endpoint_of_engine(member.node(), &endpoint_id).cloned();
-    let endpoint = match known.filter(|known| known.network == network && known.addresses == addresses) {
+    let endpoint = match known
+        .filter(|known| known.network == network && asked.iter().all(|address| known.addresses.contains(address)))
+    {
         Some(known) => known,
         None => {
             let wanted = CreateEndpoint {
@@ -166,7 +174,7 @@ pub(super) async fn create_endpoint(daemon: &Daemon, request: wire::CreateEndpoi
                 container_id: String::new(),
                 aliases: Vec::new(),
                 mac,
-                addresses,
+                addresses: asked.clone(),
                 sandbox: Sandbox::default(),
                 ifname: None,
                 engine_id: endpoint_id,
@@ -177,9 +185,23 @@ pub(super) async fn create_endpoint(daemon: &Daemon, request: wire::CreateEndpoi
             }
         }
     };
-    // What the engine gave must not be given back.
-    let chosen = if mac.is_none() { json!({ "MacAddress": endpoint.mac.to_string() }) } else { json!({}) };
-    Ok(json!({ "Interface": chosen }))
+    Ok(json!({ "Interface": chosen(&member, &endpoint, &asked, mac) }))
+}
+
+/// What the engine did not give, for it to use. What it gave must not be given back.
+fn chosen(member: &Member, endpoint: &Endpoint, asked: &[IpAddr], mac: Option<Mac>) -> Interface {
+    let state = member.store().state();
+    let subnets = state.networks.get(&endpoint.network).map_or(&[][..], |network| &network.subnets);
+    let address = |v6: bool| {
+        let address = endpoint.addresses.iter().find(|address| address.is_ipv6() == v6 && !asked.contains(address))?;
+        let subnet = subnets.iter().find(|subnet| subnet.cidr.contains(address))?;
+        Some(format!("{address}/{}", subnet.cidr.prefix_len()))
+    };
+    Interface {
+        address: address(false).unwrap_or_default(),
+        address_ipv6: address(true).unwrap_or_default(),
+        mac_address: if mac.is_none() { endpoint.mac.to_string() } else { String::new() },
+    }
 }
 
 fn unknown_network(id: &str) -> ApiError {

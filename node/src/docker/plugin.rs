@@ -7,12 +7,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::net::UnixListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -26,24 +25,29 @@ use crate::daemon::Daemon;
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// Largest request, in bytes: the largest that an engine sends has some hundred auxiliary addresses.
 const MAX_REQUEST: usize = 1 << 20;
+/// How much of what is said of a failure an engine gets and the log keeps, in characters: more than any of it has that does
+/// not repeat a long request.
+const MAX_MESSAGE: usize = 1000;
 /// How long a handler may take: an engine's user waits for it.
 const DEADLINE: Duration = Duration::from_secs(9);
 
 /// Serves the plugin socket until `stop`.
 pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: CancellationToken) -> io::Result<()> {
-    let router = Router::new()
-        .route("/{method}", post(call))
-        .fallback(async || answer(StatusCode::NOT_FOUND, &json!({ "Err": "there is no such method" })))
-        .layer(DefaultBodyLimit::max(MAX_REQUEST))
-        .with_state(daemon);
+    // Whatever is asked for, the answer is JSON.
+    let router = Router::new().fallback(call).layer(DefaultBodyLimit::max(MAX_REQUEST)).with_state(daemon);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 async fn call(
     State(daemon): State<Arc<Daemon>>,
-    UrlPath(method): UrlPath<String>,
+    verb: Method,
+    address: Uri,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
+    let method = address.path().trim_start_matches('/').to_owned();
+    if verb != Method::POST {
+        return unknown(&method);
+    }
     let body = match body {
         Ok(body) => body,
         Err(rejection) => {
@@ -60,7 +64,7 @@ async fn call(
     });
     match work.await {
         Ok(Ok(value)) => answer(StatusCode::OK, &value),
-        Ok(Err(Refusal::Unknown)) => answer(StatusCode::NOT_FOUND, &failure(&method, format!("{method} is not known"))),
+        Ok(Err(Refusal::Unknown)) => unknown(&method),
         Ok(Err(Refusal::Malformed(message))) => answer(StatusCode::BAD_REQUEST, &failure(&method, message)),
         Ok(Err(Refusal::Late)) => {
             let message = format!("{method} was not done within {} s; pontoon status may say why", DEADLINE.as_secs());
@@ -73,6 +77,10 @@ async fn call(
         }
         Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, &failure(&method, error.to_string())),
     }
+}
+
+fn unknown(method: &str) -> Response {
+    answer(StatusCode::NOT_FOUND, &failure(method, shortened(format!("{method:?} is no method of this plugin"))))
 }
 
 fn answer(status: StatusCode, value: &Value) -> Response {
@@ -103,13 +111,23 @@ enum Refusal {
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self::Failed(error)
+        Self::Failed(ApiError { message: shortened(error.message), ..error })
+    }
+}
+
+fn shortened(message: String) -> String {
+    match message.char_indices().nth(MAX_MESSAGE) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
     }
 }
 
 fn read<T: DeserializeOwned>(method: &str, body: &[u8]) -> Result<T, Refusal> {
     let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| Refusal::Malformed(format!("{method}: not such a request: {error}")))
+    // An object: what is derived for `T` takes a list for one, too.
+    let fields: Result<Map<String, Value>, _> = serde_json::from_slice(body);
+    let request = fields.and_then(|fields| serde_json::from_value(Value::Object(fields)));
+    request.map_err(|error| Refusal::Malformed(shortened(format!("{method}: not such a request: {error}"))))
 }
 
 async fn dispatch(daemon: &Daemon, method: &str, body: &[u8]) -> Result<Value, Refusal> {

@@ -76,15 +76,17 @@ pub(super) struct NetworkRef {
     pub(super) network_id: String,
 }
 
-/// The interface of an endpoint.
+/// The interface of an endpoint: in a request what is given, in an answer what was chosen; what is empty is neither.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Interface {
     /// With a prefix length.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) address: String,
     /// With a prefix length.
-    #[serde(rename = "AddressIPv6")]
+    #[serde(rename = "AddressIPv6", skip_serializing_if = "String::is_empty")]
     pub(super) address_ipv6: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) mac_address: String,
 }
 

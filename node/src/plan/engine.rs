@@ -14,6 +14,9 @@ use pontoon_store::model::state::State;
 use super::egress;
 use super::observed::HostFacts;
 
+#[cfg(test)]
+mod tests;
+
 /// A network of the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SeenNetwork {
@@ -139,13 +142,14 @@ impl fmt::Display for Step {
 /// What node `me` should do, given what its engine has.
 pub fn plan(state: &State, me: NodeId, seen: &Seen) -> EnginePlan {
     let mut plan = EnginePlan::default();
-    let own: BTreeMap<&str, &SeenNetwork> =
-        seen.networks.iter().filter(|net| net.ours).map(|net| (net.id.as_str(), net)).collect();
+    let networks = state.networks.values();
+    let here = networks.filter_map(|network| Some((network.id, counterpart(state, me, seen, network)?))).collect();
+    let view = View { state, me, seen, here };
     for network in state.networks.values() {
-        plan_network(&mut plan, state, me, seen, &own, network);
+        view.plan_network(&mut plan, network);
     }
-    for net in own.values() {
-        plan_orphan(&mut plan, state, me, seen, net);
+    for net in seen.networks.iter().filter(|net| view.is_orphan(net)) {
+        view.plan_orphan(&mut plan, net);
     }
     plan_endpoints(&mut plan, state, me, seen);
     let held = state.leases.values().filter(|lease| lease.held_for() == Some(me));
@@ -153,62 +157,106 @@ pub fn plan(state: &State, me: NodeId, seen: &Seen) -> EnginePlan {
     plan
 }
 
-fn plan_network(
-    plan: &mut EnginePlan,
-    state: &State,
-    me: NodeId,
-    seen: &Seen,
-    own: &BTreeMap<&str, &SeenNetwork>,
-    network: &Network,
-) {
+/// The network of the engine that is this one of the cluster: the one that the cluster knows, or one that was made for it.
+/// One of another name is none: a user can make a network for whichever id.
+fn counterpart<'a>(state: &State, me: NodeId, seen: &'a Seen, network: &Network) -> Option<&'a SeenNetwork> {
     let known = state.engine_networks.get(&(network.id, me));
-    let here = known.and_then(|known| own.get(known.id.as_str()));
+    let own = || seen.networks.iter().filter(|net| net.ours);
+    let mut known = own().filter(|net| known.is_some_and(|known| known.id == net.id));
     if network.provisional {
-        match here {
-            Some(here) => plan.steps.push(Step::Name {
-                network: network.id,
-                id: here.id.clone(),
-                name: here.name.clone(),
-                labels: here.labels.clone(),
-            }),
-            None if network.engine == Some(me) => {
-                plan.strays.insert(Stray::Network(network.id));
-            }
-            None => {}
-        }
-        return;
+        return known.next();
     }
-    let here = here.or_else(|| own.values().find(|net| net.made_for == Some(network.id)));
-    match here {
-        Some(here) => {
-            let now = EngineNetwork {
-                network: network.id,
-                node: me,
-                id: here.id.clone(),
-                containers: containers_on(seen, here),
-            };
-            if known != Some(&now) {
-                plan.steps.push(Step::Report(now));
-            }
-        }
-        None => plan_missing(plan, me, seen, network, known),
-    }
+    known.chain(own().filter(|net| net.made_for == Some(network.id))).find(|net| net.name == network.name)
 }
 
-/// A network that the engine does not have.
-fn plan_missing(plan: &mut EnginePlan, me: NodeId, seen: &Seen, network: &Network, known: Option<&EngineNetwork>) {
-    if known.is_some() {
-        let gone = EngineNetwork { network: network.id, node: me, id: String::new(), containers: Vec::new() };
-        plan.steps.push(Step::Report(gone));
+/// The cluster and an engine, side by side.
+struct View<'a> {
+    state: &'a State,
+    me: NodeId,
+    seen: &'a Seen,
+    /// The engine's networks that are the cluster's.
+    here: BTreeMap<NetworkId, &'a SeenNetwork>,
+}
+
+impl View<'_> {
+    fn plan_network(&self, plan: &mut EnginePlan, network: &Network) {
+        let here = self.here.get(&network.id);
+        if network.provisional {
+            match here {
+                Some(here) => plan.steps.push(Step::Name {
+                    network: network.id,
+                    id: here.id.clone(),
+                    name: here.name.clone(),
+                    labels: here.labels.clone(),
+                }),
+                None if network.engine == Some(self.me) => {
+                    plan.strays.insert(Stray::Network(network.id));
+                }
+                None => {}
+            }
+            return;
+        }
+        let known = self.state.engine_networks.get(&(network.id, self.me));
+        let report = |id: String, containers| EngineNetwork { network: network.id, node: self.me, id, containers };
+        match here {
+            Some(here) => {
+                let now = report(here.id.clone(), containers_on(self.seen, here));
+                if known != Some(&now) {
+                    plan.steps.push(Step::Report(now));
+                }
+            }
+            None => {
+                if known.is_some() {
+                    plan.steps.push(Step::Report(report(String::new(), Vec::new())));
+                }
+                self.plan_missing(plan, network);
+            }
+        }
     }
-    match seen.networks.iter().find(|net| net.name == network.name) {
-        // Of ours: it is about to go, and until then the engine would find two under one name.
-        Some(other) if other.ours => {}
-        Some(_) => plan.problems.push(format!(
-            "the engine has a network {} of its own, so it cannot have the cluster's: remove or rename one of them",
-            network.name
-        )),
-        None => plan.steps.push(Step::Create(network.clone())),
+
+    /// A network that the engine does not have.
+    fn plan_missing(&self, plan: &mut EnginePlan, network: &Network) {
+        let in_the_way = || self.seen.networks.iter().filter(|net| net.name == network.name);
+        if in_the_way().any(|net| !net.ours) {
+            plan.problems.push(format!(
+                "the engine has a network {} of its own, so it cannot have the cluster's: remove or rename one of them",
+                network.name
+            ));
+        } else if in_the_way().all(|net| self.can_go(net)) {
+            plan.steps.push(Step::Create(network.clone()));
+        }
+        // Otherwise it waits: the one in the way loses its name or is given up in this pass, or has containers.
+    }
+
+    /// Whether a network is of ours and none of the cluster's.
+    fn is_orphan(&self, net: &SeenNetwork) -> bool {
+        net.ours && self.here.values().all(|here| here.id != net.id)
+    }
+
+    /// Whether a network is removed in this round: an orphan that nobody is on, and that the cluster does not take for one of
+    /// its own.
+    fn can_go(&self, net: &SeenNetwork) -> bool {
+        let known = self.state.network_of_engine(self.me, &net.id);
+        self.is_orphan(net) && known.is_none() && containers_on(self.seen, net).is_empty()
+    }
+
+    /// A network of ours in the engine that is none of the cluster's, and not about to be.
+    fn plan_orphan(&self, plan: &mut EnginePlan, net: &SeenNetwork) {
+        if self.can_go(net) {
+            // First: another network may have its name.
+            plan.steps.insert(0, Step::Remove { id: net.id.clone(), name: net.name.clone() });
+            return;
+        }
+        let containers = containers_on(self.seen, net);
+        let names: Vec<&str> = containers.iter().map(|container| container.name.as_str()).collect();
+        if !names.is_empty() {
+            plan.problems.push(format!(
+                "the engine has network {} for {}, and the cluster has it not (any more): remove the containers, or put \
+                 them on another network",
+                net.name,
+                names.join(", ")
+            ));
+        }
     }
 }
 
@@ -218,27 +266,6 @@ fn containers_on(seen: &Seen, net: &SeenNetwork) -> Vec<EngineContainer> {
     let mut containers: Vec<EngineContainer> = seen.containers.iter().filter(on_it).map(container).collect();
     containers.sort();
     containers
-}
-
-/// A network of ours in the engine that is none of the cluster's, and not about to be.
-fn plan_orphan(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen, net: &SeenNetwork) {
-    let wanted = state.network_of_engine(me, &net.id).is_some()
-        || net.made_for.is_some_and(|id| state.networks.contains_key(&id));
-    if wanted {
-        return;
-    }
-    let containers = containers_on(seen, net);
-    if containers.is_empty() {
-        // First: another network may have its name.
-        plan.steps.insert(0, Step::Remove { id: net.id.clone(), name: net.name.clone() });
-        return;
-    }
-    let names: Vec<&str> = containers.iter().map(|container| container.name.as_str()).collect();
-    plan.problems.push(format!(
-        "the engine has network {} for {}, and the cluster has it not (any more): remove the containers, or put them on another network",
-        net.name,
-        names.join(", ")
-    ));
 }
 
 fn plan_endpoints(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen) {

@@ -179,6 +179,8 @@ impl State {
             let used = self.endpoints_of_network(network.id).next().is_some()
                 || self.leases_of_network(network.id).any(|lease| lease.held_for().is_some());
             found.unless(!used, || format!("network {} is used and has no name", network.name));
+            let made_by = network.engine.is_some_and(|node| self.nodes.contains_key(&node));
+            found.unless(made_by, || format!("nobody can tell the name of network {}", network.name));
         }
     }
 }

@@ -249,6 +249,8 @@ pub struct Endpoint {
 impl Endpoint {
     /// How much of an engine's id stands for a name, in bytes: as much as engines show of their ids.
     pub const SHORT_ID: usize = 12;
+    /// How many other names a container may have on a network.
+    pub const MAX_ALIASES: usize = 32;
 
     /// Whether its interface is in its namespace, as far as the cluster knows.
     pub fn is_placed(&self) -> bool {

@@ -13,7 +13,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Pid;
 
 use super::cli::{Cli, program};
-use super::{Host, Lab, Netns, Room};
+use super::{Host, Lab, Netns, Plugin, Room};
 use crate::wait_for;
 
 /// How long a daemon may take until it answers: its data folder is checked and the log read.
@@ -31,6 +31,8 @@ pub struct DaemonOptions {
     pub data_dir: Option<PathBuf>,
     /// More arguments.
     pub args: Vec<String>,
+    /// Whether it opens its plugin socket, in its folder, although there is no engine: the scenario speaks for one.
+    pub plugin: bool,
     /// Environment variables.
     pub env: Vec<(String, String)>,
 }
@@ -90,6 +92,11 @@ impl Daemon {
         self.dir.join("pontoon.sock")
     }
 
+    /// Its plugin socket, if it opens one without an engine.
+    pub fn plugin(&self) -> Plugin {
+        Plugin::new(&self.dir.join("plugin.sock"))
+    }
+
     /// What it logs.
     pub fn log(&self) -> PathBuf {
         self.dir.join("log")
@@ -142,7 +149,10 @@ impl Daemon {
         command.arg("--data-dir").arg(self.data_dir());
         command.arg("--socket").arg(self.socket());
         command.args(["--netns", self.overlay.name()]);
-        if self.room.is_none() {
+        if self.options.plugin {
+            command.arg("--docker").arg(self.dir.join("no-engine.sock"));
+            command.arg("--docker-plugin").arg(self.plugin().path());
+        } else if self.room.is_none() {
             // The machine's own engine, if it has one, is none of the lab's.
             command.args(["--docker", "off"]);
         }

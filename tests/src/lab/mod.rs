@@ -22,6 +22,7 @@ mod engine;
 mod guard;
 mod netns;
 mod ping;
+mod plugin;
 mod room;
 
 use std::env;
@@ -41,6 +42,7 @@ pub use docker::{Docker, DockerError};
 pub use engine::{Engine, EngineKind, IMAGE};
 pub use netns::Netns;
 pub use ping::{PingReport, Pinger};
+pub use plugin::{Answer, Plugin};
 pub use room::Room;
 
 use guard::Guard;

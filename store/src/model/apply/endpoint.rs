@@ -12,8 +12,6 @@ use super::Changing;
 use super::address::Asker;
 use super::engine::{check_engine_id, check_named};
 
-/// How many other names a container may have on a network.
-const MAX_ALIASES: usize = 32;
 /// Longest id of a container, in bytes: engines use 64 hexadecimal digits.
 const MAX_CONTAINER_ID: usize = 128;
 /// Longest path of a namespace, in bytes (`PATH_MAX` of linux/limits.h).
@@ -219,9 +217,9 @@ impl Changing<'_> {
 pub(super) fn check_texts(container: &str, container_id: &str, aliases: &[String]) -> Result<(), Rejection> {
     name::check("container", container, name::MAX_CONTAINER_NAME)?;
     name::check_text("container id", container_id, MAX_CONTAINER_ID)?;
-    if aliases.len() > MAX_ALIASES {
+    if aliases.len() > Endpoint::MAX_ALIASES {
         let message = format!("container {container} would have {} aliases", aliases.len());
-        return Err(Rejection::new(Reason::TooLarge, message, format!("use {MAX_ALIASES} at most")));
+        return Err(Rejection::new(Reason::TooLarge, message, format!("use {} at most", Endpoint::MAX_ALIASES)));
     }
     for alias in aliases {
         name::check("container", alias, name::MAX_CONTAINER_NAME)?;

@@ -172,11 +172,38 @@ impl Changing<'_> {
         check_sandbox(&placed.name, &placed.sandbox)?;
         name::check_ifname(&placed.ifname)?;
         check_ports(placed)?;
-        self.check_name_free(network, node, &placed.name, Some(endpoint.id))?;
+        let former = self.former_holder(&endpoint, &placed.name);
+        match &former {
+            Some(former) => self.check_name_free(network, node, &former.name, Some(former.id))?,
+            None => self.check_name_free(network, node, &placed.name, Some(endpoint.id))?,
+        }
         self.check_not_on(network, node.id, &placed.sandbox, Some(endpoint.id))?;
         self.check_ifname_free(&endpoint, placed)?;
+        if let Some(former) = former {
+            self.rename(former);
+        }
         let PlaceEndpoint { name, container_id, aliases, sandbox, ifname, ports, .. } = placed.clone();
         Ok(self.activate(Endpoint { name, container_id, aliases, sandbox, ifname, ports, ..endpoint }))
+    }
+
+    /// The other endpoint of the engine that has this name here, as it is without it: an engine gives a name to one container
+    /// at a time, so that one was renamed or is gone.
+    fn former_holder(&self, endpoint: &Endpoint, name: &str) -> Option<Endpoint> {
+        let other = self.state.endpoint_named(endpoint.network, endpoint.node, name)?;
+        let unnamed: String = other.engine_id.chars().take(Endpoint::SHORT_ID).collect();
+        let loses_it = other.id != endpoint.id && !unnamed.is_empty() && unnamed != name;
+        loses_it.then(|| Endpoint { name: unnamed, ..other.clone() })
+    }
+
+    /// Puts an endpoint that has another name, and its leases.
+    fn rename(&mut self, endpoint: Endpoint) {
+        for &address in &endpoint.addresses {
+            if let Some(mut lease) = self.state.leases.get(&(endpoint.network, address)).cloned() {
+                lease.name.clone_from(&endpoint.name);
+                self.put_lease(lease);
+            }
+        }
+        self.put_endpoint(endpoint);
     }
 
     fn check_ifname_free(&self, endpoint: &Endpoint, placed: &PlaceEndpoint) -> Result<(), Rejection> {
@@ -193,6 +220,11 @@ impl Changing<'_> {
     pub(super) fn end_engine(&mut self, node: NodeId) {
         self.drop_claims(|claim| claim.node == node);
         self.drop_engine_networks(|known| known.node == node);
+        let unnamed = self.state.networks.values().filter(|net| net.provisional && net.engine == Some(node));
+        for network in unnamed.map(|network| network.id).collect::<Vec<_>>() {
+            // Nobody else can tell its name. Refused only when it is used, which it is not without a name.
+            let _ = self.remove_network(network);
+        }
         let held = self.state.leases.values().filter(|lease| lease.held_for() == Some(node));
         for (network, address, epoch) in held.map(|l| (l.network, l.address, l.epoch)).collect::<Vec<_>>() {
             // Refused only when the lease is another one by now, which nothing here makes it.

@@ -123,6 +123,17 @@ fn a_claim_becomes_a_network() {
 }
 
 #[test]
+fn a_network_that_nobody_can_name_any_more_is_gone() {
+    let (mut world, _) = World::with_network();
+    let named = world.made_by_engine(2, "abc", "db");
+    let claim = world.claim(2, None);
+    let unnamed = world.network(world.of_engine(2, "def", claim.cidr));
+    world.ok(Command::RemoveNode { node: world.node(2).id, force: false });
+    assert!(world.state.networks.contains_key(&named.id) && !world.state.networks.contains_key(&unnamed.id));
+    assert!(world.state.leases_of_network(unnamed.id).next().is_none());
+}
+
+#[test]
 fn a_claim_keeps_others_away_for_as_long_as_it_lasts() {
     let (mut world, _) = World::with_network();
     let claim = world.claim(1, Some("10.9.0.0/24"));
@@ -179,6 +190,37 @@ fn a_container_of_an_engine_from_its_address_to_its_end() {
     assert!(matches!(lease.state, LeaseState::Cooling { .. }) && lease.previous[0].name == "c2", "{lease:?}");
     assert_eq!(world.held(1, &network, None, "").address, ip("10.0.1.4"), "it cools");
     assert_eq!(world.held(1, &network, None, "c2").address, ip("10.0.1.2"), "but not for the one that had it");
+}
+
+#[test]
+fn containers_that_have_swapped_names_are_known_by_them() {
+    let (mut world, network) = World::with_network();
+    let running = |world: &mut World, address: &str, name: &str| {
+        let endpoint = world.endpoint(world.engine_endpoint(1, &network, address, &format!("{name}-endpoint")));
+        world.placed(&endpoint, name)
+    };
+    let (first, second) = (running(&mut world, "10.0.0.2", "c1"), running(&mut world, "10.0.0.3", "c2"));
+    // As seen from here, both names changed at once, each to the one that the other still has.
+    let placing = |endpoint: &Endpoint, name: &str| PlaceEndpoint {
+        endpoint: endpoint.id,
+        epoch: endpoint.epoch,
+        name: name.to_owned(),
+        container_id: endpoint.container_id.clone(),
+        aliases: Vec::new(),
+        sandbox: endpoint.sandbox.clone(),
+        ifname: endpoint.ifname.clone(),
+        ports: Vec::new(),
+    };
+    world.ok(Command::PlaceEndpoint(placing(&first, "c2")));
+    let unnamed = &world.state.endpoints[&second.id];
+    assert_eq!((unnamed.name.as_str(), unnamed.state), ("c2-endpoint", EndpointState::Active));
+    assert_eq!(world.lease(&network, "10.0.0.3").unwrap().name, "c2-endpoint");
+    world.ok(Command::PlaceEndpoint(placing(&second, "c1")));
+    assert_eq!([first.id, second.id].map(|id| world.state.endpoints[&id].name.clone()), ["c2", "c1"]);
+    // What no engine has made keeps its name.
+    world.endpoint(world.container(&network, 1, "c3"));
+    let third = placing(&second, "c3");
+    world.refused(Command::PlaceEndpoint(third), Reason::EndpointNameTaken, &["c3", "n1", "/run/netns/c3"]);
 }
 
 #[test]
