@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench install clean root
+.PHONY: help demo demo-docker test lint check bench install clean root
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -11,12 +11,17 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(PATH):$(abspath $(TARGET))/tools/bin:/usr/sbin:/sbin
 
 help: ## List the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: root ## Three hosts, one overlay, and a leader that dies (KEEP=1 leaves the hosts up)
 	@tests/setup.sh demo
 	@cargo build --locked --package pontoon-node --package pontoon-cli --bins
 	@KEEP=$(KEEP) tests/demo.sh
+
+demo-docker: root ## Two hosts with a Docker Engine each, and what their administrator types (KEEP=1 leaves them up)
+	@tests/setup.sh demo-docker
+	@cargo build --locked --package pontoon-node --package pontoon-cli --package pontoon-tests --bin pontoond --bin pontoon --bin demo-docker
+	@KEEP=$(KEEP) PONTOON_BIN_DIR=$(abspath $(TARGET))/debug $(TARGET)/debug/demo-docker
 
 test: root ## Install what the tests need and run them all
 	@tests/setup.sh test

@@ -159,8 +159,8 @@ impl Engine {
         self.process.as_ref().map(|process| Pid::from_raw(process.id().cast_signed()))
     }
 
-    /// A command that runs where the engine does.
-    pub(super) fn command(&self, program: &str) -> Command {
+    /// A command that runs where the engine does, as on a terminal of the host: `/run/docker.sock` is the engine's.
+    pub fn command(&self, program: &str) -> Command {
         let mut command = match &self.root {
             Some(root) => {
                 let mut command = self.room.command("nsenter");
