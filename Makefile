@@ -47,6 +47,7 @@ install: ## Build for release and install: PREFIX=/usr/local, DESTDIR= for packa
 	install -D -m 755 $(TARGET)/release/pontoond $(DESTDIR)$(PREFIX)/bin/pontoond
 	install -D -m 755 $(TARGET)/release/pontoon $(DESTDIR)$(PREFIX)/bin/pontoon
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' node/dist/pontoond.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/pontoond.service
+	install -D -m 644 node/dist/pontoond-docker.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/pontoond-docker.socket
 	$(TARGET)/release/pontoon completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pontoon
 	$(TARGET)/release/pontoon completion zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_pontoon
 	$(TARGET)/release/pontoon completion fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/pontoon.fish

@@ -88,16 +88,23 @@ fn sigterm_while_a_request_waits() -> Result<()> {
     })
 }
 
+/// The text of a unit file.
+fn unit(name: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/dist").join(name);
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
 #[test]
-fn the_unit_file_is_understood() -> Result<()> {
-    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/dist/pontoond.service");
-    let unit = fs::read_to_string(&unit).with_context(|| format!("cannot read {}", unit.display()))?;
+fn the_unit_files_are_understood() -> Result<()> {
+    let units = ["pontoond.service", "pontoond-docker.socket"];
     let dir = tempfile::tempdir()?;
-    let copy = dir.path().join("pontoond.service");
-    // The daemon need not be installed.
-    fs::write(&copy, unit.replace("/usr/local/bin/pontoond", "/bin/true"))?;
-    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output();
-    let output = output.context("cannot run systemd-analyze: run tests/setup.sh")?;
+    for name in units {
+        // The daemon need not be installed.
+        fs::write(dir.path().join(name), unit(name)?.replace("/usr/local/bin/pontoond", "/bin/true"))?;
+    }
+    let mut command = Command::new("systemd-analyze");
+    command.args(["verify", "--man=no"]).args(units.map(|name| dir.path().join(name)));
+    let output = command.output().context("cannot run systemd-analyze: run tests/setup.sh")?;
     let said = String::from_utf8_lossy(&output.stderr);
     // What it does not know, it only warns of.
     ensure!(output.status.success() && said.is_empty(), "{}: {said}", output.status);
