@@ -94,6 +94,35 @@ fn unit(name: &str) -> Result<String> {
     fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// Everything that the daemon runs works with no more than the unit file leaves it.
+#[test]
+fn the_unit_files_capabilities_are_enough() -> Result<()> {
+    let unit = unit("pontoond.service")?;
+    let kept = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).context("all are kept")?;
+    let kept = kept.to_lowercase().replace("cap_", "+").replace(' ', ",");
+    run_with(Options { hosts: 1, ..Options::default() }, |cluster| {
+        cluster.daemon(0).term()?;
+        cluster.daemon(0).start_through(&["setpriv", &format!("--bounding-set=-all,{kept}"), "--inh-caps=-all"]);
+        cluster.daemon(0).up()?;
+        cluster.form()?;
+        cluster.cli(0).run("network create my-overlay")?;
+        let (container, _) = cluster.attached(0, "c1", "my-overlay")?;
+        // It hears of that, and does not wait for its next look in half a minute.
+        container.netns.ip("link set eth0 down")?;
+        wait_for("the interface to be up again", Duration::from_secs(5), || {
+            let shown = container.netns.run("ip", &["link", "show", "dev", "eth0"])?;
+            ensure!(shown.contains(",UP"), "{shown}");
+            Ok(())
+        })?;
+        for task in cluster.status(0)?["tasks"].as_array().context("no tasks")? {
+            ensure!(task["failures"].as_u64().unwrap_or_default() == 0, "{task}");
+        }
+        let log = fs::read_to_string(cluster.daemon(0).log())?;
+        ensure!(!log.contains("WARN"), "{log}");
+        Ok(())
+    })
+}
+
 #[test]
 fn the_unit_files_are_understood() -> Result<()> {
     let units = ["pontoond.service", "pontoond-docker.socket"];
