@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-engines lint check bench install clean root
+.PHONY: help demo demo-docker test test-engines lint check bench install clean root
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -11,12 +11,17 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(PATH):$(abspath $(TARGET))/tools/bin:/usr/sbin:/sbin
 
 help: ## List the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: root ## Three hosts, one overlay, and a leader that dies (KEEP=1 leaves the hosts up)
 	@tests/setup.sh demo
 	@cargo build --locked --package pontoon-node --package pontoon-cli --bins
 	@KEEP=$(KEEP) tests/demo.sh
+
+demo-docker: root ## Two hosts with a Docker Engine each, and what their administrator types (KEEP=1 leaves them up)
+	@tests/setup.sh demo-docker
+	@cargo build --locked --package pontoon-node --package pontoon-cli --package pontoon-tests --bin pontoond --bin pontoon --bin demo-docker
+	@KEEP=$(KEEP) PONTOON_BIN_DIR=$(abspath $(TARGET))/debug $(TARGET)/debug/demo-docker
 
 test: root ## Install what the tests need and run them all
 	@tests/setup.sh test
@@ -46,6 +51,7 @@ install: ## Build for release and install: PREFIX=/usr/local, DESTDIR= for packa
 	install -D -m 755 $(TARGET)/release/pontoond $(DESTDIR)$(PREFIX)/bin/pontoond
 	install -D -m 755 $(TARGET)/release/pontoon $(DESTDIR)$(PREFIX)/bin/pontoon
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' node/dist/pontoond.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/pontoond.service
+	install -D -m 644 node/dist/pontoond-docker.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/pontoond-docker.socket
 	$(TARGET)/release/pontoon completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pontoon
 	$(TARGET)/release/pontoon completion zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_pontoon
 	$(TARGET)/release/pontoon completion fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/pontoon.fish

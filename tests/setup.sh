@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what is missing, and nothing else: `tests/setup.sh demo` for the demo, `tests/setup.sh test` for the tests,
-# `tests/setup.sh engines` for one more Docker Engine to test with, `tests/setup.sh bench` for the benchmarks,
-# `tests/setup.sh check` for the checks. Debian's packages; on another system it names the programs.
+# Installs what is missing, and nothing else: `tests/setup.sh demo` for the demo, `tests/setup.sh demo-docker` for that
+# with Docker, `tests/setup.sh test` for the tests, `tests/setup.sh engines` for one more Docker Engine to test with,
+# `tests/setup.sh bench` for the benchmarks, `tests/setup.sh check` for the checks. Debian's packages; on another system
+# it names the programs.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -11,8 +12,9 @@ engines=$target/engines                           # Docker Engines of other Debi
 
 # program:package
 demo=(ip:iproute2 nft:nftables ping:iputils-ping sysctl:procps)
-test=("${demo[@]}" strace:strace iperf3:iperf3 sockperf:sockperf jq:jq ss:iproute2
-  setpriv:util-linux systemd-analyze:systemd docker-compose:docker-compose busybox:busybox-static iptables:iptables debootstrap:debootstrap)
+image=(busybox:busybox-static iperf3:iperf3 sockperf:sockperf)
+test=("${demo[@]}" "${image[@]}" strace:strace jq:jq ss:iproute2
+  setpriv:util-linux systemd-analyze:systemd docker-compose:docker-compose iptables:iptables debootstrap:debootstrap)
 faketime='/usr/lib/*/faketime/libfaketimeMT.so.1'
 
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -127,6 +129,11 @@ etcd() {
 
 case ${1:-} in
   demo) packages "${demo[@]}" ;;
+  demo-docker)
+    packages "${demo[@]}" "${image[@]}" iptables:iptables
+    docker
+    keep image.tar image
+    ;;
   test)
     packages "${test[@]}" "$faketime:libfaketime"
     docker
@@ -137,5 +144,5 @@ case ${1:-} in
   engines) packages "${test[@]}"; docker; keep sid suite sid; keep image.tar image ;;
   bench) packages "${test[@]}"; etcd ;;
   check) deny ;;
-  *) sed -n '2,4p' "$0" | sed 's/^# //'; exit 2 ;;
+  *) sed -n '2,5p' "$0" | sed 's/^# //'; exit 2 ;;
 esac

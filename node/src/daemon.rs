@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use pontoon_store::StoreSlot;
 use pontoon_store::tasks::TaskBoard;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, SetOnce};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -31,6 +31,7 @@ pub struct Daemon {
     /// Data folder. Whoever has it may enter or leave a cluster: one at a time.
     pub(crate) data: Mutex<DataDir>,
     member: RwLock<Option<Arc<Member>>>,
+    settled: SetOnce<()>,
 }
 
 impl Daemon {
@@ -44,6 +45,7 @@ impl Daemon {
             containers: Arc::default(),
             data: Mutex::new(data),
             member: RwLock::new(None),
+            settled: SetOnce::new(),
         }
     }
 
@@ -62,6 +64,18 @@ impl Daemon {
     /// This daemon as a member, if it is one.
     pub fn try_member(&self) -> Option<Arc<Member>> {
         self.member.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the daemon has found out whether it is a member: for a moment after its start, it may be one and not
+    /// know it yet.
+    pub(crate) async fn settled(&self) {
+        self.settled.wait().await;
+    }
+
+    /// It is what its data folder says, from now on.
+    pub(crate) fn settle(&self) {
+        // Once more changes nothing.
+        let _ = self.settled.set(());
     }
 
     /// Becomes a member, or ceases to be one; returns what it was.

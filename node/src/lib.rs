@@ -108,6 +108,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     // Before anything else of a member runs: an engine that starts waits for this socket.
     let mut plugins = tokio::spawn(shown(daemon.tasks.task("docker-plugin"), serve_plugin(daemon.clone(), plugin)));
     lifecycle::resume(&daemon).await.map_err(|error| RunError::Resume { message: error.message, hint: error.hint })?;
+    daemon.settle();
     let serving = serve::serve_admin(daemon.clone(), admin, stop.clone());
     let mut admins = tokio::spawn(shown(daemon.tasks.task("admin"), serving));
     tokio::spawn(page::run(daemon.clone(), page));

@@ -2,10 +2,13 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::socket::sockopt::{AcceptConn, SockType as TypeOf};
+use nix::sys::socket::{SockType, getsockopt};
 use nix::sys::stat::{Mode, umask};
 use pontoon_proto::v1::cluster_service_server::ClusterServiceServer;
 use pontoon_proto::v1::endpoint_service_server::EndpointServiceServer;
@@ -37,6 +40,9 @@ pub struct Door {
 
 const ADMIN: Door = Door { name: "admin", option: "--socket" };
 const PLUGIN: Door = Door { name: "Docker plugin", option: "--docker-plugin" };
+
+/// Name that a supervisor gives the plugin socket when it passes it (`FileDescriptorName=` of a socket unit).
+const PASSED_PLUGIN: &str = "docker-plugin";
 
 /// A door cannot be opened, or broke.
 #[derive(Debug, Error)]
@@ -75,6 +81,15 @@ pub enum ServeError {
         /// Its path.
         path: PathBuf,
     },
+    /// What the supervisor has passed cannot be the plugin socket.
+    #[error(
+        "cannot serve Docker at the socket that was passed as {PASSED_PLUGIN}: {source}; pass a unix stream socket \
+        that listens, as pontoond-docker.socket does, or none"
+    )]
+    Passed {
+        /// Why.
+        source: io::Error,
+    },
     /// Serving ended.
     #[error("the {door} failed: {source}")]
     Broke {
@@ -107,9 +122,34 @@ pub fn bind_admin(path: &Path) -> Result<UnixListener, ServeError> {
     bind_unix(path, &ADMIN)
 }
 
-/// Opens Docker's plugin socket, for root and its group.
+/// Opens Docker's plugin socket, for root and its group. If the supervisor has passed one, it is that: requests may wait
+/// in it since before this daemon was started. To be called once.
 pub fn bind_plugin(path: &Path) -> Result<UnixListener, ServeError> {
-    bind_unix(path, &PLUGIN)
+    let passed = passed(PASSED_PLUGIN).and_then(|passed| passed.map(listener).transpose());
+    match passed.map_err(|source| ServeError::Passed { source })? {
+        Some(listener) => Ok(listener),
+        None => bind_unix(path, &PLUGIN),
+    }
+}
+
+/// What the supervisor has passed under this name (sd_listen_fds(3)).
+#[allow(unsafe_code, reason = "a descriptor from the environment is a number")]
+fn passed(name: &str) -> io::Result<Option<OwnedFd>> {
+    let mut passed = sd_notify::listen_fds_with_names()?;
+    let found = passed.find(|(_, known)| known == name);
+    // SAFETY: LISTEN_PID says that it was opened for this process, listen_fds has found it open, and nothing else takes it.
+    Ok(found.map(|(fd, _)| unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// A listener, if this is one.
+fn listener(fd: OwnedFd) -> io::Result<UnixListener> {
+    let is_listener = getsockopt(&fd, AcceptConn)? && getsockopt(&fd, TypeOf)? == SockType::Stream;
+    let listener = std::os::unix::net::UnixListener::from(fd);
+    if !is_listener || listener.local_addr().is_err() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is none"));
+    }
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 fn bind_unix(path: &Path, door: &'static Door) -> Result<UnixListener, ServeError> {
@@ -145,4 +185,34 @@ pub async fn serve_admin(
         .add_service(EndpointServiceServer::new(Endpoints(daemon)).max_decoding_message_size(MAX_ADMIN_REQUEST));
     let result = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned()).await;
     result.map_err(|source| ServeError::Broke { door: "admin socket", source: source.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_listening_unix_stream_socket_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let taken = listener(net::UnixListener::bind(&path).unwrap().into()).unwrap();
+        let (client, accepted) = tokio::join!(tokio::net::UnixStream::connect(&path), taken.accept());
+        assert!(client.is_ok() && accepted.is_ok());
+
+        let (stream, _other) = net::UnixStream::pair().unwrap();
+        let (datagram, _other) = net::UnixDatagram::pair().unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let others: [OwnedFd; 4] = [stream.into(), datagram.into(), tcp.into(), file.into()];
+        for other in others {
+            assert!(listener(other).is_err());
+        }
+    }
+
+    #[test]
+    fn nothing_is_passed_unless_the_environment_says_so() {
+        assert!(passed(PASSED_PLUGIN).unwrap().is_none());
+    }
 }

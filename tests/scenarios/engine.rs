@@ -131,8 +131,8 @@ fn a_daemon_is_beside_an_engine_of_another_release() -> Result<()> {
     shares_with_daemon(EngineKind::Suite("trixie"), EnginesStart::First)
 }
 
-/// What is left of a lab.
-fn leftovers(prefix: &str, dir: &Path) -> Result<BTreeSet<String>> {
+/// What is left of a lab whose names begin with `prefix`, and of its folder.
+pub(crate) fn leftovers(prefix: &str, dir: &Path) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     let named = |line: &str| line.contains(&format!("{prefix}-")) || line.contains(&format!("{}/", dir.display()));
     for process in fs::read_dir("/proc")? {
@@ -160,7 +160,7 @@ fn leftovers(prefix: &str, dir: &Path) -> Result<BTreeSet<String>> {
 }
 
 /// Waits until nothing is left.
-fn gone(prefix: &str, dir: &Path) -> Result<()> {
+pub(crate) fn gone(prefix: &str, dir: &Path) -> Result<()> {
     wait_for("nothing to be left", Duration::from_secs(20), || {
         let left = leftovers(prefix, dir)?;
         ensure!(left.is_empty(), "{left:#?}");

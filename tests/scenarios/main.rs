@@ -2,6 +2,7 @@
 //!
 //! The core scenarios (`reach`, `leader_kill`, `restart`) run in several [`environment`]s.
 
+mod activation;
 mod crash;
 mod daemon;
 mod demo;

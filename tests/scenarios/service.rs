@@ -88,16 +88,52 @@ fn sigterm_while_a_request_waits() -> Result<()> {
     })
 }
 
+/// The text of a unit file.
+fn unit(name: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/dist").join(name);
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Everything that the daemon runs works with no more than the unit file leaves it.
 #[test]
-fn the_unit_file_is_understood() -> Result<()> {
-    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/dist/pontoond.service");
-    let unit = fs::read_to_string(&unit).with_context(|| format!("cannot read {}", unit.display()))?;
+fn the_unit_files_capabilities_are_enough() -> Result<()> {
+    let unit = unit("pontoond.service")?;
+    let kept = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).context("all are kept")?;
+    let kept = kept.to_lowercase().replace("cap_", "+").replace(' ', ",");
+    run_with(Options { hosts: 1, ..Options::default() }, |cluster| {
+        cluster.daemon(0).term()?;
+        cluster.daemon(0).start_through(&["setpriv", &format!("--bounding-set=-all,{kept}"), "--inh-caps=-all"]);
+        cluster.daemon(0).up()?;
+        cluster.form()?;
+        cluster.cli(0).run("network create my-overlay")?;
+        let (container, _) = cluster.attached(0, "c1", "my-overlay")?;
+        // It hears of that, and does not wait for its next look in half a minute.
+        container.netns.ip("link set eth0 down")?;
+        wait_for("the interface to be up again", Duration::from_secs(5), || {
+            let shown = container.netns.run("ip", &["link", "show", "dev", "eth0"])?;
+            ensure!(shown.contains(",UP"), "{shown}");
+            Ok(())
+        })?;
+        for task in cluster.status(0)?["tasks"].as_array().context("no tasks")? {
+            ensure!(task["failures"].as_u64().unwrap_or_default() == 0, "{task}");
+        }
+        let log = fs::read_to_string(cluster.daemon(0).log())?;
+        ensure!(!log.contains("WARN"), "{log}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_unit_files_are_understood() -> Result<()> {
+    let units = ["pontoond.service", "pontoond-docker.socket"];
     let dir = tempfile::tempdir()?;
-    let copy = dir.path().join("pontoond.service");
-    // The daemon need not be installed.
-    fs::write(&copy, unit.replace("/usr/local/bin/pontoond", "/bin/true"))?;
-    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output();
-    let output = output.context("cannot run systemd-analyze: run tests/setup.sh")?;
+    for name in units {
+        // The daemon need not be installed.
+        fs::write(dir.path().join(name), unit(name)?.replace("/usr/local/bin/pontoond", "/bin/true"))?;
+    }
+    let mut command = Command::new("systemd-analyze");
+    command.args(["verify", "--man=no"]).args(units.map(|name| dir.path().join(name)));
+    let output = command.output().context("cannot run systemd-analyze: run tests/setup.sh")?;
     let said = String::from_utf8_lossy(&output.stderr);
     // What it does not know, it only warns of.
     ensure!(output.status.success() && said.is_empty(), "{}: {said}", output.status);

@@ -130,8 +130,8 @@ fn read<T: DeserializeOwned>(method: &str, body: &[u8]) -> Result<T, Refusal> {
     request.map_err(|error| Refusal::Malformed(shortened(format!("{method}: not such a request: {error}"))))
 }
 
-async fn dispatch(daemon: &Daemon, method: &str, body: &[u8]) -> Result<Value, Refusal> {
-    let done = |()| json!({});
+/// What is answered in the same way by every daemon.
+fn fixed(method: &str) -> Option<Value> {
     let value = match method {
         "Plugin.Activate" => json!({ "Implements": ["NetworkDriver", "IpamDriver"] }),
         // Local, because engines of their own keep the networks; the containers reach further all the same.
@@ -140,6 +140,22 @@ async fn dispatch(daemon: &Daemon, method: &str, body: &[u8]) -> Result<Value, R
         "IpamDriver.GetDefaultAddressSpaces" => {
             json!({ "LocalDefaultAddressSpace": DRIVER, "GlobalDefaultAddressSpace": DRIVER })
         }
+        "NetworkDriver.EndpointOperInfo" => json!({ "Value": {} }),
+        // Nothing to do: other nodes are learnt from the log.
+        "NetworkDriver.DiscoverNew" | "NetworkDriver.DiscoverDelete" => json!({}),
+        _ => return None,
+    };
+    Some(value)
+}
+
+async fn dispatch(daemon: &Daemon, method: &str, body: &[u8]) -> Result<Value, Refusal> {
+    if let Some(value) = fixed(method) {
+        return Ok(value);
+    }
+    // An engine that starts with the host asks at once.
+    daemon.settled().await;
+    let done = |()| json!({});
+    let value = match method {
         "IpamDriver.RequestPool" => ipam::request_pool(daemon, read(method, body)?).await?,
         "IpamDriver.ReleasePool" => ipam::release_pool(daemon, read(method, body)?).await.map(done)?,
         "IpamDriver.RequestAddress" => ipam::request_address(daemon, read(method, body)?).await?,
@@ -147,13 +163,10 @@ async fn dispatch(daemon: &Daemon, method: &str, body: &[u8]) -> Result<Value, R
         "NetworkDriver.CreateNetwork" => network::create_network(daemon, read(method, body)?).await.map(done)?,
         "NetworkDriver.DeleteNetwork" => network::delete_network(daemon, read(method, body)?).await.map(done)?,
         "NetworkDriver.CreateEndpoint" => network::create_endpoint(daemon, read(method, body)?).await?,
-        "NetworkDriver.EndpointOperInfo" => json!({ "Value": {} }),
         "NetworkDriver.DeleteEndpoint" | "NetworkDriver.Leave" => {
             network::end_endpoint(daemon, read(method, body)?).await.map(done)?
         }
         "NetworkDriver.Join" => network::join(daemon, read(method, body)?).await?,
-        // Nothing to do: other nodes are learnt from the log.
-        "NetworkDriver.DiscoverNew" | "NetworkDriver.DiscoverDelete" => json!({}),
         _ => return Err(Refusal::Unknown),
     };
     Ok(value)

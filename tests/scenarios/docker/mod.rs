@@ -27,7 +27,7 @@ fn on_engines(engines: &[EngineKind], scenario: impl FnOnce(&mut Cluster) -> Res
 }
 
 /// Waits until a host's engine lists a network, and nobody has told it to.
-fn appears(cluster: &Cluster, host: usize, network: &str) -> Result<()> {
+pub(crate) fn appears(cluster: &Cluster, host: usize, network: &str) -> Result<()> {
     wait_for(&format!("network {network} to be in the engine of h{}", host + 1), SOON, || {
         let listed = cluster.engine(host).docker("network ls --format {{.Name}}/{{.Driver}}")?;
         ensure!(listed.lines().any(|line| line == format!("{network}/pontoon")), "{listed}");

@@ -64,8 +64,8 @@ impl Docker {
         format!("unix://{}", self.socket().display())
     }
 
-    /// A command that runs where the engine does.
-    pub(super) fn command(&self, program: &str) -> Command {
+    /// A command that runs where the engine does, as on a terminal of the host: `/run/docker.sock` is the engine's.
+    pub fn command(&self, program: &str) -> Command {
         let mut command = match self.root {
             Some(root) => {
                 let mut command = self.room.command("nsenter");
