@@ -216,6 +216,15 @@ pub struct CreateNetwork {
 }
 
 impl CreateNetwork {
+    /// The network, as messages name it: what an engine makes has no name yet.
+    pub(super) fn shown(&self) -> String {
+        if self.name.is_empty() || self.engine.is_some() {
+            "a new network".to_owned()
+        } else {
+            format!("network {}", self.name)
+        }
+    }
+
     /// Whether a claim is made for this network: by the engine that makes it, and of just this prefix.
     pub(super) fn may_have(&self, claim: &Claim, cidr: IpNet) -> bool {
         claim.cidr == cidr && self.engine.as_ref().is_some_and(|engine| engine.node == claim.node)

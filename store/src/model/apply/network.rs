@@ -95,7 +95,7 @@ impl Changing<'_> {
             return match self.state.networks.values().find(|network| network.vni == vni) {
                 Some(other) => Err(Rejection::new(
                     Reason::VniTaken,
-                    format!("network {} cannot have VNI {vni}: network {} has it", wanted.name, other.name),
+                    format!("{} cannot have VNI {vni}: network {} has it", wanted.shown(), other.name),
                     "use another VNI, or none to have one chosen",
                 )),
                 None => Ok(vni),
@@ -103,7 +103,7 @@ impl Changing<'_> {
         }
         let used: BTreeSet<Vni> = self.state.networks.values().map(|network| network.vni).collect();
         let exhausted = || {
-            let message = format!("no free VNI for network {} from {} to {}", wanted.name, Vni::FIRST_FREE, Vni::MAX);
+            let message = format!("no free VNI for {} from {} to {}", wanted.shown(), Vni::FIRST_FREE, Vni::MAX);
             Rejection::new(Reason::VniExhausted, message, "give one with --vni, or remove a network")
         };
         alloc::free_vni(&used).ok_or_else(exhausted)
@@ -125,11 +125,11 @@ impl Changing<'_> {
         if mtu <= largest && mtu >= smallest {
             return Ok(mtu);
         }
-        let name = &wanted.name;
+        let name = wanted.shown();
         match narrowest {
             Some(node) if mtu > largest || largest < smallest => refuse(
                 format!(
-                    "network {name} cannot have MTU {mtu}: node {} has an underlay MTU of {}, and VXLAN takes {overhead}",
+                    "{name} cannot have MTU {mtu}: node {} has an underlay MTU of {}, and VXLAN takes {overhead}",
                     node.name, node.underlay_mtu
                 ),
                 if largest < smallest {
@@ -139,7 +139,7 @@ impl Changing<'_> {
                 },
             ),
             _ => refuse(
-                format!("network {name} cannot have MTU {mtu}"),
+                format!("{name} cannot have MTU {mtu}"),
                 format!("use {smallest} to {largest}, or none to have it chosen"),
             ),
         }
@@ -155,14 +155,11 @@ impl Changing<'_> {
         let network = self.network(id)?.clone();
         let users = self.users(id);
         if !users.is_empty() {
-            let count = users.len();
+            let count =
+                if users.len() == 1 { "1 container is".to_owned() } else { format!("{} containers are", users.len()) };
             return Err(Rejection::new(
                 Reason::NetworkInUse,
-                format!(
-                    "network {} cannot be removed: {count} containers are on it: {}",
-                    network.name,
-                    list(users.into_iter())
-                ),
+                format!("network {} cannot be removed: {count} on it: {}", network.name, list(users.into_iter())),
                 "detach them, or remove the containers, first",
             ));
         }
@@ -204,7 +201,7 @@ fn check_reservations(wanted: &CreateNetwork, subnets: &[Subnet]) -> Result<(), 
     for (name, address) in &wanted.reservations {
         name::check("container", name, name::MAX_CONTAINER_NAME)?;
         let refuse = |reason: Reason, why: String, hint: &str| {
-            let message = format!("{address} of network {} cannot be kept for {name}: {why}", wanted.name);
+            let message = format!("{address} of {} cannot be kept for {name}: {why}", wanted.shown());
             Err(Rejection::new(reason, message, hint))
         };
         let cidrs = || list(subnets.iter().map(|subnet| subnet.cidr.to_string()));

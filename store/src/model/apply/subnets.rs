@@ -35,13 +35,13 @@ impl Changing<'_> {
             if let Some(Subnet { cidr, .. }) = slot.replace(subnet) {
                 return Err(Rejection::new(
                     Reason::InvalidSubnet,
-                    format!("network {} cannot have two {family} subnets: {cidr} and {}", wanted.name, subnet.cidr),
+                    format!("{} cannot have two {family} subnets: {cidr} and {}", wanted.shown(), subnet.cidr),
                     "give one subnet of each family at most",
                 ));
             }
         }
         if let (Some(subnet), false) = (v6, wanted.ipv6) {
-            let message = format!("network {} cannot have {}: IPv6 was not asked for", wanted.name, subnet.cidr);
+            let message = format!("{} cannot have {}: IPv6 was not asked for", wanted.shown(), subnet.cidr);
             return Err(Rejection::new(Reason::InvalidSubnet, message, "add --ipv6"));
         }
         for subnet in [v4, v6].into_iter().flatten() {
@@ -63,7 +63,7 @@ impl Changing<'_> {
 
     /// The subnet of a claim, as if a network was made with it.
     pub(super) fn claimable(&self, wanted: &ClaimSubnet) -> Result<Subnet, Rejection> {
-        let network = CreateNetwork { name: "a container engine".to_owned(), ..CreateNetwork::default() };
+        let network = CreateNetwork::default();
         let Some(cidr) = wanted.cidr else { return self.free_subnet(&network, wanted.family) };
         let subnet = checked(&WantedSubnet { cidr, gateway: None, ip_range: wanted.ip_range })?;
         self.check_conflicts(&network, subnet.cidr)?;
@@ -75,7 +75,7 @@ impl Changing<'_> {
             if let Some(taken) = other.subnets.iter().find(|subnet| overlap(subnet.cidr, cidr)) {
                 return Err(Rejection::new(
                     Reason::SubnetOverlap,
-                    format!("{cidr} of network {} overlaps {} of network {}", wanted.name, taken.cidr, other.name),
+                    format!("{cidr} of {} overlaps {} of network {}", wanted.shown(), taken.cidr, other.name),
                     "use another subnet, or none to have one chosen",
                 ));
             }
@@ -86,8 +86,9 @@ impl Changing<'_> {
             return Err(Rejection::new(
                 Reason::SubnetOverlap,
                 format!(
-                    "{cidr} of network {} overlaps {}, which a network is being made with on node {node}",
-                    wanted.name, claim.cidr
+                    "{cidr} of {} overlaps {}, which a network is being made with on node {node}",
+                    wanted.shown(),
+                    claim.cidr
                 ),
                 "use another subnet, or none to have one chosen",
             ));
@@ -96,7 +97,7 @@ impl Changing<'_> {
             if cidr.contains(&address) {
                 return Err(Rejection::new(
                     Reason::InvalidSubnet,
-                    format!("{cidr} of network {} contains {address}, the address of node {}", wanted.name, node.name),
+                    format!("{cidr} of {} contains {address}, the address of node {}", wanted.shown(), node.name),
                     "use another subnet: the packets that carry the network go to this address",
                 ));
             }
@@ -107,10 +108,7 @@ impl Changing<'_> {
         match self.occupied().find(|occupied| overlap(occupied.cidr, cidr)) {
             Some(Occupied { cidr: route, node, device }) => Err(Rejection::new(
                 Reason::RouteOverlap,
-                format!(
-                    "{cidr} of network {} overlaps the route {route} by {device} of node {}",
-                    wanted.name, node.name
-                ),
+                format!("{cidr} of {} overlaps the route {route} by {device} of node {}", wanted.shown(), node.name),
                 "use another subnet, or --force if no container needs what is behind that route",
             )),
             None => Ok(()),
@@ -166,7 +164,7 @@ impl Changing<'_> {
         let because = if routes.is_empty() { String::new() } else { format!("; routes in the way: {routes}") };
         Rejection::new(
             Reason::PoolExhausted,
-            format!("no free subnet for network {} in {names}{because}", wanted.name),
+            format!("no free subnet for {} in {names}{because}", wanted.shown()),
             "give one with --subnet (with --force it may overlap a route), or remove a network",
         )
     }
