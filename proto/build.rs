@@ -3,13 +3,15 @@
 use std::error::Error;
 
 /// Enumerations are numbers on the wire and names in `-o json`.
-const ENUM_FIELDS: [(&str, &str); 6] = [
+const ENUM_FIELDS: [(&str, &str); 8] = [
     ("pontoon.v1.Cluster.underlay", "AddressFamily"),
     ("pontoon.v1.Node.state", "NodeState"),
     ("pontoon.v1.SetNodeState.state", "NodeState"),
     ("pontoon.v1.Endpoint.state", "EndpointState"),
     ("pontoon.v1.Lease.state", "LeaseState"),
     ("pontoon.v1.TaskStatus.state", "TaskState"),
+    ("pontoon.v1.Finding.check", "Check"),
+    ("pontoon.v1.Finding.level", "Level"),
 ];
 
 /// Keys are bytes on the wire and hexadecimal digits in `-o json`.

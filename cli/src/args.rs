@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Leave(LeaveArgs),
     /// Show how this daemon and its cluster are
     Status,
+    /// Look for what is wrong with this host and its cluster, and say what to do about it
+    Doctor,
     /// Show, remove and label nodes
     #[command(subcommand)]
     Node(NodeCommand),

@@ -79,6 +79,11 @@ impl Output {
         });
     }
 
+    /// What was printed is an answer that tells of a failure: the command ends with exit code 1.
+    pub(crate) fn bad_news(&self) {
+        self.failed.set(true);
+    }
+
     /// Whether a failure was printed.
     pub(crate) fn failed(&self) -> bool {
         self.failed.get()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use indicatif::{ProgressBar, ProgressStyle};
 use pontoon_proto::v1::cluster_service_client::ClusterServiceClient;
+use pontoon_proto::v1::diagnosis_service_client::DiagnosisServiceClient;
 use pontoon_proto::v1::endpoint_service_client::EndpointServiceClient;
 use pontoon_proto::v1::network_service_client::NetworkServiceClient;
 use pontoon_proto::v1::node_service_client::NodeServiceClient;
@@ -113,6 +114,11 @@ impl Session {
     /// Endpoints on this host.
     pub(crate) fn endpoints(&self) -> EndpointServiceClient<Channel> {
         EndpointServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// What is wrong.
+    pub(crate) fn diagnosis(&self) -> DiagnosisServiceClient<Channel> {
+        DiagnosisServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 }
 

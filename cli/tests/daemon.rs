@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering;
 
 use fake::Daemon;
 use pontoon_proto::v1::{
-    AttachRequest, CreateNetworkRequest, DetachRequest, InitRequest, LabelNodeRequest, Pool, Reservation,
+    AttachRequest, Check, CreateNetworkRequest, DetachRequest, Finding, InitRequest, LabelNodeRequest, Level, Pool,
+    Reservation,
 };
 
 /// What the program did.
@@ -179,6 +180,26 @@ fn a_node_that_still_votes_is_removed_with_a_warning() {
     let done = run(&Daemon::start(), "node rm host3");
     assert_eq!((done.code, done.stdout.as_str()), (Some(0), "host3\n"));
     assert_eq!(done.stderr, "warning: it still votes\n");
+}
+
+#[test]
+fn a_diagnosis_ends_with_1_only_if_something_fails() {
+    let daemon = Daemon::start();
+    let finding = |level: Level| Finding { check: Check::Mtu.into(), level: level.into(), ..Default::default() };
+    for (level, code, sum) in [
+        (Level::Ok, 0, "0 failures, 0 warnings, 1 ok\n"),
+        (Level::Warning, 0, "0 failures, 1 warning, 0 ok\n"),
+        (Level::Failure, 1, "1 failure, 0 warnings, 0 ok\n"),
+    ] {
+        *daemon.seen.findings.lock().unwrap() = vec![finding(level)];
+        let done = run(&daemon, "doctor");
+        assert_eq!((done.code, done.stderr.as_str()), (Some(code), ""), "{done:?}");
+        assert!(done.stdout.ends_with(sum), "{done:?}");
+        let done = run(&daemon, "doctor -o json");
+        assert_eq!((done.code, done.stderr.as_str()), (Some(code), ""), "{done:?}");
+        let json: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        assert_eq!(json["findings"][0]["check"], "mtu");
+    }
 }
 
 #[test]

@@ -3,18 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pontoon_store::AdmitError;
 use pontoon_store::model::id::NodeId;
 
 use crate::host;
 use crate::member::Member;
+use crate::plan::doctor::{CLOCK_TOLERATED_MS, Greeting};
 
 /// How long a node has to tell its time.
 const DEADLINE: Duration = Duration::from_secs(1);
-
-/// Clocks that differ by more than this are told of, in milliseconds: much more than NTP leaves.
-const TOLERATED_MS: i64 = 500;
 
 /// The other nodes and where they answer.
 pub(crate) fn others(member: &Member) -> BTreeMap<NodeId, SocketAddr> {
@@ -27,14 +26,21 @@ pub(crate) fn others(member: &Member) -> BTreeMap<NodeId, SocketAddr> {
 /// (negative: behind). Those that do not answer are left out: that they are down, others tell.
 pub(crate) async fn compare(member: &Member, nodes: &BTreeMap<NodeId, SocketAddr>) -> BTreeMap<NodeId, i64> {
     let ask = async |node: NodeId, address: SocketAddr| {
-        let before = host::now_ms();
-        let hello = pontoon_store::hello(member.store().key(), address, DEADLINE).await.ok()?;
-        let after = host::now_ms();
-        let expected = hello.cluster == Some(member.cluster()) && hello.node == node;
-        expected.then(|| (node, ahead(before, hello.time_ms, after)))
+        let greeting = greet(member, address, DEADLINE).await.ok()?;
+        let expected = greeting.cluster == Some(member.cluster()) && greeting.node == node;
+        expected.then_some((node, greeting.ahead_ms))
     };
     let answers = nodes.iter().map(|(node, address)| ask(*node, *address));
     futures::future::join_all(answers).await.into_iter().flatten().collect()
+}
+
+/// Asks who is at an address, and what time it is there.
+pub(crate) async fn greet(member: &Member, address: SocketAddr, deadline: Duration) -> Result<Greeting, AdmitError> {
+    let (before, start) = (host::now_ms(), Instant::now());
+    let hello = pontoon_store::hello(member.store().key(), address, deadline).await?;
+    let ahead_ms = ahead(before, hello.time_ms, host::now_ms());
+    let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Greeting { cluster: hello.cluster, node: hello.node, took_ms, ahead_ms })
 }
 
 /// By how much a clock that showed `theirs` between two moments is ahead at least, in milliseconds; negative: behind.
@@ -45,7 +51,7 @@ fn ahead(before: u64, theirs: u64, after: u64) -> i64 {
 
 /// What the administrator should know of a node's clock; none when it is right enough.
 pub(crate) fn warning(node: &str, ahead_ms: i64) -> Option<String> {
-    if ahead_ms.abs() <= TOLERATED_MS {
+    if ahead_ms.abs() <= CLOCK_TOLERATED_MS {
         return None;
     }
     let direction = if ahead_ms > 0 { "ahead of" } else { "behind" };

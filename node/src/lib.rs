@@ -8,6 +8,7 @@
 //! - [`plan`]: PURE: what the kernel should hold, and the steps to it
 //! - [`kernel`]: the only place that speaks to the kernel
 //! - [`reconcile`]: the loop between the two
+//! - `doctor`: looks at all of it for `pontoon doctor`
 //! - `docker`: Docker's driver, and the cluster's networks in its engine
 //! - `page`: what a browser shows of all that
 
@@ -17,6 +18,7 @@ mod clock;
 pub mod config;
 pub mod daemon;
 mod docker;
+mod doctor;
 pub mod host;
 pub mod identity;
 pub mod kernel;

@@ -11,6 +11,7 @@ use nix::sys::socket::sockopt::{AcceptConn, SockType as TypeOf};
 use nix::sys::socket::{SockType, getsockopt};
 use nix::sys::stat::{Mode, umask};
 use pontoon_proto::v1::cluster_service_server::ClusterServiceServer;
+use pontoon_proto::v1::diagnosis_service_server::DiagnosisServiceServer;
 use pontoon_proto::v1::endpoint_service_server::EndpointServiceServer;
 use pontoon_proto::v1::network_service_server::NetworkServiceServer;
 use pontoon_proto::v1::node_service_server::NodeServiceServer;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::api::cluster::Cluster;
+use crate::api::diagnosis::Diagnosis;
 use crate::api::endpoint::Endpoints;
 use crate::api::network::Networks;
 use crate::api::node::Nodes;
@@ -182,7 +184,8 @@ pub async fn serve_admin(
         .add_service(ClusterServiceServer::new(Cluster(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NodeServiceServer::new(Nodes(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NetworkServiceServer::new(Networks(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
-        .add_service(EndpointServiceServer::new(Endpoints(daemon)).max_decoding_message_size(MAX_ADMIN_REQUEST));
+        .add_service(EndpointServiceServer::new(Endpoints(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
+        .add_service(DiagnosisServiceServer::new(Diagnosis(daemon)).max_decoding_message_size(MAX_ADMIN_REQUEST));
     let result = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned()).await;
     result.map_err(|source| ServeError::Broke { door: "admin socket", source: source.into() })
 }

@@ -36,4 +36,6 @@ short_names! {
     EndpointState "ENDPOINT_STATE_",
     LeaseState "LEASE_STATE_",
     TaskState "TASK_STATE_",
+    Check "CHECK_",
+    Level "LEVEL_",
 }

@@ -7,6 +7,7 @@ mod crash;
 mod daemon;
 mod demo;
 mod docker;
+mod doctor;
 mod drift;
 mod durability;
 mod endpoints;

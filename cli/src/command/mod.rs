@@ -1,6 +1,7 @@
 //! The commands: arguments become a request, the answer is printed.
 
 mod cluster;
+mod doctor;
 mod endpoint;
 mod lease;
 mod network;
@@ -24,6 +25,7 @@ pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -
         Command::Join(args) => cluster::join(args, session, output).await,
         Command::Leave(args) => cluster::leave(args, session, output).await,
         Command::Status => cluster::status(session, output).await,
+        Command::Doctor => doctor::run(session, output).await,
         Command::Node(command) => node::run(command, session, output).await,
         Command::Network(command) => network::run(command, session, output).await,
         Command::Lease(command) => lease::run(command, session, output).await,

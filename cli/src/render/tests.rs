@@ -16,7 +16,7 @@ fn now() -> Timestamp {
 }
 
 /// Compares line by line, so that a difference is easy to see, and looks for trailing blanks.
-fn golden(actual: &str, expected: &str) {
+pub(super) fn golden(actual: &str, expected: &str) {
     assert_eq!(actual, expected.trim_start_matches('\n'), "\n{actual}");
     for line in actual.lines() {
         assert_eq!(line, line.trim_end(), "trailing blanks");

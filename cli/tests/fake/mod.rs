@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pontoon_proto::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
+use pontoon_proto::v1::diagnosis_service_server::{DiagnosisService, DiagnosisServiceServer};
 use pontoon_proto::v1::endpoint_service_server::{EndpointService, EndpointServiceServer};
 use pontoon_proto::v1::network_service_server::{NetworkService, NetworkServiceServer};
 use pontoon_proto::v1::node_service_server::{NodeService, NodeServiceServer};
@@ -34,6 +35,8 @@ pub(crate) struct Seen {
     pub(crate) label: Mutex<Option<LabelNodeRequest>>,
     pub(crate) attach: Mutex<Option<AttachRequest>>,
     pub(crate) detach: Mutex<Option<DetachRequest>>,
+    /// What a diagnosis finds.
+    pub(crate) findings: Mutex<Vec<Finding>>,
 }
 
 /// A server on a socket of its own. Dropping it ends it, and breaks its connections.
@@ -60,6 +63,7 @@ impl Daemon {
             .add_service(ClusterServiceServer::new(canned.clone()))
             .add_service(NetworkServiceServer::new(canned.clone()))
             .add_service(EndpointServiceServer::new(canned.clone()))
+            .add_service(DiagnosisServiceServer::new(canned.clone()))
             .add_service(NodeServiceServer::new(canned))
             .serve_with_incoming(UnixListenerStream::new(listener));
         runtime.spawn(server);
@@ -210,5 +214,12 @@ impl EndpointService for Canned {
     async fn detach(&self, request: Request<DetachRequest>) -> Answer<DetachResponse> {
         *self.seen.detach.lock().unwrap() = Some(request.into_inner());
         Ok(Response::new(DetachResponse { endpoints: vec![endpoint("c1", "n")] }))
+    }
+}
+
+#[tonic::async_trait]
+impl DiagnosisService for Canned {
+    async fn examine(&self, _: Request<ExamineRequest>) -> Answer<ExamineResponse> {
+        Ok(Response::new(ExamineResponse { findings: self.seen.findings.lock().unwrap().clone() }))
     }
 }

@@ -1,6 +1,7 @@
 //! The admin API: requests become reads of the state or commands, answers become messages.
 
 pub mod cluster;
+pub mod diagnosis;
 pub mod endpoint;
 pub mod error;
 pub mod network;

@@ -16,12 +16,11 @@ use thiserror::Error;
 
 use super::{DRIVER, NETWORK_OPTION};
 use crate::plan::desired::host_of;
+use crate::plan::doctor::DOCKER_GATEWAY;
 use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork};
 
 /// How long the engine may take to answer, in seconds: it may be busy starting many containers.
 const TIMEOUT_S: u64 = 60;
-/// The bridge that engines put containers of an overlay on for their way out.
-const GATEWAY_BRIDGE: &str = "docker_gwbridge";
 
 /// The engine cannot be asked, or refuses.
 #[derive(Debug, Error)]
@@ -51,12 +50,6 @@ impl Engine {
         Ok(Self(docker.negotiate_version().await.map_err(failed(what()))?))
     }
 
-    /// Its name and version.
-    pub(super) async fn version(&self) -> Result<String, EngineError> {
-        let version = self.0.version().await.map_err(failed("ask for the engine's version"))?.version;
-        Ok(format!("Docker {}", version.unwrap_or_default()))
-    }
-
     /// What happens in the engine from now on.
     pub(super) fn events(&self) -> impl Stream<Item = Result<EventMessage, Error>> + use<> {
         let kinds = ["network", "container"].map(str::to_owned).to_vec();
@@ -64,12 +57,23 @@ impl Engine {
         self.0.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() }))
     }
 
+    /// Its version, and the newest version of its API.
+    pub(super) async fn version(&self) -> Result<(String, String), EngineError> {
+        let version = self.0.version().await.map_err(failed("ask for the version"))?;
+        Ok((version.version.unwrap_or_default(), version.api_version.unwrap_or_default()))
+    }
+
+    /// Networks.
+    pub(super) async fn networks(&self) -> Result<Vec<SeenNetwork>, EngineError> {
+        let networks = self.0.list_networks(None::<ListNetworksOptions>).await.map_err(failed("list networks"))?;
+        Ok(networks.into_iter().map(network).collect())
+    }
+
     /// Networks and containers.
     pub(super) async fn observe(&self) -> Result<Seen, EngineError> {
-        let networks = self.0.list_networks(None::<ListNetworksOptions>).await.map_err(failed("list networks"))?;
+        let networks = self.networks().await?;
         let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
         let containers = self.0.list_containers(Some(all)).await.map_err(failed("list containers"))?;
-        let networks: Vec<SeenNetwork> = networks.into_iter().map(network).collect();
         let containers = containers.into_iter().map(|found| container(found, &networks)).collect();
         Ok(Seen { networks, containers })
     }
@@ -96,10 +100,10 @@ impl Engine {
 
     /// Makes the bridge for the way out, unless it is there.
     pub(super) async fn ensure_gateway_bridge(&self, seen: &Seen, subnet: Option<IpNet>) -> Result<(), EngineError> {
-        if seen.networks.iter().any(|network| network.name == GATEWAY_BRIDGE) {
+        if seen.networks.iter().any(|network| network.name == DOCKER_GATEWAY) {
             return Ok(());
         }
-        let options = [("name", GATEWAY_BRIDGE), ("enable_icc", "false"), ("enable_ip_masquerade", "true")];
+        let options = [("name", DOCKER_GATEWAY), ("enable_icc", "false"), ("enable_ip_masquerade", "true")];
         let options = options.map(|(key, value)| (format!("com.docker.network.bridge.{key}"), value.to_owned()));
         let config = subnet.map(|subnet| IpamConfig {
             subnet: Some(subnet.to_string()),
@@ -107,7 +111,7 @@ impl Engine {
             ..IpamConfig::default()
         });
         let request = NetworkCreateRequest {
-            name: GATEWAY_BRIDGE.to_owned(),
+            name: DOCKER_GATEWAY.to_owned(),
             driver: Some("bridge".to_owned()),
             ipam: Some(Ipam { config: config.map(|config| vec![config]), ..Ipam::default() }),
             options: Some(options.into()),
@@ -116,7 +120,7 @@ impl Engine {
         match self.0.create_network(request).await {
             // The engine has made it for a container in the meantime.
             Err(Error::DockerResponseServerError { status_code: 409 | 403, .. }) => Ok(()),
-            result => result.map(drop).map_err(failed(format!("make {GATEWAY_BRIDGE}"))),
+            result => result.map(drop).map_err(failed(format!("make {DOCKER_GATEWAY}"))),
         }
     }
 }

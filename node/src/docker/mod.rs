@@ -4,12 +4,14 @@
 //! - `plugin`, `wire`: the plugin socket and its messages
 //! - `network`, `ipam`: what the two halves of the driver do
 //! - `engine`: what is asked of the engine
+//! - `look`: what a diagnosis asks the engine and our own socket
 //! - `sync`: the loop that keeps the engine as the cluster wants it; `plan::engine` decides
 //!
 //! A handler of the plugin socket never calls the engine: the engine may hold a lock until the handler answers.
 
 mod engine;
 mod ipam;
+mod look;
 mod network;
 mod plugin;
 mod sync;
@@ -24,6 +26,7 @@ use pontoon_store::model::rejection::Reason;
 
 use crate::api::error::ApiError;
 
+pub(crate) use look::{engine as look_at_engine, plugin as look_at_plugin};
 pub(crate) use plugin::serve;
 pub(crate) use sync::{Sync, run};
 

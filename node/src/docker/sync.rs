@@ -87,7 +87,7 @@ async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
     let mut strays = BTreeMap::new();
     let mut bridge = false;
     let mut seen = engine.observe().await?;
-    let version = engine.version().await?;
+    let version = format!("Docker {}", engine.version().await?.0);
     info!(socket = %sync.socket.display(), version, "working with Docker");
     sync.containers.set_engine(&version);
     // Its next pass reports the version.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::error::KernelError;
+use crate::plan::doctor::Chain;
 use crate::plan::object::Firewall;
 
 /// Where the VNI is, in bits behind the beginning of the UDP header: 64 of the UDP header, 8 flags and 24
@@ -344,4 +345,29 @@ pub(super) fn write_docker_rules(mark: &str, gateway: Option<&str>) -> Result<()
         commands.push(json!({ "insert": at(json!({ "expr": expressions, "comment": mark })) }));
     }
     if commands.is_empty() { Ok(()) } else { run("write our rules in DOCKER-USER", commands) }
+}
+
+/// Chains of others that forwarded IPv4 packets pass and whose policy is to drop them, and which of these gateway bridges
+/// rules of their tables name: `nft -j list chains`, and `nft -j list table …` for each.
+pub(super) fn closed_chains(own: &str, gateways: &[&str]) -> Result<Vec<Chain>, KernelError> {
+    let Some(answer) = nft("list chains", &["-j", "list", "chains"], None)? else { return Ok(Vec::new()) };
+    let objects = answer["nftables"].as_array().into_iter().flatten();
+    let mut found = Vec::new();
+    for chain in objects.filter_map(|object| object.get("chain")) {
+        let [family, table, name] = ["family", "table", "name"].map(|key| chain[key].as_str().unwrap_or_default());
+        let closed = chain["hook"] == "forward" && chain["policy"] == "drop" && ["ip", "inet"].contains(&family);
+        if !closed || table == own {
+            continue;
+        }
+        // One that is gone by now drops nothing, and what cannot be shown (rules of iptables that nft has no words for)
+        // cannot be judged.
+        let Ok(Some(rules)) = nft("list a table", &["-j", "list", "table", family, table], None) else { continue };
+        let rules = rules.to_string();
+        let named = gateways.iter().filter(|gateway| rules.contains(&format!("\"{gateway}\"")));
+        found.push(Chain {
+            name: format!("{family} {table} {name}"),
+            gateways: named.map(|gateway| (*gateway).to_owned()).collect(),
+        });
+    }
+    Ok(found)
 }

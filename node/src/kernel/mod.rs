@@ -5,6 +5,7 @@
 
 mod address;
 mod error;
+mod examine;
 mod execute;
 mod facts;
 mod firewall;
@@ -16,6 +17,7 @@ mod neighbour;
 mod netns;
 mod observe;
 mod placed;
+mod ports;
 mod privileges;
 mod socket;
 mod sysctl;
@@ -24,6 +26,7 @@ pub mod watch;
 use std::net::IpAddr;
 
 pub use error::{KernelError, Refusal};
+pub use examine::{look, release, trials};
 pub use linux::Linux;
 pub use netns::sandbox;
 pub use placed::placed;

@@ -70,16 +70,19 @@ impl Namespace {
 
     /// Makes a namespace and gives it a file: `ip netns add NAME`.
     pub(super) fn create(path: &Path) -> Result<Self, KernelError> {
+        let namespace = Self::unnamed().map_err(failed("make network namespace", path))?;
+        namespace.mount(path)?;
+        Ok(namespace)
+    }
+
+    /// Makes a namespace that has no file, and is gone with its last user.
+    pub(super) fn unnamed() -> io::Result<Self> {
         let make = || -> io::Result<File> {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net")
         };
         let made = std::thread::scope(|scope| scope.spawn(make).join());
-        let file = made.unwrap_or_else(|_| Err(io::Error::other("its thread panicked")));
-        let file = file.map_err(failed("make network namespace", path))?;
-        let namespace = Self::of_file(file).map_err(failed("enter network namespace", path))?;
-        namespace.mount(path)?;
-        Ok(namespace)
+        Self::of_file(made.unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))?)
     }
 
     /// Whether the file names this namespace.

@@ -14,7 +14,8 @@ fn candidates() -> impl Iterator<Item = Ipv4Net> {
     class_b.chain((0..=240).step_by(16).map(move |c| of(Ipv4Addr::new(192, 168, c, 0), 20)))
 }
 
-fn overlaps(a: IpNet, b: IpNet) -> bool {
+/// Whether two prefixes have an address in common.
+pub(crate) fn overlaps(a: IpNet, b: IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 

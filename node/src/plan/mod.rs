@@ -7,10 +7,13 @@
 //! - [`diff`]: the steps from one to the other
 //! - [`drift`]: which of the steps repair what somebody else changed
 //! - [`egress`]: which subnets the gateway bridge gets
+//! - [`engine`]: what a container engine should have of the cluster's networks
+//! - [`doctor`]: what is wrong, and what to do about it
 
 mod describe;
 pub mod desired;
 pub mod diff;
+pub mod doctor;
 pub mod drift;
 pub mod egress;
 pub mod engine;

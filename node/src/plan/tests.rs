@@ -49,7 +49,7 @@ pub(crate) fn sandbox(name: u64) -> Sandbox {
     Sandbox { netns: format!("/run/netns/c{name}"), key: format!("boot:{name}") }
 }
 
-fn network(id: u64, ipv6: bool, internal: bool) -> Network {
+pub(crate) fn network(id: u64, ipv6: bool, internal: bool) -> Network {
     let third = u8::try_from(id).unwrap();
     let mut subnets = vec![subnet(&format!("10.0.{third}.0/24"))];
     if ipv6 {
