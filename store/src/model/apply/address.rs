@@ -1,5 +1,6 @@
 //! The addresses of a new endpoint.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::model::id::NodeId;
@@ -20,6 +21,12 @@ pub(super) struct Asker<'a> {
     pub(super) engine: bool,
 }
 
+impl fmt::Display for Asker<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.is_empty() { f.write_str("a container") } else { write!(f, "container {}", self.name) }
+    }
+}
+
 impl Changing<'_> {
     /// One address of each subnet: what was asked for, else what is kept for the name, else what
     /// the container had last, else the lowest free one.
@@ -36,7 +43,7 @@ impl Changing<'_> {
             if let Some(other) = slot.replace(address) {
                 return Err(Rejection::new(
                     Reason::InvalidAddress,
-                    format!("container {} cannot have {other} and {address} of network {}", asker.name, network.name),
+                    format!("{asker} cannot have {other} and {address} of network {}", network.name),
                     "ask for one address of each family at most",
                 ));
             }
@@ -50,7 +57,7 @@ impl Changing<'_> {
 
     pub(super) fn check_asked(&self, asker: Asker<'_>, network: &Network, asked: IpAddr) -> Result<(), Rejection> {
         let refuse = |reason: Reason, why: String, hint: &str| {
-            let message = format!("container {} cannot have {asked} of network {}: {why}", asker.name, network.name);
+            let message = format!("{asker} cannot have {asked} of network {}: {why}", network.name);
             Err(Rejection::new(reason, message, hint))
         };
         if !network.subnets.iter().any(|subnet| is_host(subnet.cidr, asked)) {
@@ -148,7 +155,7 @@ impl Changing<'_> {
         } else {
             "detach a container, or use a larger network".to_owned()
         };
-        let message = format!("network {} has no free address in {range} for container {}", network.name, asker.name);
+        let message = format!("network {} has no free address in {range} for {asker}", network.name);
         Rejection::new(Reason::NetworkFull, format!("{message}: {counts}"), hint)
     }
 }
