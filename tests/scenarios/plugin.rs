@@ -1,6 +1,7 @@
 //! What a daemon answers at its plugin socket, whatever it is asked there and in whichever order. There is no engine: the
 //! scenarios speak for one.
 
+mod fuzz;
 mod overlay;
 
 use std::io::Write;

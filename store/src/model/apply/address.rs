@@ -1,5 +1,6 @@
 //! The addresses of a new endpoint.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::model::id::NodeId;
@@ -20,10 +21,9 @@ pub(super) struct Asker<'a> {
     pub(super) engine: bool,
 }
 
-impl Asker<'_> {
-    /// The container, as messages name it.
-    fn shown(self) -> String {
-        if self.name.is_empty() { "a container".to_owned() } else { format!("container {}", self.name) }
+impl fmt::Display for Asker<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.is_empty() { f.write_str("a container") } else { write!(f, "container {}", self.name) }
     }
 }
 
@@ -43,7 +43,7 @@ impl Changing<'_> {
             if let Some(other) = slot.replace(address) {
                 return Err(Rejection::new(
                     Reason::InvalidAddress,
-                    format!("{} cannot have {other} and {address} of network {}", asker.shown(), network.name),
+                    format!("{asker} cannot have {other} and {address} of network {}", network.name),
                     "ask for one address of each family at most",
                 ));
             }
@@ -57,7 +57,7 @@ impl Changing<'_> {
 
     pub(super) fn check_asked(&self, asker: Asker<'_>, network: &Network, asked: IpAddr) -> Result<(), Rejection> {
         let refuse = |reason: Reason, why: String, hint: &str| {
-            let message = format!("{} cannot have {asked} of network {}: {why}", asker.shown(), network.name);
+            let message = format!("{asker} cannot have {asked} of network {}: {why}", network.name);
             Err(Rejection::new(reason, message, hint))
         };
         if !network.subnets.iter().any(|subnet| is_host(subnet.cidr, asked)) {
@@ -155,7 +155,7 @@ impl Changing<'_> {
         } else {
             "detach a container, or use a larger network".to_owned()
         };
-        let message = format!("network {} has no free address in {range} for {}", network.name, asker.shown());
+        let message = format!("network {} has no free address in {range} for {asker}", network.name);
         Rejection::new(Reason::NetworkFull, format!("{message}: {counts}"), hint)
     }
 }

@@ -273,6 +273,16 @@ fn an_address_that_no_endpoint_took_is_given_back() {
 }
 
 #[test]
+fn a_container_without_a_name_is_told_of_without_one() {
+    let (mut world, _) = World::with_network();
+    let network = world.network(with_subnets("tiny", &["10.5.0.0/30"]));
+    let nowhere = world.hold(1, &network, Some("10.5.0.0"), "");
+    world.refused(nowhere, Reason::InvalidAddress, &["a container cannot have 10.5.0.0"]);
+    world.held(1, &network, None, "");
+    world.refused(world.hold(1, &network, None, ""), Reason::NetworkFull, &["10.5.0.0/30 for a container:"]);
+}
+
+#[test]
 fn an_address_kept_for_a_name_is_its_containers() {
     let (mut world, _) = World::with_network();
     let reservations = vec![("db".to_owned(), ip("10.5.0.9"))];
