@@ -43,7 +43,7 @@ fn live(engine: &Docker, name: &str, running: &Running) -> Result<Option<String>
     let run = ["run", "-d", "--net", "churn", "--name", name, IMAGE];
     if let Err(error) = engine.ask_args(&run)? {
         // A container that was made and not started is left by the engine.
-        engine.ask_args(&["rm", "-f", name])?.ok();
+        remove(engine, name)?;
         return Ok(Some(error.stderr));
     }
     let address = || engine.ask_args(&["exec", name, "hostname", "-i"]);
@@ -57,11 +57,16 @@ fn live(engine: &Docker, name: &str, running: &Running) -> Result<Option<String>
             ensure!(second == first, "{name} had {first} and has {second}");
         }
     }
-    let removed = wait_for(&format!("{name} to be removed"), TIDY, || match engine.ask_args(&["rm", "-f", name])? {
+    remove(engine, name)?;
+    Ok(None)
+}
+
+/// Removes a container; an engine that was killed is waited for.
+fn remove(engine: &Docker, name: &str) -> Result<()> {
+    wait_for(&format!("{name} to be removed"), TIDY, || match engine.ask_args(&["rm", "-f", name])? {
         Err(error) if !error.stderr.contains("No such container") => bail!("{error}"),
         _ => Ok(()),
-    });
-    removed.map(|()| None)
+    })
 }
 
 /// What the user was told says why, and is not about something else.

@@ -64,7 +64,7 @@ fn a_daemon_that_is_killed() -> Result<()> {
             cluster.daemon(host).up()?;
             is_settled(cluster, host)?;
         }
-        pinger.lost_nothing(50)?;
+        pinger.lost_nothing(20)?;
         cluster.wait_all_ready()?;
         run_on(cluster, 0, "app", "c3", "")?;
         loses_nothing(cluster, 0, "c3", second)?;
@@ -86,7 +86,7 @@ fn an_engine_that_leaves_its_containers_alone() -> Result<()> {
             cluster.engine_mut(host).kill9()?;
             cluster.engine_mut(host).start()?;
         }
-        pinger.lost_nothing(50)?;
+        pinger.lost_nothing(20)?;
         ensure!([address(cluster, 0, "c1")?, address(cluster, 1, "c2")?] == [first, second]);
         // Nobody gets an address that the engine has asked for again.
         run_on(cluster, 0, "app", "c3", "")?;
@@ -183,7 +183,7 @@ fn an_engine_without_a_majority() -> Result<()> {
         ensure!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
         cluster.engine(1).docker("rm -f c3")?;
         cluster.daemon(0).up()?;
-        pinger.lost_nothing(100)?;
+        pinger.lost_nothing(20)?;
         wait_for("new containers to be taken again", SOON, || {
             cluster.engine(1).docker("rm -f c3")?;
             run_on(cluster, 1, "app", "c3", "")
