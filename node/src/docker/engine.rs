@@ -208,7 +208,7 @@ fn published(ports: Vec<PortSummary>) -> Vec<String> {
 }
 
 /// Whether a container can have a name or an alias in the cluster.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     name.len() <= 255 && name.chars().all(plain) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }

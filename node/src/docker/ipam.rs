@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 use tracing::debug;
 
+use super::engine::is_name;
 use super::wire::{PoolAddress, ReleasePool, RequestPool};
 use super::{NETWORK_OPTION, parse_address, parse_cidr};
 use crate::api::error::ApiError;
@@ -127,7 +128,7 @@ pub(super) async fn request_address(daemon: &Daemon, request: PoolAddress) -> Re
         None => return Err(no_pool(cidr)),
         Some(Owner::Network(id)) if is_gateway => gateway(&member, id, cidr, wanted)?,
         Some(Owner::Network(id)) => {
-            let name = request.options.get(CONTAINER_NAME).map(String::as_str);
+            let name = request.options.get(CONTAINER_NAME).map(String::as_str).filter(|name| is_name(name));
             hold(daemon, &member, id, Family::of(cidr.addr()), wanted, name).await?
         }
         // Of a network that is about to be made: it keeps them when it is.
@@ -175,15 +176,13 @@ async fn hold(
     name: Option<&str>,
 ) -> Result<IpAddr, ApiError> {
     wait_named(member, network).await?;
-    if let Some(own) = address.filter(|address| is_own(member, network, *address)) {
+    // Which container starts an engine does not say before version 29: one that has just been made, or likeliest the one
+    // that stopped last.
+    let stopped = || address.is_none().then(|| likeliest(&member.store().state(), member.node(), network)).flatten();
+    let name = name.map(str::to_owned).or_else(|| daemon.containers.fresh()).or_else(stopped).unwrap_or_default();
+    if let Some(own) = address.filter(|address| is_own(member, network, *address, &name)) {
         return Ok(own);
     }
-    let guessed = || {
-        // The one that starts has never had an address, or it is likeliest the one that stopped last.
-        let started_before = address.is_none() && !daemon.containers.any_fresh();
-        started_before.then(|| likeliest(&member.store().state(), member.node(), network)).flatten()
-    };
-    let name = name.map(str::to_owned).or_else(guessed).unwrap_or_default();
     debug!(%network, ?address, name, "an engine asks for an address");
     let wanted = HoldAddress { network, node: member.node(), family, address, name };
     match member.propose(Command::HoldAddress(wanted)).await? {
@@ -194,11 +193,11 @@ async fn hold(
 
 /// Whether an address is one that an engine asks for again after a restart: of an endpoint of this node, or kept for a
 /// name. That is known here also without a majority. Whether it can be an endpoint's is said when that is made.
-fn is_own(member: &Member, network: NetworkId, address: IpAddr) -> bool {
+fn is_own(member: &Member, network: NetworkId, address: IpAddr, name: &str) -> bool {
     let state = member.store().state();
     let lease = state.leases.get(&(network, address));
     lease.is_some_and(|lease| match lease.state {
-        LeaseState::Reserved => true,
+        LeaseState::Reserved => lease.reserved_for.as_deref() != Some(name),
         LeaseState::Pending | LeaseState::Active => lease.node == Some(member.node()) && lease.endpoint.is_some(),
         LeaseState::Cooling { .. } => false,
     })

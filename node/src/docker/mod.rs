@@ -17,7 +17,7 @@ mod plugin;
 mod sync;
 mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
@@ -39,16 +39,19 @@ pub(crate) const NETWORK_OPTION: &str = "pontoon.network";
 /// What is known of an engine's containers before it is in the cluster's state.
 #[derive(Debug, Default)]
 pub(crate) struct Containers {
-    /// Ids of containers that were created and have never started: the next one that starts is likely one of them.
-    fresh: Mutex<BTreeSet<String>>,
+    /// Names, by their ids, of containers that were created and have never started: the next one that starts is likely
+    /// one of them.
+    fresh: Mutex<BTreeMap<String, String>>,
     /// Name and version of the engine; empty when it is not reached.
     engine: Mutex<String>,
 }
 
 impl Containers {
-    /// Whether a container has been created that has not started yet.
-    fn any_fresh(&self) -> bool {
-        !self.lock().is_empty()
+    /// The container that has been created and not started yet: none, or its name, which is empty when there are several.
+    fn fresh(&self) -> Option<String> {
+        let fresh = self.lock();
+        let name = fresh.values().next()?;
+        Some(if fresh.len() == 1 { name.clone() } else { String::new() })
     }
 
     /// Name and version of the engine; empty when it is not reached.
@@ -60,15 +63,15 @@ impl Containers {
         version.clone_into(&mut self.engine.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn created(&self, id: &str) {
-        self.lock().insert(id.to_owned());
+    fn created(&self, id: &str, name: &str) {
+        self.lock().insert(id.to_owned(), name.to_owned());
     }
 
     fn started_or_gone(&self, id: &str) {
         self.lock().remove(id);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
         // Insertions and removals leave the set whole even if a holder panicked.
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }

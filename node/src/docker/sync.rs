@@ -5,17 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::models::EventMessage;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
 use futures::StreamExt;
 use pontoon_store::model::command::{Command, PlaceEndpoint};
 use pontoon_store::model::object::{Endpoint, Sandbox};
 use pontoon_store::model::rejection::Reason;
 use pontoon_store::tasks::Task;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::Containers;
-use super::engine::{Engine, EngineError};
+use super::engine::{Engine, EngineError, is_name};
 use crate::api::error::ApiError;
 use crate::attach;
 use crate::kernel;
@@ -81,51 +83,30 @@ pub(crate) async fn run(sync: Sync) {
 /// Works for as long as the engine answers.
 async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
     let engine = Engine::connect(&sync.socket).await?;
-    let events = engine.events();
-    tokio::pin!(events);
+    let happened = Arc::new(Notify::new());
+    let mut events =
+        AbortOnDropHandle::new(tokio::spawn(listen(engine.clone(), sync.containers.clone(), happened.clone())));
     let mut applied = sync.member.store().applied();
     let mut strays = BTreeMap::new();
-    let mut bridge = false;
-    let mut seen = engine.observe().await?;
     let version = format!("Docker {}", engine.version().await?.0);
+    let mut seen = engine.observe().await?;
     info!(socket = %sync.socket.display(), version, "working with Docker");
     sync.containers.set_engine(&version);
     // Its next pass reports the version.
     sync.member.reconciler.wake();
+    ensure_bridge(sync, &engine, &seen).await?;
     loop {
-        if !bridge {
-            ensure_bridge(sync, &engine, &seen).await?;
-            bridge = true;
-        }
         applied.borrow_and_update();
         sync.task.begin();
-        let mut problems = Vec::new();
-        for _ in 0..ROUNDS {
-            let planned = current_plan(sync, &seen);
-            end_strays(sync, &planned, &mut strays).await?;
-            problems = planned.problems;
-            if planned.steps.is_empty() {
-                break;
-            }
-            for step in planned.steps {
-                if let Err(error) = execute(sync, &engine, &step).await {
-                    warn!(%step, %error, "failed");
-                    problems.push(format!("cannot {step}: {error}"));
-                }
-            }
-            seen = engine.observe().await?;
-        }
+        let problems = settle(sync, &engine, &mut seen, &mut strays).await?;
         let failed = !problems.is_empty();
         sync.task.end(if failed { Err(SyncError::Problems(problems.join("; "))) } else { Ok(()) });
         let due = strays.values().map(|since| *since + GRACE).min().unwrap_or_else(|| Instant::now() + TICK);
         let due = due.min(Instant::now() + if failed { AGAIN } else { TICK });
         tokio::select! {
-            event = events.next() => {
-                note(sync, &event.ok_or(SyncError::Ended)?.map_err(|_| SyncError::Ended)?);
-                let end = Instant::now() + DEBOUNCE;
-                while let Ok(event) = tokio::time::timeout_at(end, events.next()).await {
-                    note(sync, &event.ok_or(SyncError::Ended)?.map_err(|_| SyncError::Ended)?);
-                }
+            _ = &mut events => return Err(SyncError::Ended),
+            () = happened.notified() => {
+                sleep(DEBOUNCE).await;
                 seen = engine.observe().await?;
             }
             changed = applied.changed() => {
@@ -136,6 +117,42 @@ async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
             () = sleep_until(due) => seen = engine.observe().await?,
         }
     }
+}
+
+/// Takes note of what happens in the engine, also while the loop is at work. Ends with the connection.
+async fn listen(engine: Engine, containers: Arc<Containers>, happened: Arc<Notify>) {
+    let events = engine.events();
+    tokio::pin!(events);
+    while let Some(Ok(event)) = events.next().await {
+        note(&containers, &event);
+        happened.notify_one();
+    }
+}
+
+/// Does what is to be done until nothing is; tells what is in the way.
+async fn settle(
+    sync: &Sync,
+    engine: &Engine,
+    seen: &mut Seen,
+    strays: &mut BTreeMap<Stray, Instant>,
+) -> Result<Vec<String>, SyncError> {
+    let mut problems = Vec::new();
+    for _ in 0..ROUNDS {
+        let planned = current_plan(sync, seen);
+        end_strays(sync, &planned, strays).await?;
+        problems = planned.problems;
+        if planned.steps.is_empty() {
+            break;
+        }
+        for step in planned.steps {
+            if let Err(error) = execute(sync, engine, &step).await {
+                warn!(%step, %error, "failed");
+                problems.push(format!("cannot {step}: {error}"));
+            }
+        }
+        *seen = engine.observe().await?;
+    }
+    Ok(problems)
 }
 
 fn current_plan(sync: &Sync, seen: &Seen) -> EnginePlan {
@@ -154,13 +171,15 @@ async fn ensure_bridge(sync: &Sync, engine: &Engine, seen: &Seen) -> Result<(), 
 }
 
 /// Remembers containers that were created and have not started.
-fn note(sync: &Sync, event: &EventMessage) {
-    let id = event.actor.as_ref().and_then(|actor| actor.id.as_deref()).unwrap_or_default();
+fn note(containers: &Containers, event: &EventMessage) {
+    let Some(actor) = &event.actor else { return };
+    let id = actor.id.as_deref().unwrap_or_default();
     match event.action.as_deref() {
-        Some("create") if event.typ == Some(bollard::models::EventMessageTypeEnum::CONTAINER) => {
-            sync.containers.created(id);
+        Some("create") if event.typ == Some(EventMessageTypeEnum::CONTAINER) => {
+            let name = actor.attributes.as_ref().and_then(|attributes| attributes.get("name"));
+            containers.created(id, name.filter(|name| is_name(name)).map_or("", String::as_str));
         }
-        Some("start" | "die" | "destroy") => sync.containers.started_or_gone(id),
+        Some("start" | "die" | "destroy") => containers.started_or_gone(id),
         _ => {}
     }
 }

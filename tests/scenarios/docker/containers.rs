@@ -161,6 +161,24 @@ fn a_container_that_starts_again_has_its_address_again() -> Result<()> {
 }
 
 #[test]
+fn an_address_that_is_kept_for_a_name_is_its_containers() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        cluster
+            .cli(0)
+            .run("network create web --subnet 10.7.0.0/24 --reserve db=10.7.0.200 --reserve api=10.7.0.201 --wait")?;
+        for (host, name, address) in [(0, "db", 200), (1, "api", 201)] {
+            run_on(cluster, host, "web", "other", "")?;
+            run_on(cluster, host, "web", name, "")?;
+            has(cluster, host, name, "eth0", &[&format!("10.7.0.{address}/24")])?;
+            cluster.engine(host).docker(&format!("rm -f {name}"))?;
+            run_on(cluster, host, "web", name, &format!("--ip 10.7.0.{address}"))?;
+            has(cluster, host, name, "eth0", &[&format!("10.7.0.{address}/24")])?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn a_published_port_is_reached_and_shown() -> Result<()> {
     on_engines(&TWO, |cluster| {
         cluster.cli(0).run("network create web --wait")?;
