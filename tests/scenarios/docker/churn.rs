@@ -71,8 +71,14 @@ fn remove(engine: &Docker, name: &str) -> Result<()> {
 
 /// What the user was told says why, and is not about something else.
 fn is_explained(told: &str) -> bool {
-    let engine_is_down =
-        ["Cannot connect to the Docker daemon", "EOF", "connection reset", "error during connect", "context canceled"];
+    let engine_is_down = [
+        "Cannot connect to the Docker daemon",
+        "EOF",
+        "connection reset",
+        "connection refused",
+        "error during connect",
+        "context canceled",
+    ];
     let cluster_is_busy = ["no majority of voters", "no answer in time"];
     let starting = ["is not running", "Conflict", "shutting down", "containerd", "transport", "ttrpc", "task"];
     engine_is_down.iter().chain(&cluster_is_busy).chain(&starting).any(|words| told.contains(words))
