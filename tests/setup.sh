@@ -22,7 +22,8 @@ is_there() {
   if [[ $1 == */* ]]; then
     compgen -G "$1" >/dev/null
   else
-    PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null
+    # A program, not a function of this script that has its name.
+    PATH=$PATH:/usr/sbin:/sbin type -P "$1" >/dev/null
   fi
 }
 
