@@ -92,6 +92,11 @@ fn calls_that_come_out_of_order() -> Result<()> {
         let endpoint = "e".repeat(64);
         // Before anything was made.
         plugin.refuses("NetworkDriver.Join", &web.of_endpoint(&endpoint), &["eeeeeeeeeeee", "create the endpoint"])?;
+        plugin.refuses(
+            "NetworkDriver.Join",
+            &web.of_endpoint(""),
+            &["names no endpoint", "start the container again"],
+        )?;
         for method in ["NetworkDriver.Leave", "NetworkDriver.DeleteEndpoint", "NetworkDriver.EndpointOperInfo"] {
             plugin.ask(method, &web.of_endpoint(&endpoint))?;
             plugin.ask(method, &nowhere.of_endpoint(&endpoint))?;

@@ -78,6 +78,7 @@ fn is_explained(told: &str) -> bool {
         "connection refused",
         "error during connect",
         "context canceled",
+        "the engine names no endpoint",
     ];
     let cluster_is_busy = ["no majority of voters", "no answer in time"];
     let starting = ["is not running", "Conflict", "shutting down", "containerd", "transport", "ttrpc", "task"];
