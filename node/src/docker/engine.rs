@@ -187,7 +187,7 @@ fn container(found: bollard::models::ContainerSummary, networks: &[SeenNetwork])
     let names = found.names.unwrap_or_default();
     let name = names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| is_name(name));
     SeenContainer {
-        name: name.map_or_else(|| id.chars().take(Endpoint::SHORT_ID).collect(), str::to_owned),
+        name: name.map_or_else(|| Endpoint::short_id(&id), str::to_owned),
         attachments: attachments.into_iter().map(attachment).collect(),
         ports: published(found.ports.unwrap_or_default()),
         id,

@@ -93,7 +93,7 @@ fn wanted_network(
     let reservations = data().flat_map(|data| &data.aux_addresses);
     let reservations = reservations.map(|(name, at)| Ok((name.clone(), parse_address(&option_text(at))?)));
     Ok(CreateNetwork {
-        name: short(&request.network_id),
+        name: Endpoint::short_id(&request.network_id),
         subnets: data().map(wanted_subnet).collect::<Result<_, _>>()?,
         mtu: number("mtu")?.map_or_else(|| number(DRIVER_MTU), |mtu| Ok(Some(mtu)))?,
         vni: vni.transpose()?,
@@ -119,11 +119,6 @@ fn number_of(name: &str, value: &Value) -> Result<u32, ApiError> {
     let text = option_text(value);
     let wrong = || ApiError::invalid(Reason::InvalidName, format!("{name} cannot be {text:?}"), "give a number");
     text.parse().map_err(|_| wrong())
-}
-
-/// What stands for the name of something of an engine until it is known: the first digits of its id.
-fn short(id: &str) -> String {
-    id.chars().take(Endpoint::SHORT_ID).collect()
 }
 
 /// The engine has removed a network, which nobody can refuse. If it made the network, the network is removed from the
@@ -170,7 +165,7 @@ pub(super) async fn create_endpoint(daemon: &Daemon, request: wire::CreateEndpoi
             let wanted = CreateEndpoint {
                 network,
                 node: member.node(),
-                name: short(&endpoint_id),
+                name: Endpoint::short_id(&endpoint_id),
                 container_id: String::new(),
                 aliases: Vec::new(),
                 mac,
@@ -205,7 +200,7 @@ fn chosen(member: &Member, endpoint: &Endpoint, asked: &[IpAddr], mac: Option<Ma
 }
 
 fn unknown_network(id: &str) -> ApiError {
-    let message = format!("this cluster has no network that the engine knows as {}", short(id));
+    let message = format!("this cluster has no network that the engine knows as {}", Endpoint::short_id(id));
     let hint = "see pontoon network ls; if the engine lists it, remove it there and make it again";
     ApiError::new(Code::NotFound, Reason::NetworkNotFound.as_str(), message, hint)
 }
@@ -221,7 +216,7 @@ fn parse_mac(text: &str) -> Result<Mac, ApiError> {
 pub(super) async fn join(daemon: &Daemon, request: wire::EndpointRef) -> Result<Value, ApiError> {
     let member = daemon.member()?;
     let endpoint = known_endpoint(&member, &request)?.ok_or_else(|| {
-        let message = match short(&request.endpoint_id).as_str() {
+        let message = match Endpoint::short_id(&request.endpoint_id).as_str() {
             // Seen of an engine that was killed while a container started.
             "" => "the engine names no endpoint: it has lost it in a restart, so start the container again".to_owned(),
             id => format!("there is no endpoint {id}"),

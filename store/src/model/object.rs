@@ -248,7 +248,12 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// How much of an engine's id stands for a name, in bytes: as much as engines show of their ids.
-    pub const SHORT_ID: usize = 12;
+    const SHORT_ID: usize = 12;
+
+    /// What stands for the name of something of an engine until it is known: the first digits of its id.
+    pub fn short_id(id: &str) -> String {
+        id.chars().take(Self::SHORT_ID).collect()
+    }
     /// How many other names a container may have on a network.
     pub const MAX_ALIASES: usize = 32;
 

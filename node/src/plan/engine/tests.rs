@@ -78,7 +78,7 @@ impl World {
         };
         let subnets = vec![WantedSubnet { cidr: claim.cidr, gateway: None, ip_range: None }];
         let engine = Some(EngineRef { node, id: id.to_owned() });
-        let name = id.chars().take(Endpoint::SHORT_ID).collect();
+        let name = Endpoint::short_id(id);
         self.apply(Command::CreateNetwork(CreateNetwork { name, subnets, engine, ..CreateNetwork::default() }))
             .map(network)
     }
@@ -110,7 +110,7 @@ impl World {
         let wanted = CreateEndpoint {
             network,
             node,
-            name: id.chars().take(Endpoint::SHORT_ID).collect(),
+            name: Endpoint::short_id(id),
             container_id: String::new(),
             aliases: Vec::new(),
             mac: None,

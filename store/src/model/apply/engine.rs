@@ -73,6 +73,10 @@ impl Changing<'_> {
             self.drop_engine_networks(|other| other.network == gone && other.node == node);
             return Ok(Outcome::Done);
         }
+        // Until it has its name, only the engine that makes it can have it.
+        if network.engine != Some(node) {
+            check_named(network)?;
+        }
         check_engine_id("network", &known.id)?;
         if let Some(other) = self.state.network_of_engine(node, &known.id).filter(|other| other.id != known.network) {
             return Err(Rejection::new(
@@ -190,7 +194,7 @@ impl Changing<'_> {
     /// at a time, so that one was renamed or is gone.
     fn former_holder(&self, endpoint: &Endpoint, name: &str) -> Option<Endpoint> {
         let other = self.state.endpoint_named(endpoint.network, endpoint.node, name)?;
-        let unnamed: String = other.engine_id.chars().take(Endpoint::SHORT_ID).collect();
+        let unnamed = Endpoint::short_id(&other.engine_id);
         let loses_it = other.id != endpoint.id && !unnamed.is_empty() && unnamed != name;
         loses_it.then(|| Endpoint { name: unnamed, ..other.clone() })
     }
