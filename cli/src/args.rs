@@ -306,6 +306,8 @@ pub(crate) enum StateArg {
     Pending,
     /// Held by a container
     Active,
+    /// Held by a container that is stopped
+    Kept,
     /// Released a short time ago
     Cooling,
     /// Released and free for anyone
@@ -318,6 +320,7 @@ impl From<StateArg> for LeaseState {
             StateArg::Reserved => Self::Reserved,
             StateArg::Pending => Self::Pending,
             StateArg::Active => Self::Active,
+            StateArg::Kept => Self::Kept,
             StateArg::Cooling => Self::Cooling,
             StateArg::Free => Self::Free,
         }

@@ -179,7 +179,9 @@ fn container(found: bollard::models::ContainerSummary, networks: &[SeenNetwork])
         aliases.dedup();
         // More would be refused, and the container never placed.
         aliases.truncate(Endpoint::MAX_ALIASES);
-        SeenAttachment { network, endpoint: settings.endpoint_id.unwrap_or_default(), aliases }
+        let given = settings.ipam_config.unwrap_or_default();
+        let fixed = [given.ipv4_address, given.ipv6_address].iter().flatten().any(|address| !address.is_empty());
+        SeenAttachment { network, endpoint: settings.endpoint_id.unwrap_or_default(), aliases, fixed }
     };
     let attachments = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     // Links give a container other containers' names, with a slash in the middle. An engine allows longer ones than the

@@ -2,6 +2,7 @@
 
 mod random;
 mod sim;
+mod waiting;
 
 use std::net::IpAddr;
 
@@ -140,8 +141,13 @@ impl World {
     }
 
     #[track_caller]
-    fn stops(&mut self, endpoint: &Endpoint) {
+    fn ends(&mut self, endpoint: &Endpoint) {
         self.ok(Command::RemoveEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch });
+    }
+
+    #[track_caller]
+    fn stops(&mut self, endpoint: &Endpoint) {
+        self.ok(Command::StopEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch });
     }
 
     /// What is planned on this node.
@@ -178,7 +184,7 @@ fn endpoint(outcome: Outcome) -> Endpoint {
 }
 
 fn known_container(name: &str) -> EngineContainer {
-    EngineContainer { id: format!("{name}-id"), name: name.to_owned() }
+    EngineContainer { id: format!("{name}-id"), name: name.to_owned(), fixed: false }
 }
 
 /// A network that the engine has of the cluster's.
@@ -198,6 +204,7 @@ fn foreign(id: &str, name: &str) -> SeenNetwork {
 /// A container on networks: the engine's ids of the network and of the endpoint.
 fn container(name: &str, on: &[(&str, &str)]) -> SeenContainer {
     let attachment = |&(network, endpoint): &(&str, &str)| SeenAttachment {
+        fixed: false,
         network: network.to_owned(),
         endpoint: endpoint.to_owned(),
         aliases: Vec::new(),
@@ -430,10 +437,9 @@ fn the_likeliest_is_the_container_that_stopped_last() {
     assert_eq!(likeliest(&world), None, "nothing is known of the engine");
     world.reported(world.me, &web, "w", &["c1", "c2", "c3", "new", "far"]);
     assert_eq!(likeliest(&world), None, "all of them run, and the new one has never run");
-    for at in [1, 0] {
-        world.stops(&ran[at]);
+    for ended in [&ran[1], &ran[0], &elsewhere] {
+        world.ends(ended);
     }
-    world.stops(&elsewhere);
     assert_eq!(likeliest(&world).as_deref(), Some("c1"), "the other node's is none of this one");
     world.reported(world.me, &web, "w", &["c2", "c3"]);
     assert_eq!(likeliest(&world).as_deref(), Some("c2"), "the other one was removed");

@@ -2,16 +2,16 @@
 
 mod check;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use pontoon_store::model::command::{Command, PlaceEndpoint};
+use pontoon_store::model::command::{Command, PlaceEndpoint, RebindEndpoint};
 use pontoon_store::model::id::NetworkId;
-use pontoon_store::model::object::{Labels, Sandbox};
+use pontoon_store::model::object::{Family, Labels, Sandbox};
 use pontoon_store::model::rejection::Reason;
 
 use super::{World, container};
-use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork, Step, Stray, likeliest, plan};
+use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork, Step, Stray, Waiting, likeliest, plan};
 
 /// How many times the loop looks again at what it has brought about, in one pass.
 const ROUNDS: usize = 4;
@@ -284,6 +284,14 @@ impl Sim {
         if !self.listens {
             return None;
         }
+        let none = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let waiting = Waiting { state: &self.world.state, me, ended: &none.0, given_up: &none.1, handed: &none.2 };
+        if let Some(had) = waiting.likeliest(network, Family::V4).cloned() {
+            let engine_id = endpoint.to_owned();
+            let rebound = RebindEndpoint { endpoint: had.id, epoch: had.epoch, engine_id, mac: None };
+            self.world.ok(Command::RebindEndpoint(rebound));
+            return Some(());
+        }
         let name = likeliest(&self.world.state, me, network).unwrap_or_default();
         let lease = self.world.hold(me, network, None, &name).ok()?;
         let known = self.world.state.network_of_engine(me, &net.id).is_some_and(|known| known.id == network);
@@ -339,6 +347,7 @@ impl Sim {
             network: self.meant(place).map(|net| net.id.clone()).unwrap_or_default(),
             endpoint: place.running.as_ref().map(|(id, _)| id.clone()).unwrap_or_default(),
             aliases: place.aliases.clone(),
+            fixed: false,
         };
         let seen = |c: &Container| SeenContainer {
             id: c.id.clone(),
@@ -375,6 +384,7 @@ impl Sim {
             Step::Remove { id, .. } if self.world.state.network_of_engine(me, &id).is_some() => Ok(()),
             Step::Remove { id, .. } => self.remove_unused(&id),
             Step::Report(known) => self.propose(Command::ReportEngineNetwork(known)),
+            Step::Forget { endpoint, epoch, .. } => self.propose(Command::RemoveEndpoint { endpoint, epoch }),
             Step::Place { endpoint, name, container_id, aliases, ports } => {
                 let runs = |c: &&Container| c.id == container_id;
                 let container = self.containers.iter().find(runs).expect("a container of the engine").clone();
@@ -418,7 +428,7 @@ impl Sim {
                 let ended = &self.world.state.endpoints[&endpoint];
                 let runs = self.running().contains_key(ended.engine_id.as_str());
                 assert!(!runs, "the endpoint of a running container is ended: {ended:?}");
-                self.world.ok(Command::RemoveEndpoint { endpoint, epoch });
+                self.world.ok(Command::StopEndpoint { endpoint, epoch });
             }
             Stray::Address(network, address, epoch) => {
                 self.world.ok(Command::ReleaseAddress { network, address, epoch });
