@@ -303,21 +303,40 @@ fn plan_endpoints(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen)
             plan.strays.insert(Stray::Endpoint(endpoint.id, endpoint.epoch));
             continue;
         };
+        let name = match attached_as(state, endpoint, &container.name) {
+            None => container.name.clone(),
+            Some(network) => {
+                plan.problems.push(format!(
+                    "container {} of the engine has the name of one that pontoon attach put on network {network} of this \
+                     host, and is listed as {}: rename one of them",
+                    container.name,
+                    Endpoint::short_id(&endpoint.engine_id),
+                ));
+                Endpoint::short_id(&endpoint.engine_id)
+            }
+        };
         let placed = endpoint.is_placed()
-            && endpoint.name == container.name
+            && endpoint.name == name
             && endpoint.container_id == container.id
             && endpoint.aliases == attachment.aliases
             && endpoint.ports == container.ports;
         if !placed {
             plan.steps.push(Step::Place {
                 endpoint: Box::new(endpoint.clone()),
-                name: container.name.clone(),
+                name,
                 container_id: container.id.clone(),
                 aliases: attachment.aliases.clone(),
                 ports: container.ports.clone(),
             });
         }
     }
+}
+
+/// The network on which something that no engine has made has a container's name on the same node.
+fn attached_as<'a>(state: &'a State, endpoint: &Endpoint, name: &str) -> Option<&'a str> {
+    let other = state.endpoint_named(endpoint.network, endpoint.node, name)?;
+    let network = state.networks.get(&endpoint.network)?;
+    other.engine_id.is_empty().then_some(network.name.as_str())
 }
 
 /// Gives up what is kept for more stopped containers than a node may keep addresses for.
