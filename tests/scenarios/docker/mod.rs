@@ -5,6 +5,7 @@ mod containers;
 mod networks;
 mod restarts;
 
+use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -137,6 +138,9 @@ fn twelve_steps(cluster: &mut Cluster, expected: &Expected) -> Result<()> {
         for to in [hosts[0], hosts[1], ROUTER.into(), OUTSIDE.into(), expected.overlay(other)] {
             loses_nothing(cluster, host, container, to)?;
         }
+        let log = fs::read_to_string(cluster.engine(host).log())?;
+        let errors: Vec<&str> = log.lines().filter(|line| line.contains("level=error")).collect();
+        ensure!(errors.is_empty(), "the engine of h{} logged {errors:#?}", host + 1);
     }
     Ok(())
 }
