@@ -113,7 +113,12 @@ impl Engine {
         let request = NetworkCreateRequest {
             name: DOCKER_GATEWAY.to_owned(),
             driver: Some("bridge".to_owned()),
-            ipam: Some(Ipam { config: config.map(|config| vec![config]), ..Ipam::default() }),
+            // With its driver, as the command sends it: without, the engine logs an error about a plugin without a name.
+            ipam: Some(Ipam {
+                driver: Some("default".to_owned()),
+                config: config.map(|config| vec![config]),
+                ..Ipam::default()
+            }),
             options: Some(options.into()),
             ..NetworkCreateRequest::default()
         };

@@ -230,11 +230,7 @@ fn parse_mac(text: &str) -> Result<Mac, ApiError> {
 pub(super) async fn join(daemon: &Daemon, request: wire::EndpointRef) -> Result<Value, ApiError> {
     let member = daemon.member()?;
     let endpoint = known_endpoint(&member, &request)?.filter(Endpoint::is_up).ok_or_else(|| {
-        let message = match Endpoint::short_id(&request.endpoint_id).as_str() {
-            // Seen of an engine that was killed while a container started.
-            "" => "the engine names no endpoint: it has lost it in a restart, so start the container again".to_owned(),
-            id => format!("there is no endpoint {id}"),
-        };
+        let message = format!("there is no endpoint {:?}", Endpoint::short_id(&request.endpoint_id));
         ApiError::new(Code::NotFound, Reason::EndpointNotFound.as_str(), message, "create the endpoint first")
     })?;
     attach::make_interfaces(&member, &endpoint).await?;

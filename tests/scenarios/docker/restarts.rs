@@ -1,9 +1,11 @@
 //! Engines and daemons that end and come back: containers keep their network, or have it again.
 
 use std::net::IpAddr;
+use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use pontoon_tests::lab::{Cluster, EngineKind, OUTSIDE, Pinger};
+use pontoon_tests::lab::{Cluster, Docker, DockerError, EngineKind, IMAGE, OUTSIDE, Pinger};
 use pontoon_tests::wait_for;
 
 use super::{CREATE, SOON, appears, interface, loses_nothing, on_engines, run_on};
@@ -68,6 +70,52 @@ fn a_daemon_that_is_killed() -> Result<()> {
         run_on(cluster, 0, "app", "c3", "")?;
         loses_nothing(cluster, 0, "c3", second)?;
         placed(cluster, 3)
+    })
+}
+
+/// A host's daemon is killed when its engine has asked it for something and is not answered. Gives what the user was told.
+fn killed_while_asked(cluster: &mut Cluster, host: usize, line: &str) -> Result<DockerError> {
+    let engine = Docker::clone(cluster.engine(host));
+    cluster.daemon(host).pause()?;
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| engine.ask(line));
+        let asked = wait_for("the engine to ask", SOON, || {
+            let sockets = cluster.hosts()[host].netns.run("ss", &["-xH", "state", "established"])?;
+            let mut ours = sockets.lines().filter(|line| line.contains("/plugins/pontoon.sock"));
+            let unread = |line: &str| line.split_whitespace().nth(1).is_some_and(|bytes| bytes != "0");
+            ensure!(ours.any(unread), "{sockets}");
+            Ok(())
+        });
+        cluster.daemon(host).kill9()?;
+        cluster.daemon(host).up()?;
+        let told = asking.join().ok().context("it panicked")??;
+        asked?;
+        told.err().with_context(|| format!("`docker {line}` did not fail"))
+    })
+}
+
+/// An engine that is not answered asks again, and leaves out what it asks for: that must not be taken for another wish.
+#[test]
+fn a_daemon_that_is_killed_while_its_engine_asks() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        cluster.engine(0).docker(&format!("{CREATE} app"))?;
+        appears(cluster, 1, "app")?;
+        let container = |host: usize| format!("run -d --net app --name c{host} {IMAGE}");
+        // Engines from 26.1 on first ask what needs no words.
+        let own = format!("{CREATE} --subnet 10.77.0.0/24 own");
+        for (host, line) in [(0, &own), (0, &container(0)), (1, &container(1))] {
+            let told = killed_while_asked(cluster, host, line)?;
+            ensure!(told.stderr.contains("pontoond ended before it had answered; run the command again"), "{told}");
+            cluster.wait_all_ready()?;
+        }
+        for host in [0, 1] {
+            cluster.engine(host).docker(&format!("rm -f c{host}"))?;
+            cluster.engine(host).docker(&container(host))?;
+        }
+        placed(cluster, 2)?;
+        let networks = cluster.cli(0).run("network ls")?;
+        ensure!(networks["networks"].as_array().is_some_and(|networks| networks.len() == 1), "{networks}");
+        Ok(())
     })
 }
 
