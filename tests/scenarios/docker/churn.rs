@@ -112,7 +112,8 @@ fn harm(cluster: &mut Cluster, next: &AtomicUsize) -> Result<()> {
 fn is_tidy(cluster: &Cluster) -> Result<()> {
     wait_for("everything to be given back", TIDY, || {
         let leases = cluster.cli(0).run("lease ls --network churn")?;
-        let used = |view: &&serde_json::Value| ["pending", "active", "kept"].iter().any(|s| view["lease"]["state"] == **s);
+        let used =
+            |view: &&serde_json::Value| ["pending", "active", "kept"].iter().any(|s| view["lease"]["state"] == **s);
         let left: Vec<_> = leases["leases"].as_array().into_iter().flatten().filter(used).collect();
         ensure!(left.is_empty(), "{left:?}");
         let answer = cluster.cli(1).run("network inspect churn")?;
