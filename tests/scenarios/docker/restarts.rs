@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::thread;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::lab::{Cluster, Docker, DockerError, EngineKind, IMAGE, OUTSIDE, Pinger};
