@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::lab::{Cluster, run};
@@ -93,7 +93,6 @@ fn key_of(object: &Value) -> Result<String> {
 #[test]
 fn a_watcher_sees_every_change_on_whichever_node() -> Result<()> {
     run(|cluster| {
-        cluster.form()?;
         cluster.cli(0).run("network create web")?;
         let watcher = Watcher::start(cluster, 1, "")?;
         let mut copy = Copy::default();
@@ -132,7 +131,6 @@ fn a_watcher_sees_every_change_on_whichever_node() -> Result<()> {
 #[test]
 fn a_watcher_is_told_what_it_asked_for_only() -> Result<()> {
     run(|cluster| {
-        cluster.form()?;
         cluster.cli(0).run("network create web")?;
         let watcher = Watcher::start(cluster, 0, "--network web --kind endpoint --kind network")?;
         watcher.until("\"last\":true")?;
@@ -148,7 +146,6 @@ fn a_watcher_is_told_what_it_asked_for_only() -> Result<()> {
 #[test]
 fn what_cannot_be_watched_is_refused() -> Result<()> {
     run(|cluster| {
-        cluster.form()?;
         let cli = cluster.cli(0);
         cli.refuses("watch --network nowhere", "NETWORK_NOT_FOUND", &["nowhere", "network ls"])?;
         cli.refuses("watch --from 999999", "INDEX_OF_FUTURE", &["999999", "begin with 0"])?;
@@ -165,7 +162,6 @@ fn what_cannot_be_watched_is_refused() -> Result<()> {
 #[test]
 fn a_watcher_that_does_not_read_is_in_nobodys_way() -> Result<()> {
     run(|cluster| {
-        cluster.form()?;
         let mut command = cluster.cli(0).command("watch")?;
         let idle = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         for number in 0..20 {
@@ -173,7 +169,10 @@ fn a_watcher_that_does_not_read_is_in_nobodys_way() -> Result<()> {
         }
         let watcher = Watcher::start(cluster, 0, "--kind network")?;
         watcher.until("\"n19\"")?;
+        let begin = Instant::now();
         cluster.daemon(0).term()?;
+        // The daemon waits for other requests for as long as this.
+        ensure!(begin.elapsed() < Duration::from_secs(4), "the watcher has kept the daemon for {:?}", begin.elapsed());
         let output = idle.wait_with_output()?;
         ensure!(output.status.code() == Some(1), "{}", output.status);
         let told = String::from_utf8_lossy(&output.stderr);

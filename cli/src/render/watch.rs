@@ -66,3 +66,53 @@ fn deleted(index: u64, key: &ObjectKey) -> String {
         _ => line(&key.id.to_string(), String::new()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pontoon_proto::v1::{Endpoint, Lease, Network, Subnet, WatchChanges, WatchProgress, WatchSnapshot};
+
+    use super::*;
+
+    fn shown(event: Event) -> String {
+        super::event(&WatchResponse { event: Some(event) })
+    }
+
+    #[test]
+    fn each_object_has_a_line() {
+        let subnets = vec![Subnet { cidr: "10.0.0.0/24".into(), ..Subnet::default() }];
+        let network = Network { name: "web".into(), subnets, vni: 65_536, ..Network::default() };
+        let object = |object| Object { object: Some(object) };
+        let there = WatchSnapshot { index: 12, objects: vec![object(Kind::Network(network))], last: true };
+        assert_eq!(shown(Event::Snapshot(there)), "      12  is    network         web  10.0.0.0/24 vni 65536\n");
+        let endpoint = Endpoint {
+            name: "c1".into(),
+            addresses: vec!["10.0.0.2".into()],
+            state: EndpointState::Stopped.into(),
+            network: 12,
+            node: 2,
+            ..Endpoint::default()
+        };
+        let lease =
+            Lease { address: "10.0.0.2".into(), state: LeaseState::Kept.into(), network: 12, ..Lease::default() };
+        let key = |kind: ObjectKind| ObjectKey { kind: kind.into(), id: 19, ..ObjectKey::default() };
+        let changes = WatchChanges {
+            index: 20,
+            put: vec![object(Kind::Endpoint(endpoint)), object(Kind::Lease(lease)), Object { object: None }],
+            deleted: vec![
+                key(ObjectKind::Endpoint),
+                ObjectKey { network: 12, node: 2, ..key(ObjectKind::EngineNetwork) },
+                ObjectKey { network: 12, address: "10.0.0.3".into(), ..key(ObjectKind::Lease) },
+            ],
+        };
+        let lines = [
+            "      20  put   endpoint        c1  10.0.0.2 stopped on network 12 and node 2",
+            "      20  put   lease           10.0.0.2  kept - of network 12",
+            "      20  put   ?               -",
+            "      20  gone  endpoint        19",
+            "      20  gone  engine-network  -  of network 12 on node 2",
+            "      20  gone  lease           10.0.0.3  of network 12",
+        ];
+        assert_eq!(shown(Event::Changes(changes)).lines().collect::<Vec<_>>(), lines);
+        assert_eq!(shown(Event::Progress(WatchProgress { index: 99 })), "");
+    }
+}

@@ -18,6 +18,7 @@ use pontoon_store::model::state::State;
 use pontoon_store::{Changes, Compacted};
 use prost::Message;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::error::ApiError;
@@ -41,7 +42,7 @@ impl WatchService for Watch {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let watcher = Watcher::begin(self.0.member()?, request.into_inner()).await?;
+        let watcher = Watcher::begin(self.0.member()?, self.0.stop.clone(), request.into_inner()).await?;
         Ok(Response::new(Box::pin(unfold(Some(watcher), step))))
     }
 }
@@ -90,6 +91,8 @@ impl Interest {
 
 struct Watcher {
     member: Arc<Member>,
+    /// Of the daemon, which waits for its requests to end.
+    stop: CancellationToken,
     interest: Interest,
     /// Everything up to this index was sent, or is in `ready`.
     index: u64,
@@ -98,7 +101,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn begin(member: Arc<Member>, request: v1::WatchRequest) -> Result<Self, ApiError> {
+    async fn begin(member: Arc<Member>, stop: CancellationToken, request: v1::WatchRequest) -> Result<Self, ApiError> {
         check_cluster(&member, &request.cluster_id)?;
         let applied = member.store().applied();
         if request.from_index > *applied.borrow() {
@@ -116,7 +119,7 @@ impl Watcher {
             (interest, snapshot)
         };
         let (index, ready) = snapshot.unwrap_or((request.from_index, VecDeque::new()));
-        let watcher = Self { member, interest, index, ready, applied };
+        let watcher = Self { member, stop, interest, index, ready, applied };
         // Said at once, and not in the stream.
         watcher.member.store().changes_after(watcher.index, 0).map_err(|error| compacted(&error))?;
         Ok(watcher)
@@ -137,7 +140,7 @@ impl Watcher {
                 continue;
             }
             let changed = tokio::time::timeout(QUIET, self.applied.changed());
-            match member.unless_stopped(changed).await {
+            match self.stop.run_until_cancelled(member.unless_stopped(changed)).await.flatten() {
                 Some(Ok(Ok(()))) => {}
                 Some(Err(_)) => return Ok(Event::Progress(v1::WatchProgress { index: self.index })),
                 Some(Ok(Err(_))) | None => return Err(ended()),
