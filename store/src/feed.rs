@@ -103,12 +103,21 @@ mod tests {
     use super::*;
     use crate::model::id::{EndpointId, NodeId};
 
+    /// An empty state.
+    fn at(index: u64) -> State {
+        let mut state = State::empty();
+        state.applied_index = index;
+        state
+    }
+
     /// A feed to which these entries were applied, each of which ends one endpoint.
     fn feed(max_bytes: usize, indexes: std::ops::RangeInclusive<u64>) -> Feed {
         let mut feed = Feed::bounded(indexes.start() - 1, max_bytes);
         for index in indexes {
-            let state = State { applied_index: index, ..State::empty() };
-            feed.add(&state, &BTreeSet::from([Change::Endpoint(EndpointId(index)), Change::Answer(NodeId(1), index)]));
+            feed.add(
+                &at(index),
+                &BTreeSet::from([Change::Endpoint(EndpointId(index)), Change::Answer(NodeId(1), index)]),
+            );
         }
         feed
     }
@@ -132,7 +141,7 @@ mod tests {
     #[test]
     fn entries_that_change_nothing_are_progress() {
         let mut feed = feed(MAX_BYTES, 1..=2);
-        feed.add(&State { applied_index: 7, ..State::empty() }, &BTreeSet::from([Change::Answer(NodeId(1), 1)]));
+        feed.add(&at(7), &BTreeSet::from([Change::Answer(NodeId(1), 1)]));
         assert_eq!(indexes(&feed, 1, 9), Ok((vec![2], 7)));
         assert_eq!(indexes(&feed, 0, 1), Ok((vec![1], 1)), "there is more");
     }
