@@ -121,11 +121,11 @@ fn held(state: &State, dice: &Dice, node: NodeId) -> HoldAddress {
 }
 
 fn rebound_mac(c: u8) -> Option<Mac> {
-    (c % 3 == 0).then(|| Mac::new([2, 0x42, 10, 0, 0, c % 6])).flatten()
+    (c.is_multiple_of(3)).then(|| Mac::new([2, 0x42, 10, 0, 0, c % 6])).flatten()
 }
 
 fn engine_container(n: u8, c: u8) -> EngineContainer {
-    EngineContainer { id: format!("i{n}"), name: format!("c{n}"), fixed: c % 2 == 0 }
+    EngineContainer { id: format!("i{n}"), name: format!("c{n}"), fixed: c.is_multiple_of(2) }
 }
 
 fn of_engines(state: &State, dice: &Dice, node: NodeId) -> Command {

@@ -111,10 +111,11 @@ fn a_node_keeps_a_part_of_the_addresses() {
     let planned = |world: &World| world.planned(seen().0, seen().1);
     assert_eq!(planned(&world).steps, [], "a quarter of 16, for two engines");
     world.stops(&c[2]);
-    let forget = Step::Forget { endpoint: c[1].id, epoch: c[1].epoch, name: "c2".into() };
-    assert_eq!(planned(&world).steps, [forget.clone()], "the one that stopped first");
+    let steps = planned(&world).steps;
+    assert_eq!(steps, [Step::Forget { endpoint: c[1].id, epoch: c[1].epoch, name: "c2".into() }], "it stopped first");
+    let forget = &steps[0];
     assert_eq!(forget.to_string(), "give up the address of container c2, which is stopped");
-    assert_eq!(gives_up(&world.state, world.me, &forget), [(c[1].id, c[1].epoch)]);
+    assert_eq!(gives_up(&world.state, world.me, forget), [(c[1].id, c[1].epoch)]);
 }
 
 #[test]
