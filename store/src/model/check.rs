@@ -162,14 +162,9 @@ impl State {
 impl State {
     fn check_engines(&self, found: &mut Found) {
         for endpoint in self.endpoints.values().filter(|endpoint| !endpoint.is_up()) {
-            let what = || format!("endpoint {} of a stopped container", endpoint.id);
-            let known = self.engine_networks.get(&(endpoint.network, endpoint.node));
-            let has = known.is_some_and(|known| known.containers.iter().any(|c| c.id == endpoint.container_id));
-            found.unless(has, || format!("{} is kept for none", what()));
-            found.unless(!endpoint.is_placed() && endpoint.ifname.is_empty(), || format!("{} is placed", what()));
+            let nowhere = !endpoint.is_placed() && endpoint.ifname.is_empty() && !endpoint.engine_id.is_empty();
+            found.unless(nowhere, || format!("endpoint {} of a stopped container is placed", endpoint.id));
         }
-        let stopped = self.endpoints.values().filter(|endpoint| !endpoint.is_up());
-        found.unique("stopped container", stopped.map(|e| (e.network, e.node, &e.container_id)));
         let subnets = || self.networks.values().flat_map(|n| n.subnets.iter().map(|s| s.cidr));
         for (cidr, claim) in &self.claims {
             found.unless(*cidr == claim.cidr, || format!("claim {} is kept as {cidr}", claim.cidr));

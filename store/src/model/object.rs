@@ -209,8 +209,8 @@ pub enum EndpointState {
     /// In use.
     Active,
     /// Its container is stopped: it has neither a namespace nor an interface, and keeps its MAC and its leases until its
-    /// node's engine starts the container again or has it no more. Nobody but its node ends it, so the node can take it
-    /// into use again also without a majority.
+    /// node's engine starts the container again, or its node ends it. Nobody else does, so the node can take it into use
+    /// again also without a majority.
     Stopped,
 }
 

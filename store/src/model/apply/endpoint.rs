@@ -22,11 +22,14 @@ const MAX_SANDBOX_KEY: usize = 256;
 impl Changing<'_> {
     pub(super) fn create_endpoint(&mut self, wanted: &CreateEndpoint) -> Result<Outcome, Rejection> {
         let endpoint = self.new_endpoint(wanted)?;
-        self.end_kept_with_mac(endpoint.network, endpoint.node, endpoint.mac);
+        let former = self.former_with_mac(wanted, &endpoint)?;
         for &address in &endpoint.addresses {
             self.take_lease(&endpoint, address);
         }
-        self.put_endpoint(endpoint.clone());
+        match former {
+            Some(former) => self.exchange_macs(endpoint.clone(), former),
+            None => self.put_endpoint(endpoint.clone()),
+        }
         Ok(Outcome::Endpoint(endpoint))
     }
 

@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use crate::model::command::{ClaimSubnet, HoldAddress, Outcome, PlaceEndpoint};
 use crate::model::id::{NetworkId, NodeId};
 use crate::model::name;
-use crate::model::object::{Claim, Endpoint, EngineNetwork, Family, Labels, Lease, LeaseState, Network, Subnet};
+use crate::model::object::{
+    Claim, Endpoint, EngineContainer, EngineNetwork, Family, Labels, Lease, LeaseState, Network, Subnet,
+};
 use crate::model::rejection::{Reason, Rejection};
 
 use super::Changing;
@@ -71,7 +73,6 @@ impl Changing<'_> {
         if known.id.is_empty() {
             let gone = known.network;
             self.drop_engine_networks(|other| other.network == gone && other.node == node);
-            self.end_forgotten(gone, node);
             return Ok(Outcome::Done);
         }
         // Until it has its name, only the engine that makes it can have it.
@@ -96,7 +97,7 @@ impl Changing<'_> {
         }
         if self.state.engine_networks.get(&(known.network, node)) != Some(known) {
             self.put_engine_network(known.clone());
-            self.end_forgotten(known.network, node);
+            self.rename_stopped(known);
         }
         Ok(Outcome::Done)
     }
@@ -170,25 +171,32 @@ impl Changing<'_> {
         check_sandbox(&placed.name, &placed.sandbox)?;
         name::check_ifname(&placed.ifname)?;
         check_ports(placed)?;
-        let kept = self.kept_for(&endpoint, &placed.container_id).map(|kept| kept.id);
+        let handed = self.handed_over(&endpoint, placed);
+        let handed_id = handed.as_ref().map(|handed| handed.id);
         let holder = self.state.endpoint_named(endpoint.network, endpoint.node, &placed.name).map(|holder| holder.id);
-        // What is kept for this container is taken out of its way.
-        let former = self.former_holder(&endpoint, &placed.name).filter(|former| Some(former.id) != kept);
+        let former = self.former_holder(&endpoint, &placed.name).filter(|former| Some(former.id) != handed_id);
         match &former {
             Some(former) => self.check_name_free(network, node, &former.name, Some(former.id))?,
-            None if holder.is_some() && holder == kept => {}
+            // It loses the name in this step.
+            None if holder.is_some() && holder == handed_id => {}
             None => self.check_name_free(network, node, &placed.name, Some(endpoint.id))?,
+        }
+        if let Some(handed) = handed.as_ref().filter(|handed| handed.name != endpoint.name) {
+            self.check_name_free(network, node, &handed.name, Some(handed.id))?;
         }
         self.check_not_on(network, node.id, &placed.sandbox, Some(endpoint.id))?;
         self.check_ifname_free(&endpoint, placed)?;
-        let kept = self.take_kept(&endpoint, placed);
+        // Each name is one endpoint's at a time.
+        if let Some(handed) = handed_id.and_then(|id| self.state.endpoints.get(&id)).cloned() {
+            self.drop_endpoint(&handed);
+        }
         if let Some(former) = former {
             self.rename(former);
         }
         let PlaceEndpoint { name, container_id, aliases, sandbox, ifname, ports, .. } = placed.clone();
         let outcome = self.activate(Endpoint { name, container_id, aliases, sandbox, ifname, ports, ..endpoint });
-        if let Some(kept) = kept {
-            self.put_with_leases(kept, LeaseState::Kept);
+        if let Some(handed) = handed {
+            self.put_with_leases(handed, LeaseState::Kept);
         }
         Ok(outcome)
     }
@@ -200,6 +208,18 @@ impl Changing<'_> {
         let unnamed = Endpoint::short_id(&other.engine_id);
         let loses_it = other.id != endpoint.id && !unnamed.is_empty() && unnamed != name;
         loses_it.then(|| Endpoint { name: unnamed, ..other.clone() })
+    }
+
+    /// Gives what waits for containers the names that these have by now, unless somebody has one of them.
+    fn rename_stopped(&mut self, known: &EngineNetwork) {
+        let waiting = self.state.endpoints_of_node(known.node).filter(|e| e.network == known.network && !e.is_up());
+        for endpoint in waiting.cloned().collect::<Vec<_>>() {
+            let container = known.containers.iter().find(|container| container.id == endpoint.container_id);
+            let Some(EngineContainer { name, .. }) = container else { continue };
+            if self.state.endpoint_named(known.network, known.node, name).is_none() {
+                self.rename(Endpoint { name: name.clone(), ..endpoint });
+            }
+        }
     }
 
     /// Puts an endpoint that has another name, and its leases.

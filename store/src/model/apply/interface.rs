@@ -63,11 +63,18 @@ impl Changing<'_> {
         )
     }
 
-    /// Ends what is kept with this MAC for a stopped container of a node's engine: the container runs elsewhere.
-    pub(super) fn end_kept_with_mac(&mut self, network: NetworkId, node: NodeId, mac: Mac) {
-        if let Some(kept) = self.state.kept_with_mac(network, node, mac).cloned() {
-            self.end_endpoint(&kept);
-        }
+    /// What waits on the node of a new endpoint with the MAC that is asked for: with the one that the new endpoint would
+    /// have had otherwise.
+    pub(super) fn former_with_mac(
+        &self,
+        wanted: &CreateEndpoint,
+        endpoint: &Endpoint,
+    ) -> Result<Option<Endpoint>, Rejection> {
+        let former = wanted.mac.and_then(|mac| self.state.kept_with_mac(endpoint.network, endpoint.node, mac));
+        let Some(former) = former else { return Ok(None) };
+        let unasked = CreateEndpoint { mac: None, ..wanted.clone() };
+        let mac = self.choose_mac(&unasked, self.network(endpoint.network)?, &endpoint.addresses)?;
+        Ok(Some(Endpoint { mac, ..former.clone() }))
     }
 
     /// Names of the interfaces that the sandbox has through its endpoints.

@@ -204,7 +204,8 @@ impl Changing<'_> {
             return Err(Rejection::new(
                 Reason::NodeInUse,
                 format!("node {} cannot be removed: it has {} endpoints: {users}", node.name, endpoints.len()),
-                "detach them, or use --force: if they still run, their addresses may be given to others",
+                "detach them, or remove the containers (docker rm), or use --force: if they still run, their addresses may be \
+                 given to others",
             ));
         }
         if !force && self.state.nodes.len() == 1 {

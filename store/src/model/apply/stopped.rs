@@ -1,7 +1,7 @@
 //! Endpoints whose containers are stopped: kept for their node's engine, and taken into use again.
 
 use crate::model::command::{Outcome, PlaceEndpoint, RebindEndpoint};
-use crate::model::id::{EndpointId, NetworkId, NodeId};
+use crate::model::id::EndpointId;
 use crate::model::object::{Endpoint, EndpointState, LeaseState, Sandbox};
 use crate::model::rejection::{Reason, Rejection};
 
@@ -9,15 +9,12 @@ use super::Changing;
 use super::engine::check_engine_id;
 
 impl Changing<'_> {
-    /// Keeps an endpoint for its container, which its node's engine has and does not run; otherwise ends it.
+    /// Keeps what an engine's endpoint has until its container starts again. Only a command that names the endpoint ends
+    /// it: its node, which may be on its own, must know what it has given up.
     pub(super) fn stop_endpoint(&mut self, id: EndpointId, epoch: u64) -> Result<Outcome, Rejection> {
         let endpoint = self.endpoint_of_epoch(id, epoch)?;
-        if !endpoint.is_up() {
-            return Ok(Outcome::Endpoint(endpoint));
-        }
-        if !self.has_container(&endpoint) || self.kept_for(&endpoint, &endpoint.container_id).is_some() {
-            self.end_endpoint(&endpoint);
-            return Ok(Outcome::Endpoint(endpoint));
+        if endpoint.engine_id.is_empty() {
+            return Err(not_of_an_engine(&endpoint));
         }
         let stopped = Endpoint {
             state: EndpointState::Stopped,
@@ -30,18 +27,6 @@ impl Changing<'_> {
         Ok(Outcome::Endpoint(stopped))
     }
 
-    /// Whether an endpoint's container is one of those that its node's engine has on the network.
-    fn has_container(&self, endpoint: &Endpoint) -> bool {
-        let known = self.state.engine_networks.get(&(endpoint.network, endpoint.node));
-        known.is_some_and(|known| known.containers.iter().any(|container| container.id == endpoint.container_id))
-    }
-
-    /// The other endpoint that is kept for a container on the same network and node.
-    pub(super) fn kept_for(&self, me: &Endpoint, container_id: &str) -> Option<&Endpoint> {
-        let mut others = self.state.endpoints_of_node(me.node).filter(|other| other.id != me.id && !other.is_up());
-        others.find(|other| other.network == me.network && other.container_id == container_id)
-    }
-
     /// An engine starts a container on an endpoint that it had before. Its epoch is new: what was asked of the endpoint
     /// before cannot end it any more.
     pub(super) fn rebind_endpoint(&mut self, wanted: &RebindEndpoint) -> Result<Outcome, Rejection> {
@@ -51,25 +36,22 @@ impl Changing<'_> {
         }
         let endpoint = self.endpoint_of_epoch(wanted.endpoint, wanted.epoch)?;
         check_engine_id("endpoint", &wanted.engine_id)?;
-        let refuse = |message: String| {
-            Err(Rejection::new(Reason::AlreadyAttached, message, "see `pontoon network inspect`, and make another one"))
-        };
         if endpoint.engine_id.is_empty() {
-            return refuse(format!("endpoint {} of container {} is no engine's", endpoint.id, endpoint.name));
+            return Err(not_of_an_engine(&endpoint));
         }
         let other = self.state.endpoint_of_engine(endpoint.node, &wanted.engine_id);
         if let Some(other) = other.filter(|other| other.id != endpoint.id) {
-            return refuse(format!(
-                "endpoint {} of the engine is container {}'s already",
-                wanted.engine_id, other.name
-            ));
+            let message = format!("endpoint {} of the engine is container {}'s already", wanted.engine_id, other.name);
+            return Err(Rejection::new(Reason::AlreadyAttached, message, "make each endpoint once"));
         }
         let mac = wanted.mac.unwrap_or(endpoint.mac);
         if mac != endpoint.mac {
             let network = self.network(endpoint.network)?;
             self.check_mac(&endpoint.name, network, mac, Some(endpoint.node))?;
-            self.end_kept_with_mac(endpoint.network, endpoint.node, mac);
         }
+        let former = self.state.kept_with_mac(endpoint.network, endpoint.node, mac);
+        let former = former.filter(|former| former.id != endpoint.id).cloned();
+        let left = endpoint.mac;
         let rebound = Endpoint {
             mac,
             engine_id: wanted.engine_id.clone(),
@@ -80,7 +62,10 @@ impl Changing<'_> {
             ports: Vec::new(),
             ..endpoint
         };
-        self.put_with_leases(rebound.clone(), LeaseState::Pending);
+        match former {
+            Some(former) => self.exchange_macs(rebound.clone(), Endpoint { mac: left, ..former }),
+            None => self.put_with_leases(rebound.clone(), LeaseState::Pending),
+        }
         Ok(Outcome::Endpoint(rebound))
     }
 
@@ -99,30 +84,42 @@ impl Changing<'_> {
         self.put_endpoint(endpoint);
     }
 
-    /// Ends what is kept for containers that a node's engine does not have on a network (any more).
-    pub(super) fn end_forgotten(&mut self, network: NetworkId, node: NodeId) {
-        let kept = self.state.endpoints_of_node(node).filter(|e| e.network == network && !e.is_up());
-        for endpoint in kept.filter(|endpoint| !self.has_container(endpoint)).cloned().collect::<Vec<_>>() {
-            self.end_endpoint(&endpoint);
+    /// Puts an endpoint that starts, and the one that waits and had its MAC before, with the MAC that is left.
+    pub(super) fn exchange_macs(&mut self, starting: Endpoint, waiting: Endpoint) {
+        // Each MAC is one endpoint's at a time.
+        if let Some(former) = self.state.endpoints.get(&waiting.id).cloned() {
+            self.drop_endpoint(&former);
         }
+        self.put_with_leases(starting, LeaseState::Pending);
+        self.put_endpoint(waiting);
     }
 
-    /// A container runs on another endpoint than the one that is kept for it, because its engine had not told which
-    /// container starts. Takes the kept one out of the way, and gives it back if it is now to be kept for the container
-    /// that the other one was kept for.
-    pub(super) fn take_kept(&mut self, endpoint: &Endpoint, placed: &PlaceEndpoint) -> Option<Endpoint> {
-        let kept = self.kept_for(endpoint, &placed.container_id).cloned()?;
+    /// The endpoint that waits for a container on the network and node of `me`.
+    pub(super) fn kept_for(&self, me: &Endpoint, container_id: &str) -> Option<&Endpoint> {
+        let mut others = self.state.endpoints_of_node(me.node).filter(|other| other.id != me.id && !other.is_up());
+        let is_its = |other: &&Endpoint| other.network == me.network && other.container_id == container_id;
+        others.find(is_its).filter(|_| !container_id.is_empty())
+    }
+
+    /// What waits for a container that runs on another endpoint, because its engine had not told which container starts. It
+    /// waits from now on for the container that the other one waited for, or for none.
+    pub(super) fn handed_over(&self, endpoint: &Endpoint, placed: &PlaceEndpoint) -> Option<Endpoint> {
+        let kept = self.kept_for(endpoint, &placed.container_id)?.clone();
         let Endpoint { container_id, aliases, name, .. } = endpoint.clone();
+        let mut others = self.state.endpoints_of_node(endpoint.node).filter(|other| other.network == endpoint.network);
         let has_heir = !container_id.is_empty()
             && container_id != placed.container_id
             && name != placed.name
-            && self.has_container(endpoint)
-            && self.kept_for(endpoint, &container_id).is_none();
-        if !has_heir {
-            self.end_endpoint(&kept);
-            return None;
-        }
-        self.drop_endpoint(&kept);
-        Some(Endpoint { container_id, aliases, name, ..kept })
+            && others.all(|other| other.id == endpoint.id || other.container_id != container_id);
+        Some(if has_heir {
+            Endpoint { container_id, aliases, name, ..kept }
+        } else {
+            Endpoint { container_id: String::new(), aliases: Vec::new(), name: kept.engine_id.clone(), ..kept }
+        })
     }
+}
+
+fn not_of_an_engine(endpoint: &Endpoint) -> Rejection {
+    let message = format!("endpoint {} of container {} is no engine's", endpoint.id, endpoint.name);
+    Rejection::new(Reason::AlreadyAttached, message, "detach the container instead")
 }

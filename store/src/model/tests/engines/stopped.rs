@@ -68,29 +68,58 @@ fn a_stopped_container_keeps_its_address_until_it_is_removed() {
     world.refused(leave, Reason::NodeInUse, &["c1 on network web (10.0.0.2, not running)"]);
     // What was asked for before it stopped comes too late.
     world.refused(Command::PlaceEndpoint(world.placing(&c1, "c1")), Reason::EndpointNotFound, &["c1", "stopped"]);
-    world.reports(1, &network, &["c2"]);
-    assert_eq!(world.now(&c1), None);
+    world.remove(&c1);
     assert!(matches!(world.lease(&network, "10.0.0.2").unwrap().state, LeaseState::Cooling { .. }));
 }
 
+/// Its node may be on its own, and take into use again what nobody has told it was ended.
 #[test]
-fn a_container_that_its_engine_has_not_told_of_keeps_nothing() {
+fn only_a_command_that_names_it_ends_what_waits() {
     let (mut world, network) = World::with_network();
-    let c1 = world.runs(&network, "c1");
+    let (c1, c2) = (world.runs(&network, "c1"), world.runs(&network, "c2"));
     world.stop(&c1);
-    assert_eq!(world.now(&c1), None);
+    world.reports(1, &network, &["c1"]);
     world.reports(1, &network, &["c2"]);
-    let c2 = world.runs(&network, "c2");
     world.stop(&c2);
-    assert!(world.now(&c2).is_some());
-    // The engine has lost the network.
     world.ok(Command::ReportEngineNetwork(EngineNetwork {
         network: network.id,
         node: world.node(1).id,
         id: String::new(),
         containers: Vec::new(),
     }));
-    assert_eq!(world.now(&c2), None);
+    // Another one for the same container, which is stopped in turn.
+    let lease = world.held(1, &network, None, "");
+    let again = world.endpoint(world.engine_endpoint(1, &network, &lease.address.to_string(), "again"));
+    world.placed(&again, "c1");
+    world.stop(&again);
+    let waiting = world.state.endpoints.values().filter(|endpoint| !endpoint.is_up());
+    assert_eq!(waiting.map(|endpoint| endpoint.id).collect::<Vec<_>>(), [c1.id, c2.id, again.id]);
+    let attached = world.endpoint(world.container(&network, 1, "c3"));
+    let stop = Command::StopEndpoint { endpoint: attached.id, epoch: attached.epoch };
+    world.refused(stop, Reason::AlreadyAttached, &["c3", "no engine's"]);
+}
+
+#[test]
+fn what_waits_is_renamed_with_its_container() {
+    let (mut world, network) = World::with_network();
+    world.reports(1, &network, &["c1"]);
+    let c1 = world.runs(&network, "c1");
+    world.stop(&c1);
+    let renamed = |name: &str| EngineContainer { id: "c1-id".to_owned(), name: name.to_owned(), fixed: false };
+    let known = |name: &str| EngineNetwork {
+        network: network.id,
+        node: c1.node,
+        id: "web-1".to_owned(),
+        containers: vec![renamed(name)],
+    };
+    world.ok(Command::ReportEngineNetwork(known("db")));
+    assert_eq!(
+        (world.now(&c1).unwrap().name.as_str(), &*world.lease(&network, "10.0.0.2").unwrap().name),
+        ("db", "db")
+    );
+    world.endpoint(world.container(&network, 1, "taken"));
+    world.ok(Command::ReportEngineNetwork(known("taken")));
+    assert_eq!(world.now(&c1).unwrap().name, "db");
 }
 
 #[test]
@@ -150,12 +179,13 @@ fn a_container_that_starts_on_anothers_endpoint_leaves_it_its_own() {
     assert_eq!(world.lease(&network, "10.0.0.2").unwrap().name, "c2");
     let again = world.rebound(&world.now(&c1).unwrap().clone(), "e4");
     world.placed(&again, "c2");
-    // A container on a new endpoint does not need the one that was kept for it.
+    // What waits for a container that runs on a new endpoint waits for nobody any more.
     world.stop(&placed);
     let lease = world.held(1, &network, None, "");
     let new = world.endpoint(world.engine_endpoint(1, &network, &lease.address.to_string(), "e5"));
     world.placed(&new, "c1");
-    assert_eq!(world.now(&placed), None);
+    let nobodys = world.now(&placed).unwrap();
+    assert_eq!((nobodys.name.as_str(), nobodys.container_id.as_str(), nobodys.is_up()), ("e3", "", false));
     assert_eq!(world.now(&new).unwrap().name, "c1");
 }
 
@@ -177,14 +207,16 @@ fn a_mac_that_was_given_by_number_tells_which_container_starts() {
     world.stop(&c2);
     // It was not c1 that starts on what is c1's.
     world.ok(with_mac(&c1, "e3"));
-    assert_eq!((world.now(&c1).unwrap().mac, world.now(&c2)), (mac, None));
-    let c1 = world.now(&c1).unwrap().clone();
-    world.placed(&c1, "c2");
-    world.stop(&c1);
+    assert_eq!((world.now(&c1).unwrap().mac, world.now(&c2).unwrap().mac), (mac, c1.mac), "they change places");
+    let started = world.now(&c1).unwrap().clone();
+    world.placed(&started, "c2");
+    assert_eq!(world.now(&c2).unwrap().name, "c1");
+    world.stop(&started);
     let lease = world.held(1, &network, None, "");
     let wanted = world.engine_endpoint(1, &network, &lease.address.to_string(), "e4");
     let new = world.endpoint(CreateEndpoint { mac: Some(mac), ..wanted });
-    assert_eq!((new.mac, world.now(&c1)), (mac, None));
+    let left = world.now(&started).unwrap().mac.to_string();
+    assert_eq!((new.mac, left.as_str()), (mac, "02:42:0a:00:00:04"), "what the new one would have had");
 }
 
 #[test]
