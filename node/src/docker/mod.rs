@@ -4,6 +4,7 @@
 //! - `plugin`, `wire`: the plugin socket and its messages
 //! - `network`, `ipam`: what the two halves of the driver do
 //! - `engine`: what is asked of the engine
+//! - `leave`: what is done in the engine when the node leaves its cluster
 //! - `look`: what a diagnosis asks the engine and our own socket
 //! - `sync`: the loop that keeps the engine as the cluster wants it; `plan::engine` decides
 //!
@@ -11,6 +12,7 @@
 
 mod engine;
 mod ipam;
+mod leave;
 mod look;
 mod network;
 mod plugin;
@@ -26,6 +28,7 @@ use pontoon_store::model::rejection::Reason;
 
 use crate::api::error::ApiError;
 
+pub(crate) use leave::clean_up;
 pub(crate) use look::{engine as look_at_engine, plugin as look_at_plugin};
 pub(crate) use plugin::serve;
 pub(crate) use sync::{Sync, run};

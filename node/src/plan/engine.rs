@@ -14,8 +14,11 @@ use pontoon_store::model::state::State;
 use super::egress;
 use super::observed::HostFacts;
 
+mod leaving;
 #[cfg(test)]
 mod tests;
+
+pub use leaving::{leaving, left_behind};
 
 /// A network of the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -247,8 +250,7 @@ impl View<'_> {
             plan.steps.insert(0, Step::Remove { id: net.id.clone(), name: net.name.clone() });
             return;
         }
-        let containers = containers_on(self.seen, net);
-        let names: Vec<&str> = containers.iter().map(|container| container.name.as_str()).collect();
+        let names = names_on(self.seen, net);
         if !names.is_empty() {
             plan.problems.push(format!(
                 "the engine has network {} for {}, and the cluster has it not (any more): remove the containers, or put \
@@ -266,6 +268,10 @@ fn containers_on(seen: &Seen, net: &SeenNetwork) -> Vec<EngineContainer> {
     let mut containers: Vec<EngineContainer> = seen.containers.iter().filter(on_it).map(container).collect();
     containers.sort();
     containers
+}
+
+fn names_on(seen: &Seen, net: &SeenNetwork) -> Vec<String> {
+    containers_on(seen, net).into_iter().map(|container| container.name).collect()
 }
 
 fn plan_endpoints(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen) {

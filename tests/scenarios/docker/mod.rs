@@ -2,6 +2,7 @@
 
 mod churn;
 mod containers;
+mod leaving;
 mod networks;
 mod restarts;
 

@@ -1,5 +1,6 @@
 //! Tables of an engine's plan, on states that commands have made.
 
+mod leftovers;
 mod random;
 mod sim;
 
