@@ -5,7 +5,10 @@ use std::path::Path;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{EventMessage, Ipam, IpamConfig, NetworkCreateRequest, PortSummary};
+use bollard::models::{
+    ContainerSummaryStateEnum, EndpointSettings, EventMessage, Ipam, IpamConfig, NetworkConnectRequest,
+    NetworkCreateRequest, PortSummary,
+};
 use bollard::query_parameters::{EventsOptions, ListContainersOptions, ListNetworksOptions};
 use futures::Stream;
 use ipnet::IpNet;
@@ -75,7 +78,29 @@ impl Engine {
         let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
         let containers = self.0.list_containers(Some(all)).await.map_err(failed("list containers"))?;
         let containers = containers.into_iter().map(|found| container(found, &networks)).collect();
-        Ok(Seen { networks, containers })
+        Ok(Seen { networks, containers, ..Seen::default() })
+    }
+
+    /// Puts a container that does not run on a network, in the place of one of the same name, with the `--ip`, the aliases
+    /// and the options that it had there. By its name: if the network is gone by now, the container is on whichever has
+    /// the name when it starts.
+    pub(super) async fn reconnect(&self, container: &str, network: &str) -> Result<(), EngineError> {
+        let found = self.0.inspect_container(container, None).await.map_err(failed(format!("inspect {container}")))?;
+        let mut networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        let (stopped, was) = (found.state.and_then(|state| state.running) == Some(false), networks.remove(network));
+        let Some(was) = was.filter(|_| stopped) else { return Ok(()) };
+        // The rest of it is of the time when it ran there.
+        let settings = EndpointSettings {
+            ipam_config: was.ipam_config,
+            links: was.links,
+            aliases: was.aliases,
+            driver_opts: was.driver_opts,
+            gw_priority: was.gw_priority,
+            ..EndpointSettings::default()
+        };
+        let request = NetworkConnectRequest { container: container.to_owned(), endpoint_config: Some(settings) };
+        let operation = format!("connect {container} to {network}");
+        self.0.connect_network(network, request).await.map_err(failed(operation))
     }
 
     /// File that names a running container's network namespace.
@@ -179,15 +204,17 @@ fn container(found: bollard::models::ContainerSummary, networks: &[SeenNetwork])
         aliases.dedup();
         // More would be refused, and the container never placed.
         aliases.truncate(Endpoint::MAX_ALIASES);
-        SeenAttachment { network, endpoint: settings.endpoint_id.unwrap_or_default(), aliases }
+        SeenAttachment { network, name, endpoint: settings.endpoint_id.unwrap_or_default(), aliases }
     };
     let attachments = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     // Links give a container other containers' names, with a slash in the middle. An engine allows longer ones than the
     // cluster does, which would refuse all that is said of the network.
     let names = found.names.unwrap_or_default();
     let name = names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| is_name(name));
+    let stopped = [ContainerSummaryStateEnum::CREATED, ContainerSummaryStateEnum::EXITED];
     SeenContainer {
         name: name.map_or_else(|| Endpoint::short_id(&id), str::to_owned),
+        stopped: found.state.is_some_and(|state| stopped.contains(&state)),
         attachments: attachments.into_iter().map(attachment).collect(),
         ports: published(found.ports.unwrap_or_default()),
         id,
@@ -215,7 +242,7 @@ pub(super) fn is_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{ContainerSummary, ContainerSummaryNetworkSettings, EndpointSettings};
+    use bollard::models::{ContainerSummary, ContainerSummaryNetworkSettings};
 
     use super::*;
 

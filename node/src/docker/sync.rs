@@ -89,7 +89,7 @@ async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
     let mut applied = sync.member.store().applied();
     let mut strays = BTreeMap::new();
     let version = format!("Docker {}", engine.version().await?.0);
-    let mut seen = engine.observe().await?;
+    let mut seen = observe(sync, &engine, &Seen::default()).await?;
     info!(socket = %sync.socket.display(), version, "working with Docker");
     sync.containers.set_engine(&version);
     // Its next pass reports the version.
@@ -107,14 +107,14 @@ async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
             _ = &mut events => return Err(SyncError::Ended),
             () = happened.notified() => {
                 sleep(DEBOUNCE).await;
-                seen = engine.observe().await?;
+                seen = observe(sync, &engine, &seen).await?;
             }
             changed = applied.changed() => {
                 changed.map_err(|_| SyncError::Ended)?;
                 // What the cluster has changed may ask for something of the engine: that is looked at first.
                 sleep(DEBOUNCE).await;
             }
-            () = sleep_until(due) => seen = engine.observe().await?,
+            () = sleep_until(due) => seen = observe(sync, &engine, &seen).await?,
         }
     }
 }
@@ -150,7 +150,7 @@ async fn settle(
                 problems.push(format!("cannot {step}: {error}"));
             }
         }
-        *seen = engine.observe().await?;
+        *seen = observe(sync, engine, seen).await?;
     }
     Ok(problems)
 }
@@ -162,6 +162,16 @@ fn current_plan(sync: &Sync, seen: &Seen) -> EnginePlan {
     } else {
         EnginePlan::default()
     }
+}
+
+/// Looks at the engine, after an earlier look.
+async fn observe(sync: &Sync, engine: &Engine, before: &Seen) -> Result<Seen, SyncError> {
+    let me = sync.member.node();
+    let known = {
+        let state = sync.member.store().state();
+        state.engine_networks.values().filter(|known| known.node == me).map(|known| known.id.clone()).collect()
+    };
+    Ok(engine.observe().await?.after(before, known))
 }
 
 async fn ensure_bridge(sync: &Sync, engine: &Engine, seen: &Seen) -> Result<(), SyncError> {
@@ -238,6 +248,10 @@ async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncEr
             }
             info!(name, "removing a network from the engine that the cluster does not have");
             Ok(engine.remove(id, name).await?)
+        }
+        Step::Reconnect { name, container_id, container } => {
+            info!(container, network = name, "putting a container on its network, which was removed under it, again");
+            Ok(engine.reconnect(container_id, name).await?)
         }
         Step::Report(known) => Ok(propose(sync, Command::ReportEngineNetwork(known.clone())).await?),
         Step::Place { endpoint, name, container_id, aliases, ports } => {

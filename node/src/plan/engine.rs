@@ -14,6 +14,7 @@ use pontoon_store::model::state::State;
 use super::egress;
 use super::observed::HostFacts;
 
+mod cut_off;
 mod leaving;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,8 @@ pub struct SeenContainer {
     pub id: String,
     /// Name.
     pub name: String,
+    /// It does not run, and nothing is under way that would change that.
+    pub stopped: bool,
     /// The networks that it is on, running or not.
     pub attachments: Vec<SeenAttachment>,
     /// Ports that are published for it.
@@ -53,6 +56,8 @@ pub struct SeenContainer {
 pub struct SeenAttachment {
     /// The engine's id of the network.
     pub network: String,
+    /// Its name, which the container keeps when the network is gone.
+    pub name: String,
     /// The engine's id of the endpoint; empty while the container does not run.
     pub endpoint: String,
     /// Other names of the container on it.
@@ -66,6 +71,19 @@ pub struct Seen {
     pub networks: Vec<SeenNetwork>,
     /// Containers.
     pub containers: Vec<SeenContainer>,
+    /// Ids of networks of the cluster that it has or had, of which containers may still speak.
+    pub past: BTreeSet<String>,
+}
+
+impl Seen {
+    /// The same, seen after that, when the cluster knows its networks by these ids: an id that it knew is remembered for as
+    /// long as a container speaks of it.
+    pub fn after(mut self, before: &Self, known: BTreeSet<String>) -> Self {
+        let attachments = self.containers.iter().flat_map(|container| &container.attachments);
+        let spoken: BTreeSet<&str> = attachments.map(|attachment| attachment.network.as_str()).collect();
+        self.past = before.past.iter().filter(|id| spoken.contains(id.as_str())).cloned().chain(known).collect();
+        self
+    }
 }
 
 /// One step.
@@ -90,6 +108,15 @@ pub enum Step {
         id: String,
         /// Name.
         name: String,
+    },
+    /// Puts a container that does not run on a network again: the one that it is on was removed, and this one made for it.
+    Reconnect {
+        /// Name of the network.
+        name: String,
+        /// The engine's id of the container.
+        container_id: String,
+        /// Name of the container.
+        container: String,
     },
     /// Tells the cluster how the engine has a network.
     Report(EngineNetwork),
@@ -136,6 +163,7 @@ impl fmt::Display for Step {
             Self::Name { name, .. } => write!(f, "tell the cluster that the engine has made network {name}"),
             Self::Create(network) => write!(f, "make network {} in the engine", network.name),
             Self::Remove { name, .. } => write!(f, "remove network {name} from the engine"),
+            Self::Reconnect { name, container, .. } => write!(f, "put container {container} on network {name} again"),
             Self::Report(known) => write!(f, "tell the cluster who is on network {} here", known.network),
             Self::Place { name, .. } => write!(f, "tell the cluster where container {name} is"),
         }
@@ -154,6 +182,7 @@ pub fn plan(state: &State, me: NodeId, seen: &Seen) -> EnginePlan {
     for net in seen.networks.iter().filter(|net| view.is_orphan(net)) {
         view.plan_orphan(&mut plan, net);
     }
+    view.plan_cut_off(&mut plan);
     plan_endpoints(&mut plan, state, me, seen);
     let held = state.leases.values().filter(|lease| lease.held_for() == Some(me));
     plan.strays.extend(held.map(|lease| Stray::Address(lease.network, lease.address, lease.epoch)));

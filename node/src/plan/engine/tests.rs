@@ -147,7 +147,7 @@ impl World {
 
     /// What is planned on this node.
     fn planned(&self, networks: Vec<SeenNetwork>, containers: Vec<SeenContainer>) -> EnginePlan {
-        plan(&self.state, self.me, &Seen { networks, containers })
+        plan(&self.state, self.me, &Seen { networks, containers, ..Seen::default() })
     }
 }
 
@@ -200,11 +200,13 @@ fn foreign(id: &str, name: &str) -> SeenNetwork {
 fn container(name: &str, on: &[(&str, &str)]) -> SeenContainer {
     let attachment = |&(network, endpoint): &(&str, &str)| SeenAttachment {
         network: network.to_owned(),
+        name: String::new(),
         endpoint: endpoint.to_owned(),
         aliases: Vec::new(),
     };
+    let (id, stopped) = (format!("{name}-id"), on.iter().all(|(_, endpoint)| endpoint.is_empty()));
     let attachments = on.iter().map(attachment).collect();
-    SeenContainer { id: format!("{name}-id"), name: name.to_owned(), attachments, ports: Vec::new() }
+    SeenContainer { id, name: name.to_owned(), stopped, attachments, ports: Vec::new() }
 }
 
 /// Steps, then problems.

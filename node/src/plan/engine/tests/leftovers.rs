@@ -1,4 +1,4 @@
-//! Tables of what is left in an engine: networks of a cluster that its node has left.
+//! Tables of what is left in an engine: networks of a cluster that its node has left, and containers without their network.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn what_a_node_that_leaves_takes_with_it() {
         container("c3", &[("a", "")]),
         container("c4", &[("f", "")]),
     ];
-    let plan = leaving(&Seen { networks, containers });
+    let plan = leaving(&Seen { networks, containers, ..Seen::default() });
     assert_eq!(plan.steps, [Step::Remove { id: "i".to_owned(), name: "idle".to_owned() }]);
     let [web, app] = plan.problems.as_slice() else { panic!("{:?}", plan.problems) };
     let disconnects = ["docker network disconnect --force web c1", "docker network disconnect --force web c2"];
@@ -24,4 +24,64 @@ fn what_a_node_that_leaves_takes_with_it() {
     let said = left_behind(&["web".to_owned(), "app".to_owned()]);
     assert!(said.contains("docker network rm web app"), "{said}");
     assert!(left_behind(&[]).contains("docker network ls --filter driver=pontoon"), "{}", left_behind(&[]));
+}
+
+/// A container on a network that it knows by this id and this name.
+fn known_as(name: &str, id: &str, network: &str) -> SeenContainer {
+    let mut container = container(name, &[(id, "")]);
+    network.clone_into(&mut container.attachments[0].name);
+    container
+}
+
+#[test]
+fn a_container_is_put_on_its_network_again() {
+    let mut world = World::new();
+    let web = world.network("web");
+    world.reported(world.me, &web, "new", &[]);
+    let ask = |networks: Vec<SeenNetwork>, container: SeenContainer| {
+        let past = BTreeSet::from(["old".to_owned()]);
+        plan(&world.state, world.me, &Seen { networks, containers: vec![container], past })
+    };
+    let again =
+        Step::Reconnect { name: "web".to_owned(), container_id: "c1-id".to_owned(), container: "c1".to_owned() };
+    let here = || vec![of_cluster("new", &web)];
+    assert_eq!(ask(here(), known_as("c1", "old", "web")).steps, [again]);
+    // It runs, its network is there, it was on another one, or there is none to put it on.
+    let runs = SeenContainer { stopped: false, ..known_as("c1", "old", "web") };
+    assert_eq!(ask(here(), runs), EnginePlan::default());
+    let both = || here().into_iter().chain([foreign("old", "web")]).collect();
+    assert_eq!(ask(both(), known_as("c1", "old", "web")), EnginePlan::default());
+    assert_eq!(ask(here(), known_as("c1", "old", "db")), EnginePlan::default());
+    let reconnects = |plan: &EnginePlan| plan.steps.iter().any(|step| matches!(step, Step::Reconnect { .. }));
+    assert!(!reconnects(&ask(vec![], known_as("c1", "old", "web"))));
+    // Whose the other one was is not known: it can have been a bridge, which nobody else was on.
+    let plan = ask(here(), known_as("c1", "other", "web"));
+    let [problem] = plan.problems.as_slice() else { panic!("{plan:?}") };
+    for words in ["c1", "docker network disconnect --force web c1", "docker network connect web c1"] {
+        assert!(problem.contains(words), "no {words:?} in {problem}");
+    }
+    assert_eq!(plan.steps, []);
+}
+
+#[test]
+fn a_network_that_has_no_name_yet_gets_no_container() {
+    let mut world = World::new();
+    world.made(world.me, "new").unwrap();
+    let containers = vec![known_as("c1", "old", "web")];
+    let seen = Seen { networks: vec![own("new", "web")], containers, past: BTreeSet::from(["old".to_owned()]) };
+    assert_eq!(texts(&plan(&world.state, world.me, &seen)).len(), 1, "only its name is told");
+}
+
+#[test]
+fn what_was_the_clusters_is_remembered_while_a_container_speaks_of_it() {
+    let ids = |all: &[&str]| all.iter().map(|&id| id.to_owned()).collect::<BTreeSet<String>>();
+    let look = |on: &[(&str, &str)]| Seen { containers: vec![container("c1", on)], ..Seen::default() };
+    let first = look(&[("a", "")]).after(&Seen { past: ids(&["z"]), ..Seen::default() }, ids(&["a", "b"]));
+    assert_eq!(first.past, ids(&["a", "b"]));
+    // They are gone; another one was none of the cluster's.
+    let second = look(&[("a", ""), ("f", "")]).after(&first, ids(&[]));
+    assert_eq!(second.past, ids(&["a"]));
+    let third = look(&[("a", "")]).after(&second, ids(&["c"]));
+    assert_eq!(third.past, ids(&["a", "c"]));
+    assert_eq!(look(&[]).after(&third, ids(&[])).past, ids(&[]));
 }

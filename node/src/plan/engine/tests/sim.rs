@@ -1,8 +1,9 @@
 //! An engine in memory, the driver that it calls, and the cluster's state: what they do to each other.
 
+mod again;
 mod check;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use pontoon_store::model::command::{Command, PlaceEndpoint};
@@ -28,8 +29,10 @@ struct Net {
 /// A container's place on a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
-    /// Name of the network, as long as the container has not run on it; from then on the engine's id of it.
-    network: Result<String, String>,
+    /// Name of the network.
+    network: String,
+    /// The engine's id of the network, once the container has run on it.
+    network_id: Option<String>,
     /// The engine's id of the endpoint and the interface's name, while the container runs.
     running: Option<(String, String)>,
     aliases: Vec<String>,
@@ -53,11 +56,23 @@ pub(super) struct Sim {
     /// Whether the driver answers.
     pub(super) listens: bool,
     count: u64,
+    /// Ids of networks that the loop has known to be the cluster's.
+    past: BTreeSet<String>,
+    /// Containers that the loop has put on a network again, and its name.
+    reconnected: BTreeSet<(String, String)>,
 }
 
 impl Sim {
     pub(super) fn new() -> Self {
-        Self { world: World::new(), networks: Vec::new(), containers: Vec::new(), listens: true, count: 0 }
+        Self {
+            world: World::new(),
+            networks: Vec::new(),
+            containers: Vec::new(),
+            listens: true,
+            count: 0,
+            past: BTreeSet::new(),
+            reconnected: BTreeSet::new(),
+        }
     }
 
     fn id(&mut self) -> String {
@@ -71,9 +86,9 @@ impl Sim {
 
     /// The network that a container means.
     fn meant(&self, place: &Place) -> Option<&Net> {
-        match &place.network {
-            Ok(name) => self.named(name),
-            Err(id) => self.networks.iter().find(|net| net.id == *id),
+        match &place.network_id {
+            None => self.named(&place.network),
+            Some(id) => self.networks.iter().find(|net| net.id == *id),
         }
     }
 
@@ -157,7 +172,7 @@ impl Sim {
     pub(super) fn creates(&mut self, name: &str, network: &str) {
         let id = self.id();
         if self.containers.iter().all(|container| container.name != name) && self.named(network).is_some() {
-            let place = Place { network: Ok(network.to_owned()), running: None, aliases: Vec::new() };
+            let place = Place::on(network, Vec::new());
             let name = name.to_owned();
             self.containers.push(Container { id, name, places: vec![place], starts: 0, runs: false });
         }
@@ -220,8 +235,8 @@ impl Sim {
         if self.users(&net).any(|(user, _)| user.id == container.id) {
             return;
         }
-        let aliases = vec![alias.to_owned()];
-        container.places.push(Place { network: Ok(network.to_owned()), running: None, aliases });
+        container.places.retain(|place| place.network != network);
+        container.places.push(Place::on(network, vec![alias.to_owned()]));
         let last = container.places.len() - 1;
         if !container.runs || self.joins(&mut container, last).is_some() {
             self.put(container);
@@ -274,7 +289,7 @@ impl Sim {
             container.places.iter().filter_map(|place| place.running.as_ref()).map(|(_, name)| name.as_str()).collect();
         let ifname = (0..).map(|n| format!("eth{n}")).find(|name| !used.contains(&name.as_str()))?;
         let place = &mut container.places[at];
-        (place.network, place.running) = (Err(net.id), Some((endpoint, ifname)));
+        (place.network_id, place.running) = (Some(net.id), Some((endpoint, ifname)));
         Some(())
     }
 
@@ -336,18 +351,21 @@ impl Sim {
             labels: Labels::default(),
         };
         let attachment = |place: &Place| SeenAttachment {
-            network: self.meant(place).map(|net| net.id.clone()).unwrap_or_default(),
+            network: place.network_id.clone().or_else(|| Some(self.meant(place)?.id.clone())).unwrap_or_default(),
+            name: place.network.clone(),
             endpoint: place.running.as_ref().map(|(id, _)| id.clone()).unwrap_or_default(),
             aliases: place.aliases.clone(),
         };
         let seen = |c: &Container| SeenContainer {
             id: c.id.clone(),
+            stopped: !c.runs,
             attachments: c.places.iter().map(attachment).collect(),
             ..container(&c.name, &[])
         };
         Seen {
             networks: self.networks.iter().map(network).collect(),
             containers: self.containers.iter().map(seen).collect(),
+            past: self.past.clone(),
         }
     }
 
@@ -374,6 +392,7 @@ impl Sim {
             // The cluster may know it by now.
             Step::Remove { id, .. } if self.world.state.network_of_engine(me, &id).is_some() => Ok(()),
             Step::Remove { id, .. } => self.remove_unused(&id),
+            Step::Reconnect { name, container_id, .. } => self.reconnect(&name, &container_id),
             Step::Report(known) => self.propose(Command::ReportEngineNetwork(known)),
             Step::Place { endpoint, name, container_id, aliases, ports } => {
                 let runs = |c: &&Container| c.id == container_id;
@@ -406,7 +425,7 @@ impl Sim {
         let net = self.networks.iter().find(|net| net.id == id).expect("a network of the engine");
         assert!(net.ours.is_some(), "{net:?} is not ours");
         // One that has never run looks for its network by name.
-        let missed: Vec<_> = self.users(net).filter(|(_, place)| place.network.is_err()).collect();
+        let missed: Vec<_> = self.users(net).filter(|(_, place)| place.network_id.is_some()).collect();
         assert!(missed.is_empty(), "{net:?} is removed although {missed:?}");
         self.remove(id)
     }
@@ -439,12 +458,15 @@ impl Sim {
         self.listens = true;
         let foreign = |sim: &Self| sim.networks.iter().filter(|net| net.ours.is_none()).cloned().collect::<Vec<_>>();
         let (networks, containers) = (foreign(self), self.containers.clone());
+        self.reconnected.clear();
         let mut done = Vec::new();
         for _ in 0..=ROUNDS {
+            let known = self.world.state.engine_networks.values().filter(|known| known.node == self.world.me);
+            self.past.extend(known.map(|known| known.id.clone()));
             let planned = plan(&self.world.state, self.world.me, &self.observe());
             if planned.steps.is_empty() && planned.strays.is_empty() {
                 assert_eq!(foreign(self), networks, "a network that is not ours was touched");
-                assert_eq!(self.containers, containers);
+                assert_eq!(self.containers, self.with_reconnected(containers));
                 return self.check(&planned.problems);
             }
             for stray in planned.strays {
