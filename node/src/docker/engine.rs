@@ -17,7 +17,7 @@ use pontoon_store::model::object::{Endpoint, LeaseState, Network};
 use pontoon_store::model::state::State;
 use thiserror::Error;
 
-use super::{DRIVER, NETWORK_OPTION};
+use super::{CLUSTER_OPTION, DRIVER, NETWORK_OPTION};
 use crate::plan::desired::host_of;
 use crate::plan::doctor::DOCKER_GATEWAY;
 use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork};
@@ -152,7 +152,9 @@ impl Engine {
 
 /// How a network of the cluster is made.
 pub(super) fn request(state: &State, wanted: &Network) -> NetworkCreateRequest {
-    let id = || (NETWORK_OPTION.to_owned(), wanted.id.to_string());
+    let cluster = state.cluster.as_ref().map(|cluster| (CLUSTER_OPTION.to_owned(), cluster.id.to_string()));
+    let network = (NETWORK_OPTION.to_owned(), wanted.id.to_string());
+    let options: HashMap<String, String> = cluster.into_iter().chain([network]).collect();
     let config = |subnet: &pontoon_store::model::object::Subnet| {
         let leases = state.leases_of_network(wanted.id).filter(|lease| subnet.cidr.contains(&lease.address));
         // Those that are kept for names and that nobody has: the engine asks for them at once, and again when it restarts.
@@ -173,9 +175,9 @@ pub(super) fn request(state: &State, wanted: &Network) -> NetworkCreateRequest {
         ipam: Some(Ipam {
             driver: Some(DRIVER.to_owned()),
             config: Some(wanted.subnets.iter().map(config).collect()),
-            options: Some(HashMap::from([id()])),
+            options: Some(options.clone()),
         }),
-        options: Some(HashMap::from([id()])),
+        options: Some(options),
         labels: Some(wanted.labels.clone().into_iter().collect()),
         ..NetworkCreateRequest::default()
     }
@@ -185,6 +187,7 @@ fn network(found: bollard::models::Network) -> SeenNetwork {
     let option = |name: &str| found.options.as_ref().and_then(|options| options.get(name)).cloned();
     SeenNetwork {
         made_for: option(NETWORK_OPTION).and_then(|id| id.parse().ok()).map(NetworkId),
+        cluster: option(CLUSTER_OPTION).and_then(|id| id.parse().ok()),
         ours: found.driver.as_deref() == Some(DRIVER),
         id: found.id.unwrap_or_default(),
         name: found.name.unwrap_or_default(),

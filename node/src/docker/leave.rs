@@ -32,7 +32,7 @@ async fn remove_all(socket: &Path) -> Result<Vec<String>, EngineError> {
     let planned = leaving(&engine.observe().await?);
     let mut left = planned.problems;
     for step in planned.steps {
-        let Step::Remove { id, name } = step else { continue };
+        let Step::Remove { id, name, .. } = step else { continue };
         match engine.remove(&id, &name).await {
             Ok(()) => info!(name, "removed a network from the engine: this node has left its cluster"),
             Err(error) => left.push(format!("{error}; try docker network rm {name}")),

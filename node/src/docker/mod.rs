@@ -25,8 +25,10 @@ use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
 use pontoon_store::model::rejection::Reason;
+use tonic::Code;
 
 use crate::api::error::ApiError;
+use crate::member::Member;
 
 pub(crate) use leave::clean_up;
 pub(crate) use look::{engine as look_at_engine, plugin as look_at_plugin};
@@ -38,6 +40,8 @@ pub(crate) const DRIVER: &str = "pontoon";
 /// Option of a network that is made for one that the cluster has: its id. Engines show it as an option of the driver,
 /// and give it to the IPAM driver again when they restart.
 pub(crate) const NETWORK_OPTION: &str = "pontoon.network";
+/// Option of such a network: the id of its cluster. Ids of networks are small numbers, which every cluster has.
+pub(crate) const CLUSTER_OPTION: &str = "pontoon.cluster";
 
 /// What is known of an engine's containers before it is in the cluster's state.
 #[derive(Debug, Default)]
@@ -78,6 +82,15 @@ impl Containers {
         // Insertions and removals leave the set whole even if a holder panicked.
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Refuses what is asked for a network that was made for another cluster, if the option says for which.
+fn check_cluster(member: &Member, option: Option<&str>) -> Result<(), ApiError> {
+    let own = member.cluster().to_string();
+    let Some(other) = option.filter(|option| **option != own) else { return Ok(()) };
+    let message = format!("this network was made for the cluster {other:?}, and this host is in {own}");
+    let hint = "docker network rm removes it; to have one of this cluster, leave the options pontoon.* out";
+    Err(ApiError::new(Code::NotFound, Reason::NetworkNotFound.as_str(), message, hint))
 }
 
 fn parse_cidr(text: &str) -> Result<IpNet, ApiError> {

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::ipam::network_of_option;
 use super::wire::{self, Interface, InterfaceName, IpamData};
-use super::{DRIVER, NETWORK_OPTION, parse_address, parse_cidr};
+use super::{CLUSTER_OPTION, DRIVER, NETWORK_OPTION, check_cluster, parse_address, parse_cidr};
 use crate::api::error::ApiError;
 use crate::api::unexpected;
 use crate::attach;
@@ -33,6 +33,7 @@ pub(super) async fn create_network(daemon: &Daemon, request: wire::CreateNetwork
     let empty = Map::new();
     let options = request.options.get(GENERIC).and_then(Value::as_object).unwrap_or(&empty);
     if let Some(id) = options.get(NETWORK_OPTION) {
+        check_cluster(&member, options.get(CLUSTER_OPTION).map(option_text).as_deref())?;
         let network = network_of_option(&member, &option_text(id)).await?;
         check_same(&request, &network)?;
         // Without an id the report would say that the engine has lost the network.

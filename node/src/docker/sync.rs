@@ -239,14 +239,14 @@ async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncEr
             info!(network = network.name, "making a network of the cluster in the engine");
             Ok(engine.create(request).await?)
         }
-        Step::Remove { id, name } => {
+        Step::Remove { id, name, .. } => {
             // The cluster may know it by now, and this copy of the state not.
             sync.member.refresh().await?;
             let known = sync.member.store().state().network_of_engine(sync.member.node(), id).is_some();
             if known {
                 return Ok(());
             }
-            info!(name, "removing a network from the engine that the cluster does not have");
+            info!(%step, "the engine has a network of our driver that the cluster does not have");
             Ok(engine.remove(id, name).await?)
         }
         Step::Reconnect { name, container_id, container } => {

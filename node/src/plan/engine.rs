@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use pontoon_store::model::id::{EndpointId, NetworkId, NodeId};
+use pontoon_store::model::id::{ClusterId, EndpointId, NetworkId, NodeId};
 use pontoon_store::model::object::{
     Endpoint, EngineContainer, EngineNetwork, Labels, Lease, LeaseState, Network, PastHolder, Subnet,
 };
@@ -30,10 +30,21 @@ pub struct SeenNetwork {
     pub name: String,
     /// Whether our driver has it.
     pub ours: bool,
-    /// The cluster's network that it was made for, as its options say.
+    /// The network of a cluster that it was made for, as its options say.
     pub made_for: Option<NetworkId>,
+    /// That cluster.
+    pub cluster: Option<ClusterId>,
     /// Labels.
     pub labels: Labels,
+}
+
+impl SeenNetwork {
+    /// Whether it was made for this network of this cluster. Another cluster, such as one that this node was in before, can
+    /// have a network of the same id and name.
+    pub fn is_for(&self, state: &State, network: NetworkId) -> bool {
+        let here = state.cluster.as_ref().map(|cluster| cluster.id);
+        self.ours && self.made_for == Some(network) && self.cluster.is_some() && self.cluster == here
+    }
 }
 
 /// A container of the engine.
@@ -108,6 +119,8 @@ pub enum Step {
         id: String,
         /// Name.
         name: String,
+        /// The cluster that it was made for.
+        cluster: Option<ClusterId>,
     },
     /// Puts a container that does not run on a network again: the one that it is on was removed, and this one made for it.
     Reconnect {
@@ -157,12 +170,21 @@ pub struct EnginePlan {
     pub problems: Vec<String>,
 }
 
+impl Step {
+    fn remove(net: &SeenNetwork) -> Self {
+        Self::Remove { id: net.id.clone(), name: net.name.clone(), cluster: net.cluster }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name { name, .. } => write!(f, "tell the cluster that the engine has made network {name}"),
             Self::Create(network) => write!(f, "make network {} in the engine", network.name),
-            Self::Remove { name, .. } => write!(f, "remove network {name} from the engine"),
+            Self::Remove { name, cluster: None, .. } => write!(f, "remove network {name} from the engine"),
+            Self::Remove { name, cluster: Some(cluster), .. } => {
+                write!(f, "remove network {name} from the engine, which was made for cluster {cluster}")
+            }
             Self::Reconnect { name, container, .. } => write!(f, "put container {container} on network {name} again"),
             Self::Report(known) => write!(f, "tell the cluster who is on network {} here", known.network),
             Self::Place { name, .. } => write!(f, "tell the cluster where container {name} is"),
@@ -198,7 +220,7 @@ fn counterpart<'a>(state: &State, me: NodeId, seen: &'a Seen, network: &Network)
     if network.provisional {
         return known.next();
     }
-    known.chain(own().filter(|net| net.made_for == Some(network.id))).find(|net| net.name == network.name)
+    known.chain(own().filter(|net| net.is_for(state, network.id))).find(|net| net.name == network.name)
 }
 
 /// The cluster and an engine, side by side.
@@ -276,14 +298,19 @@ impl View<'_> {
     fn plan_orphan(&self, plan: &mut EnginePlan, net: &SeenNetwork) {
         if self.can_go(net) {
             // First: another network may have its name.
-            plan.steps.insert(0, Step::Remove { id: net.id.clone(), name: net.name.clone() });
+            plan.steps.insert(0, Step::remove(net));
             return;
         }
         let names = names_on(self.seen, net);
         if !names.is_empty() {
+            let here = self.state.cluster.as_ref().map(|cluster| cluster.id);
+            let whose = match net.cluster.filter(|cluster| Some(*cluster) != here) {
+                Some(other) => format!("was made for another cluster ({other})"),
+                None => "is none of the cluster's (any more)".to_owned(),
+            };
             plan.problems.push(format!(
-                "the engine has network {} for {}, and the cluster has it not (any more): remove the containers, or put \
-                 them on another network",
+                "network {} in the engine {whose}, and stays because of {}: remove the containers or put them on another \
+                 network, and then docker network rm {0}",
                 net.name,
                 names.join(", ")
             ));

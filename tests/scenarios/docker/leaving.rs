@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use pontoon_tests::lab::{Cluster, EngineKind};
 use pontoon_tests::wait_for;
 
+use super::networks::problem;
 use super::{CREATE, SOON, appears, disappears, on_engines, run_on};
 
 const TWO: [EngineKind; 2] = [EngineKind::Debian, EngineKind::Suite("trixie")];
@@ -107,5 +108,41 @@ fn an_engine_that_is_down_holds_nothing_up() -> Result<()> {
         cluster.engine(1).docker("network rm app web")?;
         disappears(cluster, 1, "app")?;
         goes_on(cluster)
+    })
+}
+
+/// The second host comes into another cluster, which has a network of the same name and subnet.
+#[test]
+fn what_is_left_of_another_cluster_is_not_taken_for_this_ones() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        cluster.cli(0).run("network create web --subnet 10.7.0.0/24")?;
+        appears(cluster, 1, "web")?;
+        run_on(cluster, 1, "web", "c1", "")?;
+        cluster.engine(1).docker("stop c1")?;
+        wait_for("c1 not to run any more", SOON, || leaves(cluster, "leave"))?;
+        let left = cluster.engine(1).docker("network inspect -f {{.Id}} web")?;
+        let options = cluster.engine(1).docker("network inspect -f {{.Options}}{{.IPAM.Options}} web")?;
+        let id = cluster.status(0)?["cluster_id"].as_str().context("no id")?.to_owned();
+        ensure!(options.matches(&id).count() == 2, "{id} is not in {options}");
+        // The first host founds another cluster, and makes the same.
+        cluster.cli(0).run("leave --force")?;
+        cluster.form()?;
+        cluster.cli(0).run("network create web --subnet 10.7.0.0/24")?;
+        appears(cluster, 0, "web")?;
+        let cure = "docker network rm web";
+        problem(cluster, 1, &["network web", &id, "c1", cure])?;
+        ensure!(cluster.engine(1).docker("network inspect -f {{.Id}} web")? == left, "it was removed under c1");
+        cluster.engine(1).refuses("start c1", &["pontoon"])?;
+        // Its engine asks for the subnet of what it has when it starts again.
+        cluster.engine_mut(1).stop()?;
+        cluster.engine_mut(1).start()?;
+        problem(cluster, 1, &["network web", &id, "c1", cure])?;
+        cluster.engine(1).docker("rm c1")?;
+        wait_for("this cluster's network to be there", SOON, || {
+            let now = cluster.engine(1).docker("network inspect -f {{.Id}} web")?;
+            ensure!(now != left, "it is the other cluster's");
+            Ok(())
+        })?;
+        run_on(cluster, 1, "web", "c2", "")
     })
 }

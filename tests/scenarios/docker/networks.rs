@@ -19,7 +19,8 @@ fn listed(cluster: &Cluster, host: usize) -> Result<Vec<(String, String)>> {
     Ok(networks.iter().map(|view| (text(&view["network"]["id"]), text(&view["network"]["name"]))).collect())
 }
 
-fn problem(cluster: &Cluster, host: usize, words: &[&str]) -> Result<()> {
+/// Waits until status tells of something that is in the way.
+pub(super) fn problem(cluster: &Cluster, host: usize, words: &[&str]) -> Result<()> {
     wait_for(&format!("status of h{} to tell of {words:?}", host + 1), SOON, || {
         let status = cluster.status(host)?;
         let tasks = status["tasks"].as_array().context("no tasks")?;

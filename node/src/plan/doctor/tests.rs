@@ -132,7 +132,15 @@ fn clocks() {
 }
 
 fn seen(id: &str, ours: bool, made_for: Option<u64>) -> SeenNetwork {
-    SeenNetwork { id: id.into(), name: "n".into(), ours, made_for: made_for.map(NetworkId), labels: BTreeMap::new() }
+    let made_for = made_for.map(NetworkId);
+    SeenNetwork {
+        id: id.into(),
+        name: "n".into(),
+        ours,
+        made_for,
+        cluster: Some(ClusterId(1)),
+        labels: BTreeMap::new(),
+    }
 }
 
 fn answers(networks: Vec<SeenNetwork>) -> EngineLook {

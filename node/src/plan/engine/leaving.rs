@@ -9,7 +9,7 @@ pub fn leaving(seen: &Seen) -> EnginePlan {
     for net in seen.networks.iter().filter(|net| net.ours) {
         let containers = names_on(seen, net);
         if containers.is_empty() {
-            plan.steps.push(Step::Remove { id: net.id.clone(), name: net.name.clone() });
+            plan.steps.push(Step::remove(net));
             continue;
         }
         let each =

@@ -14,7 +14,7 @@ fn what_a_node_that_leaves_takes_with_it() {
         container("c4", &[("f", "")]),
     ];
     let plan = leaving(&Seen { networks, containers, ..Seen::default() });
-    assert_eq!(plan.steps, [Step::Remove { id: "i".to_owned(), name: "idle".to_owned() }]);
+    assert_eq!(plan.steps, [Step::Remove { id: "i".to_owned(), name: "idle".to_owned(), cluster: None }]);
     let [web, app] = plan.problems.as_slice() else { panic!("{:?}", plan.problems) };
     let disconnects = ["docker network disconnect --force web c1", "docker network disconnect --force web c2"];
     for words in ["web", "c1, c2 are", "docker network rm web"].iter().chain(&disconnects) {
@@ -84,4 +84,31 @@ fn what_was_the_clusters_is_remembered_while_a_container_speaks_of_it() {
     let third = look(&[("a", "")]).after(&second, ids(&["c"]));
     assert_eq!(third.past, ids(&["a", "c"]));
     assert_eq!(look(&[]).after(&third, ids(&[])).past, ids(&[]));
+}
+
+/// The first networks of two clusters have the same id.
+#[test]
+fn a_network_of_another_cluster_is_not_taken_for_this_ones() {
+    let mut world = World::new();
+    let web = world.network("web");
+    let another = ClusterId(8);
+    let left = SeenNetwork { cluster: Some(another), ..of_cluster("l", &web) };
+    let unsaid = SeenNetwork { cluster: None, ..of_cluster("l", &web) };
+    for left in [&left, &unsaid] {
+        let remove = Step::Remove { id: "l".to_owned(), name: "web".to_owned(), cluster: left.cluster };
+        let plan = world.planned(vec![left.clone()], vec![]);
+        assert_eq!((plan.steps, plan.problems), (vec![remove, Step::Create(web.clone())], vec![]));
+        // Whoever is on it keeps it, and the one of this cluster waits.
+        let plan = world.planned(vec![left.clone()], vec![container("c1", &[("l", "")])]);
+        assert_eq!(plan.steps, []);
+        let [problem] = plan.problems.as_slice() else { panic!("{:?}", plan.problems) };
+        for words in ["network web", "c1", "docker network rm web"] {
+            assert!(problem.contains(words), "no {words:?} in {problem}");
+        }
+        assert_eq!(problem.contains(&another.to_string()), left.cluster.is_some(), "{problem}");
+        assert!(!left.is_for(&world.state, web.id) && of_cluster("w", &web).is_for(&world.state, web.id));
+    }
+    // One that the cluster was told of is its own, whatever its options say.
+    world.reported(world.me, &web, "l", &[]);
+    assert_eq!(world.planned(vec![unsaid], vec![]), EnginePlan::default());
 }

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use pontoon_store::model::command::{Command, PlaceEndpoint};
-use pontoon_store::model::id::NetworkId;
+use pontoon_store::model::id::{ClusterId, NetworkId};
 use pontoon_store::model::object::{Labels, Sandbox};
 use pontoon_store::model::rejection::Reason;
 
-use super::{World, container};
+use super::{CLUSTER, World, container};
 use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork, Step, Stray, likeliest, plan};
 
 /// How many times the loop looks again at what it has brought about, in one pass.
@@ -24,6 +24,8 @@ struct Net {
     name: String,
     /// The cluster's network that our driver has made of it, and whether it was made for one that was there before.
     ours: Option<(NetworkId, bool)>,
+    /// It was another cluster's.
+    left: bool,
 }
 
 /// A container's place on a network.
@@ -130,7 +132,7 @@ impl Sim {
             return;
         }
         let made = self.world.made(self.world.me, &id).expect("there are subnets enough").id;
-        self.networks.push(Net { id, name: name.to_owned(), ours: Some((made, false)) });
+        self.networks.push(Net { id, name: name.to_owned(), ours: Some((made, false)), left: false });
     }
 
     /// `docker network create -d pontoon --ipam-driver pontoon -o pontoon.network=ID NAME`, or with the daemon dead after
@@ -143,7 +145,7 @@ impl Sim {
         };
         if self.named(name).is_none() && self.listens {
             self.world.reported(self.world.me, &network, &id, &[]);
-            self.networks.push(Net { id, name: name.to_owned(), ours: Some((network.id, true)) });
+            self.networks.push(Net { id, name: name.to_owned(), ours: Some((network.id, true)), left: false });
         }
     }
 
@@ -151,7 +153,7 @@ impl Sim {
     pub(super) fn makes_foreign(&mut self, name: &str) {
         let id = self.id();
         if self.named(name).is_none() {
-            self.networks.push(Net { id, name: name.to_owned(), ours: None });
+            self.networks.push(Net { id, name: name.to_owned(), ours: None, left: false });
         }
     }
 
@@ -348,6 +350,7 @@ impl Sim {
             name: net.name.clone(),
             ours: net.ours.is_some(),
             made_for: net.ours.filter(|(_, made_for)| *made_for).map(|(network, _)| network),
+            cluster: net.ours.map(|_| if net.left { ClusterId(8) } else { CLUSTER }),
             labels: Labels::default(),
         };
         let attachment = |place: &Place| SeenAttachment {
@@ -386,7 +389,7 @@ impl Sim {
                     return Err(format!("network with name {} already exists", there.name));
                 }
                 self.world.reported(me, &network, &id, &[]);
-                self.networks.push(Net { id, name: network.name, ours: Some((network.id, true)) });
+                self.networks.push(Net { id, name: network.name, ours: Some((network.id, true)), left: false });
                 Ok(())
             }
             // The cluster may know it by now.

@@ -1,6 +1,9 @@
-//! Containers that are put on a network again, which was removed under them.
+//! What was there before: networks of another cluster, and those that were removed under containers, which are put on them
+//! again.
 
-use super::{Container, Place, Sim};
+use pontoon_store::model::id::NetworkId;
+
+use super::{Container, Net, Place, Sim, pick};
 
 impl Place {
     /// A place where the container has not run yet.
@@ -10,6 +13,15 @@ impl Place {
 }
 
 impl Sim {
+    /// The node was in another cluster before, which had a network of this name, and of the id of one of this cluster.
+    pub(in super::super) fn left_behind(&mut self, at: usize, name: &str) {
+        let (id, ids) = (self.id(), self.world.state.networks.keys().copied().collect::<Vec<_>>());
+        if self.named(name).is_none() {
+            let network = pick(&ids, at).unwrap_or(NetworkId(9));
+            self.networks.push(Net { id, name: name.to_owned(), ours: Some((network, true)), left: true });
+        }
+    }
+
     /// Puts a container on a network of ours, which has the name of one that was.
     pub(super) fn reconnect(&mut self, name: &str, container: &str) -> Result<(), String> {
         assert!(self.named(name).is_some_and(|net| net.ours.is_some()), "{name} is not ours");
