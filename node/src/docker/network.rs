@@ -145,7 +145,10 @@ pub(super) async fn delete_network(daemon: &Daemon, request: wire::NetworkRef) -
         );
     }
     let gone = EngineNetwork { network: network.id, node: member.node(), id: String::new(), containers: Vec::new() };
-    member.propose(Command::ReportEngineNetwork(gone)).await.map(drop)
+    member.propose(Command::ReportEngineNetwork(gone)).await?;
+    let latest = format!("network {} was removed from Docker, and is made there again", network.name);
+    member.count_repair("docker-network", latest);
+    Ok(())
 }
 
 /// Makes an endpoint on the addresses that the engine was given for it.

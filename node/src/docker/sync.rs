@@ -251,7 +251,10 @@ async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncEr
         }
         Step::Reconnect { name, container_id, container } => {
             info!(container, network = name, "putting a container on its network, which was removed under it, again");
-            Ok(engine.reconnect(container_id, name).await?)
+            engine.reconnect(container_id, name).await?;
+            let latest = format!("container {container} was put on network {name} again");
+            sync.member.count_repair("docker-container", latest);
+            Ok(())
         }
         Step::Report(known) => Ok(propose(sync, Command::ReportEngineNetwork(known.clone())).await?),
         Step::Place { endpoint, name, container_id, aliases, ports } => {
