@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// Enumerations are numbers on the wire and names in `-o json`.
-const ENUM_FIELDS: [(&str, &str); 8] = [
+const ENUM_FIELDS: [(&str, &str); 9] = [
     ("pontoon.v1.Cluster.underlay", "AddressFamily"),
     ("pontoon.v1.Node.state", "NodeState"),
     ("pontoon.v1.SetNodeState.state", "NodeState"),
@@ -12,14 +12,14 @@ const ENUM_FIELDS: [(&str, &str); 8] = [
     ("pontoon.v1.TaskStatus.state", "TaskState"),
     ("pontoon.v1.Finding.check", "Check"),
     ("pontoon.v1.Finding.level", "Level"),
+    ("pontoon.v1.ObjectKey.kind", "ObjectKind"),
 ];
 
 /// Keys are bytes on the wire and hexadecimal digits in `-o json`.
 const HEX_FIELDS: [&str; 2] = ["pontoon.v1.Node.public_key", "pontoon.v1.AdmitNode.public_key"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files =
-        ["pontoon/v1/admin.proto", "pontoon/v1/objects.proto", "pontoon/v1/peer.proto", "pontoon/v1/store.proto"];
+    let files = ["admin", "objects", "peer", "store", "watch"].map(|name| format!("pontoon/v1/{name}.proto"));
     println!("cargo:rerun-if-changed=pontoon");
     let descriptors = protox::compile(files, ["."])?;
     let mut config = tonic_prost_build::configure()

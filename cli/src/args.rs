@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use jiff::SignedDuration;
-use pontoon_proto::v1::LeaseState;
+use pontoon_proto::v1::{LeaseState, ObjectKind};
 
 use crate::host::{DEFAULT_HOST, Host};
 
@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Status,
     /// Look for what is wrong with this host and its cluster, and say what to do about it
     Doctor,
+    /// Show what changes in the cluster, as it changes
+    Watch(WatchArgs),
     /// Show, remove and label nodes
     #[command(subcommand)]
     Node(NodeCommand),
@@ -306,6 +308,8 @@ pub(crate) enum StateArg {
     Pending,
     /// Held by a container
     Active,
+    /// Held by a container that is stopped
+    Kept,
     /// Released a short time ago
     Cooling,
     /// Released and free for anyone
@@ -318,8 +322,55 @@ impl From<StateArg> for LeaseState {
             StateArg::Reserved => Self::Reserved,
             StateArg::Pending => Self::Pending,
             StateArg::Active => Self::Active,
+            StateArg::Kept => Self::Kept,
             StateArg::Cooling => Self::Cooling,
             StateArg::Free => Self::Free,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Only what belongs to this network; may be repeated
+    #[arg(long = "network", value_name = "NETWORK")]
+    pub(crate) networks: Vec<String>,
+    /// Only objects of this kind; may be repeated
+    #[arg(long = "kind", value_enum, value_name = "KIND")]
+    pub(crate) kinds: Vec<KindArg>,
+    /// Go on after this index, instead of beginning with all that there is
+    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    pub(crate) from: u64,
+}
+
+/// Kind of an object, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindArg {
+    /// The cluster's settings
+    Cluster,
+    /// Nodes
+    Node,
+    /// Networks
+    Network,
+    /// Containers on networks
+    Endpoint,
+    /// Addresses
+    Lease,
+    /// Subnets of networks that are about to be made
+    Claim,
+    /// Networks as the container engines have them
+    EngineNetwork,
+}
+
+impl From<KindArg> for ObjectKind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::Cluster => Self::Cluster,
+            KindArg::Node => Self::Node,
+            KindArg::Network => Self::Network,
+            KindArg::Endpoint => Self::Endpoint,
+            KindArg::Lease => Self::Lease,
+            KindArg::Claim => Self::Claim,
+            KindArg::EngineNetwork => Self::EngineNetwork,
         }
     }
 }

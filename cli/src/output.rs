@@ -31,14 +31,31 @@ impl Output {
     pub(crate) fn message<M: Serialize>(&self, message: &M, text: impl FnOnce() -> String) -> Result<(), Failure> {
         match self.format {
             Format::Table => self.bytes(text().as_bytes()),
-            Format::Json => {
-                let mut json = serde_json::to_vec_pretty(message).map_err(|error| {
-                    Failure::local("LOCAL", format!("cannot write the answer as JSON: {error}"), "")
-                })?;
-                json.push(b'\n');
-                self.bytes(&json)
-            }
+            Format::Json => self.json(message, serde_json::to_vec_pretty),
         }
+    }
+
+    /// Prints one message of many: as JSON in one line, or as the text that `text` makes of it.
+    ///
+    /// # Errors
+    ///
+    /// Standard output cannot be written.
+    pub(crate) fn one_of_many<M: Serialize>(&self, message: &M, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        match self.format {
+            Format::Table => self.bytes(text().as_bytes()),
+            Format::Json => self.json(message, serde_json::to_vec),
+        }
+    }
+
+    fn json<M: Serialize>(
+        &self,
+        message: &M,
+        encode: impl FnOnce(&M) -> serde_json::Result<Vec<u8>>,
+    ) -> Result<(), Failure> {
+        let failed = |error| Failure::local("LOCAL", format!("cannot write the answer as JSON: {error}"), "");
+        let mut json = encode(message).map_err(failed)?;
+        json.push(b'\n');
+        self.bytes(&json)
     }
 
     /// Prints as it is.

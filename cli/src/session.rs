@@ -11,10 +11,11 @@ use pontoon_proto::v1::diagnosis_service_client::DiagnosisServiceClient;
 use pontoon_proto::v1::endpoint_service_client::EndpointServiceClient;
 use pontoon_proto::v1::network_service_client::NetworkServiceClient;
 use pontoon_proto::v1::node_service_client::NodeServiceClient;
+use pontoon_proto::v1::watch_service_client::WatchServiceClient;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 use tower::service_fn;
 
 use crate::args::Global;
@@ -96,6 +97,15 @@ impl Session {
         answer.map(Response::into_inner).map_err(|status| Failure::from_status(&status, &self.host, kind.effect))
     }
 
+    /// Takes the next message of a stream, however long that takes; none: it has ended.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's error, or a broken connection.
+    pub(crate) async fn next<T>(&self, stream: &mut Streaming<T>) -> Result<Option<T>, Failure> {
+        stream.message().await.map_err(|status| Failure::from_status(&status, &self.host, Effect::Read))
+    }
+
     /// The cluster.
     pub(crate) fn cluster(&self) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
@@ -114,6 +124,11 @@ impl Session {
     /// Endpoints on this host.
     pub(crate) fn endpoints(&self) -> EndpointServiceClient<Channel> {
         EndpointServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// What changes.
+    pub(crate) fn watch(&self) -> WatchServiceClient<Channel> {
+        WatchServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// What is wrong.

@@ -13,13 +13,15 @@ use pontoon_store::model::object::{Endpoint, EndpointState, Sandbox};
 use pontoon_store::model::rejection::Reason;
 use pontoon_store::model::state::State;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tonic::Code;
 use tracing::warn;
 
 use crate::api::error::ApiError;
 use crate::api::{endpoint_view, find_network};
+use crate::journal::View;
 use crate::kernel;
-use crate::member::Member;
+use crate::member::{Member, WRITE_DEADLINE, is_in_use};
 use crate::plan::desired::host_of;
 
 /// What to attach.
@@ -89,9 +91,14 @@ impl InFlight {
             || lock(&self.ending).contains_key(&endpoint.id)
     }
 
-    /// Endpoints whose interfaces go before their leases end.
-    pub(crate) fn ending(&self) -> BTreeSet<EndpointId> {
-        lock(&self.ending).keys().copied().collect()
+    /// Endpoints whose interfaces go before their leases end, with their epochs.
+    pub(crate) fn ending(&self) -> BTreeMap<EndpointId, u64> {
+        lock(&self.ending).iter().map(|(id, ending)| (*id, ending.epoch)).collect()
+    }
+
+    /// Whether an ending is left to the collector: its interface is to go, and somebody goes on with the rest.
+    pub(crate) fn is_left(&self, endpoint: EndpointId, epoch: u64) -> bool {
+        lock(&self.ending).get(&endpoint).is_some_and(|ending| ending.left && ending.epoch == epoch)
     }
 
     fn begin_ending<'a>(&'a self, endpoints: &'a [(EndpointId, u64)]) -> EndingGuard<'a> {
@@ -100,9 +107,9 @@ impl InFlight {
     }
 
     /// What the collector has to go on with, with epochs; forgets what is done.
-    fn left_over(&self, state: &State) -> Vec<(EndpointId, u64)> {
+    fn left_over(&self, view: &View<'_>) -> Vec<(EndpointId, u64)> {
         let mut ending = lock(&self.ending);
-        ending.retain(|id, ending| !ending.left || state.endpoints.contains_key(id));
+        ending.retain(|id, ending| !ending.left || is_in_use(view, *id, ending.epoch));
         ending.iter().filter(|(_, ending)| ending.left).map(|(id, ending)| (*id, ending.epoch)).collect()
     }
 
@@ -199,7 +206,7 @@ fn unfinished(member: &Member, network: NetworkId, sandbox: &Sandbox) -> Vec<(En
     let state = member.store().state();
     let ending = member.attachments.ending();
     let endpoints = state.endpoints_of_sandbox(member.node(), &sandbox.key).filter(|e| e.network == network);
-    let unfinished = endpoints.filter(|e| e.state == EndpointState::Pending || ending.contains(&e.id));
+    let unfinished = endpoints.filter(|e| e.state == EndpointState::Pending || ending.contains_key(&e.id));
     unfinished.map(|endpoint| (endpoint.id, endpoint.epoch)).collect()
 }
 
@@ -296,6 +303,11 @@ fn select(member: &Member, selection: &Selection) -> Result<Vec<Endpoint>, ApiEr
 /// to another by then. What fails is not taken back, for a release that was not answered may come yet: the collector goes
 /// on with it.
 pub(crate) async fn end(member: &Member, endpoints: &[(EndpointId, u64)]) -> Result<(), ApiError> {
+    end_by(member, endpoints, Instant::now() + WRITE_DEADLINE).await
+}
+
+/// The same, and what the cluster has not answered by then is left to the collector.
+pub(crate) async fn end_by(member: &Member, endpoints: &[(EndpointId, u64)], by: Instant) -> Result<(), ApiError> {
     let _guard = member.attachments.begin_ending(endpoints);
     let report = member.reconciler.pass_now().await?;
     let mut result = Ok(());
@@ -304,7 +316,7 @@ pub(crate) async fn end(member: &Member, endpoints: &[(EndpointId, u64)]) -> Res
             let message = format!("cannot remove the interface of endpoint {endpoint}: {problem}");
             result = Err(ApiError::new(Code::Internal, "KERNEL", message, "pontoon status says more"));
         } else {
-            release(member, *endpoint, *epoch).await?;
+            release(member, *endpoint, *epoch, by).await?;
         }
     }
     // The way out and the bridge may be somebody else's now, or nobody's.
@@ -312,16 +324,24 @@ pub(crate) async fn end(member: &Member, endpoints: &[(EndpointId, u64)]) -> Res
     result
 }
 
-/// Releases an endpoint's leases. One that somebody else has ended in the meantime is as good.
-async fn release(member: &Member, endpoint: EndpointId, epoch: u64) -> Result<(), ApiError> {
+/// Releases an endpoint's leases, unless they are kept because its engine still has the container. One that somebody else
+/// has ended in the meantime is as good.
+async fn release(member: &Member, endpoint: EndpointId, epoch: u64, by: Instant) -> Result<(), ApiError> {
     let gone = [Reason::EndpointNotFound.as_str(), Reason::EpochMismatch.as_str()];
-    match member.propose(Command::RemoveEndpoint { endpoint, epoch }).await {
+    let of_engine = member.store().state().endpoints.get(&endpoint).is_some_and(|e| !e.engine_id.is_empty());
+    let command = match of_engine {
+        true => Command::StopEndpoint { endpoint, epoch },
+        false => Command::RemoveEndpoint { endpoint, epoch },
+    };
+    match member.propose_by(command, by).await {
         Err(error) if !gone.contains(&error.reason) => return Err(error),
         _ => {}
     }
     // The state here can be older than the answer: then it still asks for the interface.
-    if !member.store().state().endpoints.contains_key(&endpoint) {
-        lock(&member.attachments.ending).remove(&endpoint);
+    let view = member.view();
+    let mut ending = lock(&member.attachments.ending);
+    if ending.get(&endpoint).is_some_and(|ending| !is_in_use(&view, endpoint, ending.epoch)) {
+        ending.remove(&endpoint);
     }
     Ok(())
 }
@@ -329,7 +349,7 @@ async fn release(member: &Member, endpoint: EndpointId, epoch: u64) -> Result<()
 /// Ends endpoints of this node whose namespace is gone, pending ones that nobody works on, and those whose ending failed.
 /// Returns how many.
 pub(crate) async fn collect(member: &Member, vanished: &BTreeSet<EndpointId>) -> Result<u64, ApiError> {
-    let mut endpoints = member.attachments.left_over(&member.store().state());
+    let mut endpoints = member.attachments.left_over(&member.view());
     if !endpoints.is_empty() {
         tracing::info!(?endpoints, "going on with what a detach or a failed attach has left");
     }
@@ -352,7 +372,7 @@ pub(crate) async fn collect(member: &Member, vanished: &BTreeSet<EndpointId>) ->
 }
 
 fn garbage(member: &Member, vanished: &BTreeSet<EndpointId>) -> Vec<Endpoint> {
-    let state = member.store().state();
+    let state = member.view();
     // An endpoint that an engine has not placed is the engine's business: it is compared with what the engine has.
     let unfinished = |e: &Endpoint| e.state == EndpointState::Pending && e.engine_id.is_empty();
     let unused = |e: &&Endpoint| unfinished(e) || vanished.contains(&e.id);
@@ -395,18 +415,40 @@ mod tests {
         let endpoint = crate::plan::tests::small_state().endpoints[&EndpointId(11)].clone();
         let both = [(endpoint.id, endpoint.epoch), (EndpointId(12), 12)];
         state.endpoints.insert(endpoint.id, endpoint.clone());
+        let view = View::Own(Box::new(state.clone()), BTreeSet::new());
         let guard = all.begin_ending(&both);
-        assert_eq!(all.ending(), both.map(|(id, _)| id).into());
-        assert!(all.holds(&endpoint) && all.left_over(&state).is_empty());
+        assert_eq!(all.ending(), both.into());
+        assert!(all.holds(&endpoint) && all.left_over(&view).is_empty());
         drop(guard);
         // The state has the other one no more.
-        assert_eq!(all.left_over(&state), both[..1]);
-        assert_eq!(all.ending(), [endpoint.id].into());
+        assert_eq!(all.left_over(&view), both[..1]);
+        assert_eq!(all.ending(), both[..1].iter().copied().collect());
         // Somebody asks again, and is told.
         let guard = all.begin_ending(&both[..1]);
-        assert!(all.left_over(&state).is_empty());
+        assert!(all.left_over(&view).is_empty());
         lock(&all.ending).remove(&endpoint.id);
         drop(guard);
-        assert!(all.left_over(&state).is_empty() && !all.holds(&endpoint));
+        assert!(all.left_over(&view).is_empty() && !all.holds(&endpoint));
+    }
+
+    #[test]
+    fn an_endpoint_that_was_taken_into_use_again_is_not_ended() {
+        let all = InFlight::default();
+        let mut state = State::default();
+        let endpoint = crate::plan::tests::small_state().endpoints[&EndpointId(11)].clone();
+        let ended = [(endpoint.id, endpoint.epoch)];
+        let left = |endpoint: Option<Endpoint>, rebound: &[EndpointId]| {
+            drop(all.begin_ending(&ended));
+            state.endpoints = endpoint.into_iter().map(|endpoint| (endpoint.id, endpoint)).collect();
+            let left = all.left_over(&View::Own(Box::new(state.clone()), rebound.iter().copied().collect()));
+            assert_eq!(all.is_left(ended[0].0, ended[0].1), !left.is_empty());
+            left
+        };
+        let mut left = left;
+        assert_eq!(left(Some(endpoint.clone()), &[]), ended);
+        assert_eq!(left(Some(endpoint.clone()), &[endpoint.id]), []);
+        assert_eq!(left(Some(Endpoint { epoch: endpoint.epoch + 1, ..endpoint.clone() }), &[]), []);
+        assert_eq!(left(Some(Endpoint { state: EndpointState::Stopped, ..endpoint }), &[]), []);
+        assert_eq!(left(None, &[]), []);
     }
 }

@@ -6,6 +6,7 @@
 //!                the join's attempt, and whether a cluster that it has left is still seen on the host
 //! lock           held while a daemon uses the folder
 //! store/         the replicated store
+//! journal        what this node does with its own endpoints before the cluster is told
 //! ```
 
 use std::collections::BTreeMap;
@@ -180,6 +181,11 @@ impl DataDir {
         self.path.join("store")
     }
 
+    /// Journal of what this node does before the cluster is told.
+    pub fn journal_path(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
     /// Records the place in a cluster and who else is in it, durably. From here on a restart goes on as this member.
     pub fn enter(&mut self, membership: Membership, members: BTreeMap<RaftId, Peer>) -> Result<(), DataDirError> {
         // What an earlier membership has left on the host, the first pass of this one removes.
@@ -216,13 +222,14 @@ impl DataDir {
         self.write(Record { unclean: false, ..self.record.clone() })
     }
 
-    /// Removes a store that no membership goes with: what an init or join that did not finish left behind.
+    /// Removes a store and a journal that no membership goes with: what an init or join that did not finish left behind.
     pub fn remove_store(&self) -> Result<(), DataDirError> {
-        let store = self.store_path();
-        match fs::remove_dir_all(&store) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &store)(error)),
+        let (store, journal) = (self.store_path(), self.journal_path());
+        let removed = [(fs::remove_dir_all(&store), store), (fs::remove_file(&journal), journal)];
+        removed.into_iter().try_for_each(|(removed, path)| match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
             _ => Ok(()),
-        }
+        })
     }
 
     fn write(&mut self, record: Record) -> Result<(), DataDirError> {

@@ -21,6 +21,7 @@ mod docker;
 mod doctor;
 pub mod host;
 pub mod identity;
+pub mod journal;
 pub mod kernel;
 pub mod lifecycle;
 pub mod member;

@@ -21,6 +21,7 @@ use crate::daemon::Daemon;
 use crate::docker;
 use crate::host;
 use crate::identity::{DataDir, DataDirError, Membership};
+use crate::journal::Journal;
 use crate::kernel::Linux;
 use crate::member::Member;
 
@@ -320,7 +321,8 @@ fn enter(daemon: &Arc<Daemon>, data: &DataDir, store: Store) -> Result<Arc<Membe
     let membership = data.membership().ok_or_else(|| {
         ApiError::new(Code::Internal, "INTERNAL", "the data folder names no cluster", "please report this")
     })?;
-    let member = Member::start(daemon, membership, store)?;
+    let journal = Journal::open(&data.journal_path())?;
+    let member = Member::start(daemon, membership, store, journal)?;
     daemon.set_member(Some(member.clone()));
     Ok(member)
 }

@@ -25,13 +25,14 @@ use crate::clock;
 use crate::daemon::Daemon;
 use crate::docker;
 use crate::identity::Membership;
+use crate::journal::{Journal, View};
 use crate::kernel::{self, KernelError, Linux};
 use crate::reconcile::{self, Reconciler, StateSource};
 use crate::report;
 
 /// How long a write may take before its asker is told what is in its way: less than the 5 s
 /// in which a request without quorum must be answered.
-const WRITE_DEADLINE: Duration = Duration::from_secs(4);
+pub(crate) const WRITE_DEADLINE: Duration = Duration::from_secs(4);
 /// How long a read waits for the leader before the local copy answers.
 const READ_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a change of the Raft membership may take.
@@ -55,6 +56,7 @@ pub struct Member {
     store: Store,
     pub(crate) reconciler: Reconciler,
     pub(crate) attachments: Arc<InFlight>,
+    pub(crate) journal: Arc<Journal>,
     reclaimed: AtomicU64,
     repairs: Mutex<Repairs>,
     clocks: Mutex<BTreeMap<NodeId, i64>>,
@@ -88,6 +90,7 @@ struct Source {
     store: Store,
     node: NodeId,
     attachments: Arc<InFlight>,
+    journal: Arc<Journal>,
 }
 
 impl StateSource for Source {
@@ -95,23 +98,39 @@ impl StateSource for Source {
         Some(self.node)
     }
 
-    fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        look(&self.store.state())
+    fn with_state<R>(&self, look: impl FnOnce(&State, &BTreeSet<EndpointId>) -> R) -> R {
+        // Asked first: an endpoint is forgotten there once the state has it no more.
+        let ending = self.attachments.ending();
+        let view = self.journal.view(self.store.state());
+        let ending = ending.into_iter().filter(|(id, epoch)| is_in_use(&view, *id, *epoch)).map(|(id, _)| id).collect();
+        look(&view, &ending)
     }
+}
 
-    fn ending(&self) -> BTreeSet<EndpointId> {
-        self.attachments.ending()
-    }
+/// Whether an endpoint is what it was when it was to be ended: not ended, and not taken into use again since.
+pub(crate) fn is_in_use(view: &View<'_>, id: EndpointId, epoch: u64) -> bool {
+    let known = view.endpoints.get(&id);
+    known.is_some_and(|endpoint| endpoint.epoch == epoch && endpoint.is_up()) && !view.is_rebound(id)
 }
 
 impl Member {
     /// Starts everything that a member does in the background.
-    pub(crate) fn start(daemon: &Daemon, membership: Membership, store: Store) -> Result<Arc<Self>, KernelError> {
+    pub(crate) fn start(
+        daemon: &Daemon,
+        membership: Membership,
+        store: Store,
+        journal: Journal,
+    ) -> Result<Arc<Self>, KernelError> {
         let names = daemon.config.names();
         let linux = Linux::open(names.clone())?;
         let (stop, wake) = (CancellationToken::new(), Arc::new(Notify::new()));
-        let attachments = Arc::new(InFlight::default());
-        let source = Arc::new(Source { store: store.clone(), node: membership.node, attachments: attachments.clone() });
+        let (attachments, journal) = (Arc::new(InFlight::default()), Arc::new(journal));
+        let source = Arc::new(Source {
+            store: store.clone(),
+            node: membership.node,
+            attachments: attachments.clone(),
+            journal: journal.clone(),
+        });
         let task = daemon.tasks.task("reconcile");
         let (reconciler, run) = reconcile::new(linux, names.clone(), source, store.applied(), wake.clone(), task);
         let member = Arc::new(Self {
@@ -121,6 +140,7 @@ impl Member {
             store,
             reconciler,
             attachments,
+            journal,
             reclaimed: AtomicU64::new(0),
             repairs: Mutex::default(),
             clocks: Mutex::default(),
@@ -197,6 +217,11 @@ impl Member {
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The state as this node sees it: with what it has rebound and the cluster has not been told of.
+    pub(crate) fn view(&self) -> View<'_> {
+        self.journal.view(self.store.state())
     }
 
     /// Endpoints that were ended because their namespace was gone or nobody finished them.

@@ -48,11 +48,9 @@ pub trait StateSource: Send + Sync + 'static {
     /// This node; none while it is in no cluster.
     fn node(&self) -> Option<NodeId>;
 
-    /// Calls a function with the state of one moment.
-    fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R;
-
-    /// Endpoints that are to lose their interfaces although the state has them.
-    fn ending(&self) -> BTreeSet<EndpointId>;
+    /// Calls a function with the state of one moment, and the endpoints that are to lose their interfaces although the
+    /// state has them.
+    fn with_state<R>(&self, look: impl FnOnce(&State, &BTreeSet<EndpointId>) -> R) -> R;
 }
 
 /// What the loop has done since the daemon started.
@@ -356,12 +354,10 @@ impl<K: Kernel> Core<K> {
 
     /// What the state asks for; none while this node is no member.
     fn desired(&self, source: &impl StateSource, me: NodeId, facts: &HostFacts) -> Option<Desired> {
-        // Asked first: an endpoint is forgotten there once the state has it no more.
-        let ending = source.ending();
-        source.with_state(|state| {
+        source.with_state(|state, ending| {
             // A copy of the state that is older than what was carried out is not to be gone back to.
             let usable = state.nodes.contains_key(&me) && state.applied_index >= self.index;
-            usable.then(|| desired(state, me, &self.names, facts).without_interfaces_of(&ending))
+            usable.then(|| desired(state, me, &self.names, facts).without_interfaces_of(ending))
         })
     }
 
@@ -387,7 +383,7 @@ impl<K: Kernel> Core<K> {
         // A node that its cluster does not know keeps what it has: losing the store, or being removed from it, must
         // not take the network away from running containers. `pontoon leave` does.
         let me = source.node().ok_or(PassError::NoMember)?;
-        let vtep = source.with_state(|state| state.nodes.get(&me).map(|node| node.data_addr));
+        let vtep = source.with_state(|state, _| state.nodes.get(&me).map(|node| node.data_addr));
         let vtep = vtep.ok_or(PassError::NoMember)?;
         let failed = |error| PassError::Kernel(Arc::new(error));
         let facts = self.kernel.facts(Some(vtep)).map_err(failed)?;

@@ -38,4 +38,5 @@ short_names! {
     TaskState "TASK_STATE_",
     Check "CHECK_",
     Level "LEVEL_",
+    ObjectKind "OBJECT_KIND_",
 }

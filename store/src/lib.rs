@@ -7,6 +7,7 @@
 mod accept;
 pub mod codec;
 mod disk;
+mod feed;
 pub mod model;
 mod peer;
 mod raft;
@@ -14,6 +15,7 @@ mod store;
 pub mod tasks;
 mod tls;
 
+pub use feed::{Changes, Compacted};
 pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, hello};
 pub use raft::types::Peer;
 pub use store::{

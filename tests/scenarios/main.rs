@@ -25,3 +25,4 @@ mod reach;
 mod refusals;
 mod restart;
 mod service;
+mod watch;

@@ -25,6 +25,8 @@ fn these_lines_are_understood() {
         "pontoon leave --force",
         "pontoon status -o json",
         "pontoon doctor",
+        "pontoon watch",
+        "pontoon watch --network a --network b --kind node --kind engine-network --from 12 -o json",
         "pontoon doctor -o json --timeout 2m",
         "pontoon --host unix:///tmp/x status --timeout 2m",
         "pontoon -H unix:///tmp/x node ls -q --stale",

@@ -6,6 +6,7 @@ mod endpoint;
 mod lease;
 mod network;
 mod node;
+mod watch;
 
 use pontoon_proto::v1::ReadOptions;
 
@@ -26,6 +27,7 @@ pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -
         Command::Leave(args) => cluster::leave(args, session, output).await,
         Command::Status => cluster::status(session, output).await,
         Command::Doctor => doctor::run(session, output).await,
+        Command::Watch(args) => watch::run(args, session, output).await,
         Command::Node(command) => node::run(command, session, output).await,
         Command::Network(command) => network::run(command, session, output).await,
         Command::Lease(command) => lease::run(command, session, output).await,

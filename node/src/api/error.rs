@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 
+use crate::journal::JournalError;
 use crate::kernel::KernelError;
 use crate::reconcile::PassError;
 use pontoon_store::model::rejection::{Reason, Rejection};
@@ -175,6 +176,12 @@ impl From<PassError> for ApiError {
             PassError::Kernel(_) => Self::new(Code::Internal, "KERNEL", message, "pontoon status says more"),
             PassError::NoMember => Self::new(Code::FailedPrecondition, "NOT_IN_CLUSTER", message, ""),
         }
+    }
+}
+
+impl From<JournalError> for ApiError {
+    fn from(error: JournalError) -> Self {
+        Self::new(Code::Internal, "DATA_DIR", error.to_string(), "see that the disk has room and works")
     }
 }
 

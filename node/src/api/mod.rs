@@ -7,6 +7,7 @@ pub mod error;
 pub mod network;
 pub mod node;
 mod view;
+pub mod watch;
 
 use pontoon_proto::v1;
 use pontoon_store::StoreStatus;

@@ -138,7 +138,12 @@ impl Engine {
         let request = NetworkCreateRequest {
             name: DOCKER_GATEWAY.to_owned(),
             driver: Some("bridge".to_owned()),
-            ipam: Some(Ipam { config: config.map(|config| vec![config]), ..Ipam::default() }),
+            // With its driver, as the command sends it: without, the engine logs an error about a plugin without a name.
+            ipam: Some(Ipam {
+                driver: Some("default".to_owned()),
+                config: config.map(|config| vec![config]),
+                ..Ipam::default()
+            }),
             options: Some(options.into()),
             ..NetworkCreateRequest::default()
         };
@@ -207,7 +212,9 @@ fn container(found: bollard::models::ContainerSummary, networks: &[SeenNetwork])
         aliases.dedup();
         // More would be refused, and the container never placed.
         aliases.truncate(Endpoint::MAX_ALIASES);
-        SeenAttachment { network, name, endpoint: settings.endpoint_id.unwrap_or_default(), aliases }
+        let given = settings.ipam_config.unwrap_or_default();
+        let fixed = [given.ipv4_address, given.ipv6_address].iter().flatten().any(|address| !address.is_empty());
+        SeenAttachment { network, name, endpoint: settings.endpoint_id.unwrap_or_default(), aliases, fixed }
     };
     let attachments = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     // Links give a container other containers' names, with a slash in the middle. An engine allows longer ones than the

@@ -16,6 +16,7 @@ use tonic::Code;
 use tracing::debug;
 
 use super::engine::is_name;
+use super::rebind::waiting;
 use super::wire::{PoolAddress, ReleasePool, RequestPool};
 use super::{CLUSTER_OPTION, NETWORK_OPTION, check_cluster, parse_address, parse_cidr};
 use crate::api::error::ApiError;
@@ -177,10 +178,25 @@ async fn hold(
     name: Option<&str>,
 ) -> Result<IpAddr, ApiError> {
     wait_named(member, network).await?;
-    // Which container starts an engine does not say before version 29: one that has just been made, or likeliest the one
-    // that stopped last.
+    let fresh = daemon.containers.fresh();
+    let had = waiting(member, &daemon.containers, |waiting| {
+        let endpoint = match (address, name) {
+            (Some(address), _) => waiting.with_addresses(network, &[address]),
+            (None, Some(name)) => waiting.of_container(network, name),
+            // Which container starts an engine does not say before version 29: one that has just been made, or likeliest
+            // the one that stopped last.
+            (None, None) if fresh.as_ref().is_some_and(|fresh| fresh.is_recent) => None,
+            (None, None) => waiting.likeliest(network, family),
+        };
+        endpoint?.addresses.iter().find(|had| Family::of(**had) == family).copied()
+    });
+    if let Some(had) = had {
+        daemon.containers.hand(network, had);
+        return Ok(had);
+    }
     let stopped = || address.is_none().then(|| likeliest(&member.store().state(), member.node(), network)).flatten();
-    let name = name.map(str::to_owned).or_else(|| daemon.containers.fresh()).or_else(stopped).unwrap_or_default();
+    let fresh = fresh.map(|fresh| fresh.name);
+    let name = name.map(str::to_owned).or(fresh).or_else(stopped).unwrap_or_default();
     if let Some(own) = address.filter(|address| is_own(member, network, *address, &name)) {
         return Ok(own);
     }
@@ -200,7 +216,8 @@ fn is_own(member: &Member, network: NetworkId, address: IpAddr, name: &str) -> b
     lease.is_some_and(|lease| match lease.state {
         LeaseState::Reserved => lease.reserved_for.as_deref() != Some(name),
         LeaseState::Pending | LeaseState::Active => lease.node == Some(member.node()) && lease.endpoint.is_some(),
-        LeaseState::Cooling { .. } => false,
+        // Of a container that may be given up: the cluster says.
+        LeaseState::Kept | LeaseState::Cooling { .. } => false,
     })
 }
 
@@ -233,6 +250,7 @@ pub(super) async fn release_address(daemon: &Daemon, request: PoolAddress) -> Re
     let held = {
         let state = member.store().state();
         let network = state.network_with_subnet(cidr).map(|network| network.id);
+        network.inspect(|network| daemon.containers.take_back(*network, address));
         let lease = network.and_then(|network| state.leases.get(&(network, address)));
         let lease = lease.filter(|lease| lease.state == LeaseState::Pending && lease.held_for() == Some(member.node()));
         lease.map(|lease| (lease.network, lease.epoch))

@@ -3,6 +3,8 @@
 //!
 //! - `plugin`, `wire`: the plugin socket and its messages
 //! - `network`, `ipam`: what the two halves of the driver do
+//! - `rebind`: endpoints that an engine takes into use again, also without a majority
+//! - `containers`: what is known of containers before the cluster knows it
 //! - `engine`: what is asked of the engine
 //! - `leave`: what is done in the engine when the node leaves its cluster
 //! - `look`: what a diagnosis asks the engine and our own socket
@@ -10,18 +12,18 @@
 //!
 //! A handler of the plugin socket never calls the engine: the engine may hold a lock until the handler answers.
 
+mod containers;
 mod engine;
 mod ipam;
 mod leave;
 mod look;
 mod network;
 mod plugin;
+mod rebind;
 mod sync;
 mod wire;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
 use pontoon_store::model::rejection::Reason;
@@ -30,6 +32,7 @@ use tonic::Code;
 use crate::api::error::ApiError;
 use crate::member::Member;
 
+pub(crate) use containers::Containers;
 pub(crate) use leave::clean_up;
 pub(crate) use look::{engine as look_at_engine, plugin as look_at_plugin};
 pub(crate) use plugin::serve;
@@ -42,47 +45,6 @@ pub(crate) const DRIVER: &str = "pontoon";
 pub(crate) const NETWORK_OPTION: &str = "pontoon.network";
 /// Option of such a network: the id of its cluster. Ids of networks are small numbers, which every cluster has.
 pub(crate) const CLUSTER_OPTION: &str = "pontoon.cluster";
-
-/// What is known of an engine's containers before it is in the cluster's state.
-#[derive(Debug, Default)]
-pub(crate) struct Containers {
-    /// Names, by their ids, of containers that were created and have never started: the next one that starts is likely
-    /// one of them.
-    fresh: Mutex<BTreeMap<String, String>>,
-    /// Name and version of the engine; empty when it is not reached.
-    engine: Mutex<String>,
-}
-
-impl Containers {
-    /// The container that has been created and not started yet: none, or its name, which is empty when there are several.
-    fn fresh(&self) -> Option<String> {
-        let fresh = self.lock();
-        let name = fresh.values().next()?;
-        Some(if fresh.len() == 1 { name.clone() } else { String::new() })
-    }
-
-    /// Name and version of the engine; empty when it is not reached.
-    pub(crate) fn engine(&self) -> String {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_engine(&self, version: &str) {
-        version.clone_into(&mut self.engine.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn created(&self, id: &str, name: &str) {
-        self.lock().insert(id.to_owned(), name.to_owned());
-    }
-
-    fn started_or_gone(&self, id: &str) {
-        self.lock().remove(id);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        // Insertions and removals leave the set whole even if a holder panicked.
-        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Refuses what is asked for a network that was made for another cluster, if the option says for which.
 fn check_cluster(member: &Member, option: Option<&str>) -> Result<(), ApiError> {

@@ -7,10 +7,12 @@ use pontoon_store::model::id::{Mac, Vni};
 use pontoon_store::model::object::{Endpoint, EngineNetwork, Network, Sandbox};
 use pontoon_store::model::rejection::Reason;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 use tonic::Code;
 use tracing::{info, warn};
 
 use super::ipam::network_of_option;
+use super::rebind::{PATIENCE, rebind, waiting};
 use super::wire::{self, Interface, InterfaceName, IpamData};
 use super::{CLUSTER_OPTION, DRIVER, NETWORK_OPTION, check_cluster, parse_address, parse_cidr};
 use crate::api::error::ApiError;
@@ -18,6 +20,7 @@ use crate::api::unexpected;
 use crate::attach;
 use crate::daemon::Daemon;
 use crate::member::Member;
+use crate::plan::engine::{Step, gives_up};
 
 /// Holds the user's `-o` options.
 const GENERIC: &str = "com.docker.network.generic";
@@ -145,6 +148,8 @@ pub(super) async fn delete_network(daemon: &Daemon, request: wire::NetworkRef) -
         );
     }
     let gone = EngineNetwork { network: network.id, node: member.node(), id: String::new(), containers: Vec::new() };
+    let given_up = gives_up(&member.view(), member.node(), &Step::Report(gone.clone()));
+    member.journal.give_up(&given_up).await?;
     member.propose(Command::ReportEngineNetwork(gone)).await?;
     let latest = format!("network {} was removed from Docker, and is made there again", network.name);
     member.count_repair("docker-network", latest);
@@ -160,12 +165,20 @@ pub(super) async fn create_endpoint(daemon: &Daemon, request: wire::CreateEndpoi
     let addresses = [&interface.address, &interface.address_ipv6].into_iter().filter(|address| !address.is_empty());
     let asked = addresses.map(|address| parse_address(address)).collect::<Result<Vec<IpAddr>, _>>()?;
     let mac = (!interface.mac_address.is_empty()).then(|| parse_mac(&interface.mac_address)).transpose()?;
-    let known = member.store().state().endpoint_of_engine(member.node(), &endpoint_id).cloned();
-    let endpoint = match known
-        .filter(|known| known.network == network && asked.iter().all(|address| known.addresses.contains(address)))
-    {
-        Some(known) => known,
-        None => {
+    let has_asked = |e: &Endpoint| e.network == network && asked.iter().all(|address| e.addresses.contains(address));
+    let known = member.view().endpoint_of_engine(member.node(), &endpoint_id).cloned();
+    let known = known.filter(|known| known.is_up() && has_asked(known));
+    // A container of this node had these addresses and starts again, with the same MAC.
+    let had = waiting(&member, &daemon.containers, |waiting| waiting.with_addresses(network, &asked).cloned());
+    if let Some(mac) = mac {
+        let kept = member.view().kept_with_mac(network, member.node(), mac).map(|kept| (kept.id, kept.epoch));
+        let yields = kept.filter(|(id, _)| had.as_ref().is_none_or(|had| had.id != *id));
+        member.journal.give_up(yields.as_slice()).await?;
+    }
+    let endpoint = match (known, had) {
+        (Some(known), _) => known,
+        (None, Some(had)) => rebind(&member, &had, &endpoint_id, mac).await?,
+        (None, None) => {
             let wanted = CreateEndpoint {
                 network,
                 node: member.node(),
@@ -184,6 +197,7 @@ pub(super) async fn create_endpoint(daemon: &Daemon, request: wire::CreateEndpoi
             }
         }
     };
+    asked.iter().for_each(|address| daemon.containers.take_back(network, *address));
     Ok(json!({ "Interface": chosen(&member, &endpoint, &asked, mac) }))
 }
 
@@ -219,12 +233,8 @@ fn parse_mac(text: &str) -> Result<Mac, ApiError> {
 /// Names the interface that the engine moves into the container; by then it is there.
 pub(super) async fn join(daemon: &Daemon, request: wire::EndpointRef) -> Result<Value, ApiError> {
     let member = daemon.member()?;
-    let endpoint = known_endpoint(&member, &request)?.ok_or_else(|| {
-        let message = match Endpoint::short_id(&request.endpoint_id).as_str() {
-            // Seen of an engine that was killed while a container started.
-            "" => "the engine names no endpoint: it has lost it in a restart, so start the container again".to_owned(),
-            id => format!("there is no endpoint {id}"),
-        };
+    let endpoint = known_endpoint(&member, &request)?.filter(Endpoint::is_up).ok_or_else(|| {
+        let message = format!("there is no endpoint {:?}", Endpoint::short_id(&request.endpoint_id));
         ApiError::new(Code::NotFound, Reason::EndpointNotFound.as_str(), message, "create the endpoint first")
     })?;
     attach::make_interfaces(&member, &endpoint).await?;
@@ -237,15 +247,22 @@ pub(super) async fn join(daemon: &Daemon, request: wire::EndpointRef) -> Result<
 /// the endpoint is deleted: an interface that the engine has moved back must not be made again in between.
 pub(super) async fn end_endpoint(daemon: &Daemon, request: wire::EndpointRef) -> Result<(), ApiError> {
     let Some(member) = daemon.try_member() else { return Ok(()) };
-    match known_endpoint(&member, &request)? {
-        Some(endpoint) => attach::end(&member, &[(endpoint.id, endpoint.epoch)]).await,
-        None => Ok(()),
+    let Some(endpoint) = known_endpoint(&member, &request)?.filter(Endpoint::is_up) else { return Ok(()) };
+    // What was taken into use again without a majority is what it was before.
+    member.journal.settle(endpoint.id).await?;
+    if member.attachments.is_left(endpoint.id, endpoint.epoch) {
+        return Ok(member.reconciler.pass_now().await.map(drop)?);
+    }
+    match attach::end_by(&member, &[(endpoint.id, endpoint.epoch)], Instant::now() + PATIENCE).await {
+        // The interface is gone, and the collector goes on: the engine need not wait for a majority to end a container.
+        Err(error) if error.is_unanswered() => Ok(()),
+        result => result,
     }
 }
 
 /// The endpoint that a request is about; none: there is none (any more).
 fn known_endpoint(member: &Member, request: &wire::EndpointRef) -> Result<Option<Endpoint>, ApiError> {
-    let state = member.store().state();
+    let state = member.view();
     let endpoint = state.endpoint_of_engine(member.node(), &request.endpoint_id).cloned();
     let network = state.network_of_engine(member.node(), &request.network_id);
     match (&endpoint, network) {

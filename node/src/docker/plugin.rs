@@ -71,6 +71,12 @@ async fn call(
             warn!("{message}");
             answer(StatusCode::OK, &failure(&method, message))
         }
+        Ok(Err(Refusal::Lost)) => {
+            let again = "the engine asks again without saying for what, because pontoond ended before it had answered";
+            let message = format!("{method}: {again}; run the command again");
+            warn!("{message}");
+            answer(StatusCode::OK, &failure(&method, message))
+        }
         Ok(Err(Refusal::Failed(error))) => {
             warn!(%method, reason = error.reason, error = %error.message, "refused what an engine asked for");
             answer(StatusCode::OK, &failure(&method, text(&error)))
@@ -103,6 +109,10 @@ enum Refusal {
     Unknown,
     /// The request is none.
     Malformed(String),
+    /// It says nothing. An engine whose connection ends without an answer, as when this daemon is killed, asks again a second
+    /// later; but what it sends then is empty, as the first try has used up what there was to send (Docker 20.10 to 29; moby
+    /// issues 35459 and 39331). Taken for a request it would be another one, such as for any subnet.
+    Lost,
     /// It was not done in time.
     Late,
     /// It failed.
@@ -123,7 +133,9 @@ fn shortened(message: String) -> String {
 }
 
 fn read<T: DeserializeOwned>(method: &str, body: &[u8]) -> Result<T, Refusal> {
-    let body = if body.is_empty() { b"{}" } else { body };
+    if body.is_empty() {
+        return Err(Refusal::Lost);
+    }
     // An object: what is derived for `T` takes a list for one, too.
     let fields: Result<Map<String, Value>, _> = serde_json::from_slice(body);
     let request = fields.and_then(|fields| serde_json::from_value(Value::Object(fields)));

@@ -16,14 +16,15 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::Containers;
 use super::engine::{Engine, EngineError, is_name};
+use super::{Containers, rebind};
 use crate::api::error::ApiError;
 use crate::attach;
+use crate::journal::JournalError;
 use crate::kernel;
 use crate::member::Member;
 use crate::plan::desired::Names;
-use crate::plan::engine::{EnginePlan, Seen, Step, Stray, gateway_subnet, plan};
+use crate::plan::engine::{EnginePlan, Seen, Step, Stray, gateway_subnet, gives_up, plan};
 
 /// How often the engine is looked at although nothing has happened.
 const TICK: Duration = Duration::from_secs(30);
@@ -57,6 +58,8 @@ enum SyncError {
     Engine(#[from] EngineError),
     #[error("{0}")]
     Cluster(#[from] ApiError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     #[error("the engine's events have ended")]
     Ended,
     /// It goes on with the rest; this is what is left.
@@ -138,9 +141,13 @@ async fn settle(
 ) -> Result<Vec<String>, SyncError> {
     let mut problems = Vec::new();
     for _ in 0..ROUNDS {
+        let told = rebind::tell(&sync.member).await;
         let planned = current_plan(sync, seen);
-        end_strays(sync, &planned, strays).await?;
-        problems = planned.problems;
+        problems = planned.problems.clone();
+        problems.extend(told.err().map(|error| format!("cannot tell the cluster who runs here: {error}")));
+        if let Err(error) = end_strays(sync, &planned, strays).await {
+            problems.push(format!("cannot end what the engine does not know: {error}"));
+        }
         if planned.steps.is_empty() {
             break;
         }
@@ -156,7 +163,7 @@ async fn settle(
 }
 
 fn current_plan(sync: &Sync, seen: &Seen) -> EnginePlan {
-    let state = sync.member.store().state();
+    let state = sync.member.view();
     if state.nodes.contains_key(&sync.member.node()) {
         plan(&state, sync.member.node(), seen)
     } else {
@@ -220,6 +227,8 @@ async fn propose(sync: &Sync, command: Command) -> Result<(), ApiError> {
 }
 
 async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncError> {
+    let given_up = gives_up(&sync.member.view(), sync.member.node(), step);
+    sync.member.journal.give_up(&given_up).await?;
     match step {
         Step::Name { network, id, name, labels } => {
             let named = Command::NameNetwork { network: *network, name: name.clone(), labels: labels.clone() };
@@ -257,6 +266,12 @@ async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncEr
             Ok(())
         }
         Step::Report(known) => Ok(propose(sync, Command::ReportEngineNetwork(known.clone())).await?),
+        Step::Forget { endpoint, epoch, .. } => {
+            let (endpoint, epoch) = (*endpoint, *epoch);
+            Ok(propose(sync, Command::RemoveEndpoint { endpoint, epoch }).await?)
+        }
+        // The cluster has to know first that it is in use.
+        Step::Place { endpoint, .. } if sync.member.view().is_rebound(endpoint.id) => Ok(()),
         Step::Place { endpoint, name, container_id, aliases, ports } => {
             let Some((sandbox, ifname)) = placement(sync, engine, endpoint, container_id).await? else {
                 // The engine has not moved it yet; an event tells when the container has started.

@@ -138,7 +138,7 @@ pub fn desired(state: &State, me: NodeId, names: &Names, facts: &HostFacts) -> D
     let (Some(node), Some(cluster)) = (state.nodes.get(&me), &state.cluster) else { return desired };
 
     let mut local = BTreeSet::new();
-    for endpoint in state.endpoints_of_node(me) {
+    for endpoint in state.endpoints_of_node(me).filter(|endpoint| endpoint.is_up()) {
         let Some(network) = state.networks.get(&endpoint.network) else { continue };
         if local.insert(network.id) {
             let tunnel = Tunnel {
@@ -154,6 +154,7 @@ pub fn desired(state: &State, me: NodeId, names: &Names, facts: &HostFacts) -> D
         add_egress(&mut desired, names, node, facts, endpoint);
     }
     for network in local.iter().filter_map(|id| state.networks.get(id)) {
+        // Also of those that are stopped: their nodes may start them again, and nobody can tell this one without a majority.
         for endpoint in state.endpoints_of_network(network.id).filter(|e| e.node != me) {
             let Some(vtep) = state.nodes.get(&endpoint.node).map(|n| n.data_addr) else { continue };
             add_remote(&mut desired, network.vni, endpoint, vtep);

@@ -16,10 +16,16 @@ use super::observed::HostFacts;
 
 mod cut_off;
 mod leaving;
+mod waiting;
+
 #[cfg(test)]
 mod tests;
 
 pub use leaving::{leaving, left_behind};
+pub use waiting::{Waiting, gives_up};
+
+/// The most stopped containers of one node that keep their endpoints on a network.
+const MAX_KEPT: usize = 64;
 
 /// A network of the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,6 +79,8 @@ pub struct SeenAttachment {
     pub endpoint: String,
     /// Other names of the container on it.
     pub aliases: Vec<String>,
+    /// Its user has given it an address there by number.
+    pub fixed: bool,
 }
 
 /// What an engine has.
@@ -146,6 +154,15 @@ pub enum Step {
         /// Ports that are published for it.
         ports: Vec<String>,
     },
+    /// Ends what is kept for a stopped container: more of them have stopped since than a node may keep addresses for.
+    Forget {
+        /// Endpoint.
+        endpoint: EndpointId,
+        /// Its epoch.
+        epoch: u64,
+        /// Name of the container.
+        name: String,
+    },
 }
 
 /// Something of the cluster that the engine does not know. It may be about to: only what stays unknown is ended.
@@ -188,6 +205,7 @@ impl fmt::Display for Step {
             Self::Reconnect { name, container, .. } => write!(f, "put container {container} on network {name} again"),
             Self::Report(known) => write!(f, "tell the cluster who is on network {} here", known.network),
             Self::Place { name, .. } => write!(f, "tell the cluster where container {name} is"),
+            Self::Forget { name, .. } => write!(f, "give up the address of container {name}, which is stopped"),
         }
     }
 }
@@ -206,6 +224,7 @@ pub fn plan(state: &State, me: NodeId, seen: &Seen) -> EnginePlan {
     }
     view.plan_cut_off(&mut plan);
     plan_endpoints(&mut plan, state, me, seen);
+    state.networks.values().for_each(|network| plan_kept(&mut plan, state, me, network));
     let held = state.leases.values().filter(|lease| lease.held_for() == Some(me));
     plan.strays.extend(held.map(|lease| Stray::Address(lease.network, lease.address, lease.epoch)));
     plan
@@ -320,7 +339,9 @@ impl View<'_> {
 
 fn containers_on(seen: &Seen, net: &SeenNetwork) -> Vec<EngineContainer> {
     let on_it = |c: &&SeenContainer| c.attachments.iter().any(|attachment| attachment.network == net.id);
-    let container = |c: &SeenContainer| EngineContainer { id: c.id.clone(), name: c.name.clone() };
+    let fixed =
+        |c: &SeenContainer| c.attachments.iter().any(|attachment| attachment.network == net.id && attachment.fixed);
+    let container = |c: &SeenContainer| EngineContainer { id: c.id.clone(), name: c.name.clone(), fixed: fixed(c) };
     let mut containers: Vec<EngineContainer> = seen.containers.iter().filter(on_it).map(container).collect();
     containers.sort();
     containers
@@ -337,20 +358,33 @@ fn plan_endpoints(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen)
             attachments.insert(attachment.endpoint.as_str(), (container, attachment));
         }
     }
-    for endpoint in state.endpoints_of_node(me).filter(|endpoint| !endpoint.engine_id.is_empty()) {
+    let up = |endpoint: &&Endpoint| endpoint.is_up() && !endpoint.engine_id.is_empty();
+    for endpoint in state.endpoints_of_node(me).filter(up) {
         let Some((container, attachment)) = attachments.get(endpoint.engine_id.as_str()) else {
             plan.strays.insert(Stray::Endpoint(endpoint.id, endpoint.epoch));
             continue;
         };
+        let name = match attached_as(state, endpoint, &container.name) {
+            None => container.name.clone(),
+            Some(network) => {
+                plan.problems.push(format!(
+                    "container {} of the engine has the name of one that pontoon attach put on network {network} of this \
+                     host, and is listed as {}: rename one of them",
+                    container.name,
+                    Endpoint::short_id(&endpoint.engine_id),
+                ));
+                Endpoint::short_id(&endpoint.engine_id)
+            }
+        };
         let placed = endpoint.is_placed()
-            && endpoint.name == container.name
+            && endpoint.name == name
             && endpoint.container_id == container.id
             && endpoint.aliases == attachment.aliases
             && endpoint.ports == container.ports;
         if !placed {
             plan.steps.push(Step::Place {
                 endpoint: Box::new(endpoint.clone()),
-                name: container.name.clone(),
+                name,
                 container_id: container.id.clone(),
                 aliases: attachment.aliases.clone(),
                 ports: container.ports.clone(),
@@ -359,8 +393,47 @@ fn plan_endpoints(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen)
     }
 }
 
-/// The container that most likely starts on a network when nothing else is known of it: of those that the engine has and
-/// that do not run, the one that stopped last.
+/// The network on which something that no engine has made has a container's name on the same node.
+fn attached_as<'a>(state: &'a State, endpoint: &Endpoint, name: &str) -> Option<&'a str> {
+    let other = state.endpoint_named(endpoint.network, endpoint.node, name)?;
+    let network = state.networks.get(&endpoint.network)?;
+    other.engine_id.is_empty().then_some(network.name.as_str())
+}
+
+/// Gives up what is kept for more stopped containers than a node may keep addresses for.
+fn plan_kept(plan: &mut EnginePlan, state: &State, me: NodeId, network: &Network) {
+    let kept = state.endpoints_of_node(me).filter(|endpoint| endpoint.network == network.id && !endpoint.is_up());
+    let mut kept: Vec<&Endpoint> = kept.collect();
+    let limit = most_kept(state, network);
+    if kept.len() <= limit {
+        return;
+    }
+    let since = |endpoint: &&Endpoint| {
+        let lease = endpoint.addresses.first().and_then(|address| state.leases.get(&(network.id, *address)));
+        lease.map_or(0, |lease| lease.since_ms)
+    };
+    kept.sort_by_key(|endpoint| std::cmp::Reverse((since(endpoint), endpoint.id)));
+    plan.steps.extend(kept[limit..].iter().map(|endpoint| Step::Forget {
+        endpoint: endpoint.id,
+        epoch: endpoint.epoch,
+        name: endpoint.name.clone(),
+    }));
+}
+
+/// For how many stopped containers a node keeps addresses of a network: all nodes together keep a quarter of them at most,
+/// and each at least one.
+fn most_kept(state: &State, network: &Network) -> usize {
+    let bits = |subnet: &Subnet| {
+        let range = subnet.ip_range.unwrap_or(subnet.cidr);
+        u32::from(range.max_prefix_len() - range.prefix_len()).min(16)
+    };
+    let addresses = network.subnets.iter().map(bits).min().map_or(0, |bits| 1 << bits);
+    let engines = state.engines_of_network(network.id).count().max(1);
+    (addresses / 4 / engines).clamp(1, MAX_KEPT)
+}
+
+/// The container that most likely starts on a network when no endpoint waits for one and nothing else is known of it: of
+/// those that the engine has and that do not run, the one that stopped last.
 pub fn likeliest(state: &State, me: NodeId, network: NetworkId) -> Option<String> {
     let known = state.engine_networks.get(&(network, me))?;
     let runs = |name: &str| state.endpoint_named(network, me, name).is_some();

@@ -22,12 +22,8 @@ impl StateSource for Source {
         *self.me.lock().unwrap()
     }
 
-    fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        look(&self.state.lock().unwrap())
-    }
-
-    fn ending(&self) -> BTreeSet<EndpointId> {
-        self.ending.lock().unwrap().clone()
+    fn with_state<R>(&self, look: impl FnOnce(&State, &BTreeSet<EndpointId>) -> R) -> R {
+        look(&self.state.lock().unwrap(), &self.ending.lock().unwrap())
     }
 }
 

@@ -25,12 +25,8 @@ impl StateSource for Source {
         Some(self.me)
     }
 
-    fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        look(&self.state.lock().unwrap())
-    }
-
-    fn ending(&self) -> BTreeSet<EndpointId> {
-        BTreeSet::new()
+    fn with_state<R>(&self, look: impl FnOnce(&State, &BTreeSet<EndpointId>) -> R) -> R {
+        look(&self.state.lock().unwrap(), &BTreeSet::new())
     }
 }
 

@@ -91,6 +91,10 @@ impl From<&Command> for v1::Command {
                 epoch: *epoch,
             }),
             Command::PlaceEndpoint(placed) => Kind::PlaceEndpoint(placed.into()),
+            Command::StopEndpoint { endpoint, epoch } => {
+                Kind::StopEndpoint(v1::StopEndpoint { endpoint: endpoint.0, epoch: *epoch })
+            }
+            Command::RebindEndpoint(rebound) => Kind::RebindEndpoint(rebound.into()),
         };
         Self { kind: Some(kind) }
     }
@@ -139,6 +143,8 @@ impl TryFrom<v1::Command> for Command {
                 epoch: release.epoch,
             },
             Kind::PlaceEndpoint(placed) => Self::PlaceEndpoint(placed.try_into()?),
+            Kind::StopEndpoint(stop) => Self::StopEndpoint { endpoint: EndpointId(stop.endpoint), epoch: stop.epoch },
+            Kind::RebindEndpoint(rebound) => Self::RebindEndpoint(rebound.try_into()?),
         })
     }
 }

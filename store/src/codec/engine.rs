@@ -2,10 +2,10 @@
 
 use pontoon_proto::v1;
 
-use crate::model::command::{ClaimSubnet, HoldAddress, PlaceEndpoint};
+use crate::model::command::{ClaimSubnet, HoldAddress, PlaceEndpoint, RebindEndpoint};
 use crate::model::id::{EndpointId, NetworkId, NodeId};
 
-use super::error::{ADDRESS, CodecError, PREFIX, parse_optional, required};
+use super::error::{ADDRESS, CodecError, MAC, PREFIX, parse_optional, required};
 use super::object::family;
 
 impl From<&ClaimSubnet> for v1::ClaimSubnet {
@@ -88,6 +88,30 @@ impl TryFrom<v1::PlaceEndpoint> for PlaceEndpoint {
             sandbox: required("place_endpoint", "sandbox", placed.sandbox)?.into(),
             ifname: placed.ifname,
             ports: placed.ports,
+        })
+    }
+}
+
+impl From<&RebindEndpoint> for v1::RebindEndpoint {
+    fn from(rebound: &RebindEndpoint) -> Self {
+        Self {
+            endpoint: rebound.endpoint.0,
+            epoch: rebound.epoch,
+            engine_id: rebound.engine_id.clone(),
+            mac: rebound.mac.map_or_else(String::new, |mac| mac.to_string()),
+        }
+    }
+}
+
+impl TryFrom<v1::RebindEndpoint> for RebindEndpoint {
+    type Error = CodecError;
+
+    fn try_from(rebound: v1::RebindEndpoint) -> Result<Self, CodecError> {
+        Ok(Self {
+            endpoint: EndpointId(rebound.endpoint),
+            epoch: rebound.epoch,
+            engine_id: rebound.engine_id,
+            mac: parse_optional("rebind_endpoint", "mac", &rebound.mac, MAC)?,
         })
     }
 }

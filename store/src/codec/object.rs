@@ -265,7 +265,8 @@ impl TryFrom<v1::Claim> for Claim {
 
 impl From<&EngineNetwork> for v1::EngineNetwork {
     fn from(known: &EngineNetwork) -> Self {
-        let container = |c: &EngineContainer| v1::EngineContainer { id: c.id.clone(), name: c.name.clone() };
+        let container =
+            |c: &EngineContainer| v1::EngineContainer { id: c.id.clone(), name: c.name.clone(), fixed: c.fixed };
         Self {
             network: known.network.0,
             node: known.node.0,
@@ -277,7 +278,7 @@ impl From<&EngineNetwork> for v1::EngineNetwork {
 
 impl From<v1::EngineNetwork> for EngineNetwork {
     fn from(known: v1::EngineNetwork) -> Self {
-        let container = |c: v1::EngineContainer| EngineContainer { id: c.id, name: c.name };
+        let container = |c: v1::EngineContainer| EngineContainer { id: c.id, name: c.name, fixed: c.fixed };
         Self {
             network: NetworkId(known.network),
             node: NodeId(known.node),
@@ -296,6 +297,7 @@ impl From<EndpointState> for v1::EndpointState {
         match state {
             EndpointState::Pending => Self::Pending,
             EndpointState::Active => Self::Active,
+            EndpointState::Stopped => Self::Stopped,
         }
     }
 }
@@ -331,6 +333,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
         let state = match endpoint.state() {
             v1::EndpointState::Pending => EndpointState::Pending,
             v1::EndpointState::Active => EndpointState::Active,
+            v1::EndpointState::Stopped => EndpointState::Stopped,
             v1::EndpointState::Unspecified => {
                 return Err(invalid(WHAT, "state", &endpoint.state.to_string(), "an endpoint's state"));
             }
@@ -397,6 +400,7 @@ impl From<&Lease> for v1::Lease {
             LeaseState::Reserved => (v1::LeaseState::Reserved, 0),
             LeaseState::Pending => (v1::LeaseState::Pending, 0),
             LeaseState::Active => (v1::LeaseState::Active, 0),
+            LeaseState::Kept => (v1::LeaseState::Kept, 0),
             LeaseState::Cooling { until_ms } => (v1::LeaseState::Cooling, until_ms),
         };
         Self {
@@ -425,6 +429,7 @@ impl TryFrom<v1::Lease> for Lease {
             v1::LeaseState::Reserved => LeaseState::Reserved,
             v1::LeaseState::Pending => LeaseState::Pending,
             v1::LeaseState::Active => LeaseState::Active,
+            v1::LeaseState::Kept => LeaseState::Kept,
             v1::LeaseState::Cooling | v1::LeaseState::Free => LeaseState::Cooling { until_ms: lease.until_ms },
             v1::LeaseState::Unspecified => {
                 return Err(invalid(WHAT, "state", &lease.state.to_string(), "a lease's state"));

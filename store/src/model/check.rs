@@ -101,6 +101,7 @@ impl State {
         let state = match endpoint.state {
             EndpointState::Pending => LeaseState::Pending,
             EndpointState::Active => LeaseState::Active,
+            EndpointState::Stopped => LeaseState::Kept,
         };
         for address in &endpoint.addresses {
             let lease = self.leases.get(&(network.id, *address));
@@ -142,7 +143,7 @@ impl State {
             let inside =
                 self.networks.get(network).is_some_and(|n| n.subnets.iter().any(|s| is_host(s.cidr, *address)));
             found.unless(inside, || format!("{} is no host address of it", what()));
-            let held = matches!(lease.state, LeaseState::Pending | LeaseState::Active);
+            let held = matches!(lease.state, LeaseState::Pending | LeaseState::Active | LeaseState::Kept);
             let holder = lease.endpoint.and_then(|id| self.endpoints.get(&id));
             let right = holder.is_some_and(|e| e.network == *network && e.addresses.contains(address));
             let right = if lease.held_for().is_some() { lease.endpoint.is_none() } else { held == right };
@@ -160,6 +161,15 @@ impl State {
 
 impl State {
     fn check_engines(&self, found: &mut Found) {
+        for endpoint in self.endpoints.values().filter(|endpoint| !endpoint.is_up()) {
+            let what = || format!("endpoint {} of a stopped container", endpoint.id);
+            let known = self.engine_networks.get(&(endpoint.network, endpoint.node));
+            let has = known.is_some_and(|known| known.containers.iter().any(|c| c.id == endpoint.container_id));
+            found.unless(has, || format!("{} is kept for none", what()));
+            found.unless(!endpoint.is_placed() && endpoint.ifname.is_empty(), || format!("{} is placed", what()));
+        }
+        let stopped = self.endpoints.values().filter(|endpoint| !endpoint.is_up());
+        found.unique("stopped container", stopped.map(|e| (e.network, e.node, &e.container_id)));
         let subnets = || self.networks.values().flat_map(|n| n.subnets.iter().map(|s| s.cidr));
         for (cidr, claim) in &self.claims {
             found.unless(*cidr == claim.cidr, || format!("claim {} is kept as {cidr}", claim.cidr));

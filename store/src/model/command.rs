@@ -129,6 +129,15 @@ pub enum Command {
     },
     /// An engine has placed an endpoint's interface.
     PlaceEndpoint(PlaceEndpoint),
+    /// An endpoint's container has stopped: the endpoint stays as long as its node's engine has the container.
+    StopEndpoint {
+        /// Endpoint.
+        endpoint: EndpointId,
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// An engine takes an endpoint whose container does not run into use again.
+    RebindEndpoint(RebindEndpoint),
 }
 
 impl Command {
@@ -141,7 +150,9 @@ impl Command {
             | Self::ReportEngineNetwork(_)
             | Self::HoldAddress(_)
             | Self::ReleaseAddress { .. }
-            | Self::PlaceEndpoint(_) => 2,
+            | Self::PlaceEndpoint(_)
+            | Self::StopEndpoint { .. }
+            | Self::RebindEndpoint(_) => 2,
             Self::CreateNetwork(wanted) if wanted.engine.is_some() => 2,
             Self::CreateEndpoint(wanted) if !wanted.engine_id.is_empty() => 2,
             _ => 1,
@@ -287,6 +298,19 @@ pub struct PlaceEndpoint {
     pub ifname: String,
     /// Ports that the engine publishes for the container.
     pub ports: Vec<String>,
+}
+
+/// An engine takes an endpoint into use again, under another id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RebindEndpoint {
+    /// Endpoint.
+    pub endpoint: EndpointId,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The engine's id of the endpoint from now on.
+    pub engine_id: String,
+    /// Its MAC from now on; none: the one that it has.
+    pub mac: Option<Mac>,
 }
 
 /// A subnet as asked for.

@@ -196,6 +196,9 @@ pub struct EngineContainer {
     pub id: String,
     /// Name.
     pub name: String,
+    /// Its user has given it an address on the network by number: no other container is guessed to be the one that
+    /// starts with it.
+    pub fixed: bool,
 }
 
 /// State of an endpoint.
@@ -205,6 +208,10 @@ pub enum EndpointState {
     Pending,
     /// In use.
     Active,
+    /// Its container is stopped: it has neither a namespace nor an interface, and keeps its MAC and its leases until its
+    /// node's engine starts the container again or has it no more. Nobody but its node ends it, so the node can take it
+    /// into use again also without a majority.
+    Stopped,
 }
 
 /// A container's place in a network. It owns its leases.
@@ -257,6 +264,11 @@ impl Endpoint {
     /// How many other names a container may have on a network.
     pub const MAX_ALIASES: usize = 32;
 
+    /// Whether its container runs, or is about to.
+    pub fn is_up(&self) -> bool {
+        self.state != EndpointState::Stopped
+    }
+
     /// Whether its interface is in its namespace, as far as the cluster knows.
     pub fn is_placed(&self) -> bool {
         !self.sandbox.key.is_empty()
@@ -290,6 +302,8 @@ pub enum LeaseState {
     Pending,
     /// Held by an endpoint in use.
     Active,
+    /// Held by an endpoint whose container is stopped.
+    Kept,
     /// Released; nobody else gets it before this time (milliseconds since the Unix epoch).
     /// Afterwards the record only tells of the past.
     Cooling {
@@ -309,7 +323,7 @@ pub struct Lease {
     pub epoch: u64,
     /// State.
     pub state: LeaseState,
-    /// Endpoint that holds it, when active, and when pending unless it is held for an engine.
+    /// Endpoint that holds it, when active or kept, and when pending unless it is held for an engine.
     pub endpoint: Option<EndpointId>,
     /// Node that holds it or held it last; none when reserved.
     pub node: Option<NodeId>,

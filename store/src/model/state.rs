@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::command::Outcome;
-use super::id::{EndpointId, NetworkId, NodeId, RaftId};
+use super::id::{EndpointId, Mac, NetworkId, NodeId, RaftId};
 use super::index::Index;
 use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node};
 use super::rejection::Rejection;
@@ -138,6 +138,12 @@ impl State {
     /// The container of this name on a network and a node.
     pub fn endpoint_named(&self, network: NetworkId, node: NodeId, name: &str) -> Option<&Endpoint> {
         self.endpoints.get(&self.index.named(network, node, name)?)
+    }
+
+    /// What is kept with this MAC for a stopped container of a node's engine.
+    pub fn kept_with_mac(&self, network: NetworkId, node: NodeId, mac: Mac) -> Option<&Endpoint> {
+        let holder = self.endpoints.get(&self.index.with_mac(network, mac)?)?;
+        (holder.node == node && !holder.is_up()).then_some(holder)
     }
 
     /// A network's endpoints, by id.

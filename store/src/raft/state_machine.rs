@@ -14,6 +14,7 @@ use super::types::{Answer, LogEntry, LogId, Payload, SnapshotMeta, StoredMembers
 use crate::codec;
 use crate::disk::snapshot::{self, SnapshotDir, SnapshotFile};
 use crate::disk::state::{StateDb, StateMeta};
+use crate::feed::Feed;
 use crate::model::apply::Change;
 use crate::model::state::State;
 
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     state: RwLock<State>,
     applied: watch::Sender<u64>,
     view: Mutex<View>,
+    feed: Mutex<Feed>,
     snapshots: SnapshotDir,
 }
 
@@ -55,6 +57,10 @@ impl Shared {
 
     pub(crate) fn snapshots(&self) -> &SnapshotDir {
         &self.snapshots
+    }
+
+    pub(crate) fn feed(&self) -> MutexGuard<'_, Feed> {
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn view(&self) -> MutexGuard<'_, View> {
@@ -91,8 +97,13 @@ impl StateMachine {
         };
         let (sender, _) = watch::channel(state.applied_index);
         let view = View { index: state.applied_index, hash: meta.hash, snapshot: current, stopped: None };
-        let shared =
-            Shared { state: RwLock::new(state), applied: sender, view: Mutex::new(view), snapshots: snapshots.clone() };
+        let shared = Shared {
+            feed: Mutex::new(Feed::new(state.applied_index)),
+            state: RwLock::new(state),
+            applied: sender,
+            view: Mutex::new(view),
+            snapshots: snapshots.clone(),
+        };
         Ok(Self {
             shared: Arc::new(shared),
             db,
@@ -141,6 +152,8 @@ impl StateMachine {
         let state = RwLockWriteGuard::downgrade(state);
         let described = convert::snapshot_out(None, &self.meta(), 0);
         let mut meta = StateMeta { applied: described, clock_ms: state.clock_ms, hash: self.hash };
+        // Before watchers are woken.
+        self.shared.feed().add(&state, &changes);
         self.db.apply(&state, changes, &mut meta).map_err(io::Error::other)?;
         let index = state.applied_index;
         drop(state);
@@ -228,7 +241,11 @@ impl RaftStateMachine<Types> for StateMachine {
         self.membership = meta.last_membership.clone();
         self.hash = described.hash;
         let index = state.applied_index;
-        *self.shared.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        {
+            let mut shared = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+            *shared = state;
+            self.shared.feed().restart(index);
+        }
         {
             let mut view = self.shared.view();
             (view.index, view.hash) = (index, described.hash);

@@ -26,6 +26,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::disk::snapshot::SnapshotDir;
 use crate::disk::wal::Wal;
+use crate::feed::{Changes, Compacted};
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::state::State;
 use crate::raft::channel::Channels;
@@ -203,6 +204,15 @@ impl Store {
     /// The state as of the last applied entry. Applying waits while it is held: never hold it over an await.
     pub fn state(&self) -> RwLockReadGuard<'_, State> {
         self.0.shared.state()
+    }
+
+    /// The first few changes after an index, and the index that they lead to.
+    ///
+    /// # Errors
+    ///
+    /// When they are not kept any more.
+    pub fn changes_after(&self, index: u64, most: usize) -> Result<(Vec<Arc<Changes>>, u64), Compacted> {
+        self.0.shared.feed().after(index, most)
     }
 
     /// The index of the last applied entry, as it grows.

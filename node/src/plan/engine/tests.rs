@@ -3,6 +3,7 @@
 mod leftovers;
 mod random;
 mod sim;
+mod waiting;
 
 use std::net::IpAddr;
 
@@ -130,21 +131,49 @@ impl World {
     fn runs(&mut self, node: NodeId, network: &Network, name: &str) -> Endpoint {
         let lease = self.hold(node, network.id, None, name).unwrap();
         let made = self.endpoint(node, network.id, lease.address, &format!("{name}-ep")).unwrap();
+        self.places(&made, name, &format!("{name}-id"))
+    }
+
+    /// An engine has moved an endpoint's interface.
+    #[track_caller]
+    fn places(&mut self, made: &Endpoint, name: &str, container_id: &str) -> Endpoint {
         endpoint(self.ok(Command::PlaceEndpoint(PlaceEndpoint {
             endpoint: made.id,
             epoch: made.epoch,
             name: name.to_owned(),
-            container_id: format!("{name}-id"),
+            container_id: container_id.to_owned(),
             aliases: Vec::new(),
-            sandbox: Sandbox { netns: format!("/run/docker/netns/{name}"), key: format!("{}-{name}", node.0) },
+            sandbox: Sandbox { netns: format!("/run/docker/netns/{name}"), key: format!("{}-{name}", made.node.0) },
             ifname: "eth0".to_owned(),
             ports: Vec::new(),
         })))
     }
 
+    /// `pontoon attach --name NAME`.
+    #[track_caller]
+    fn attached(&mut self, network: &Network, name: &str) {
+        self.ok(Command::CreateEndpoint(CreateEndpoint {
+            network: network.id,
+            node: self.me,
+            name: name.to_owned(),
+            container_id: String::new(),
+            aliases: Vec::new(),
+            mac: None,
+            addresses: Vec::new(),
+            sandbox: Sandbox { netns: format!("/run/netns/{name}"), key: name.to_owned() },
+            ifname: None,
+            engine_id: String::new(),
+        }));
+    }
+
+    #[track_caller]
+    fn ends(&mut self, endpoint: &Endpoint) {
+        self.ok(Command::RemoveEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch });
+    }
+
     #[track_caller]
     fn stops(&mut self, endpoint: &Endpoint) {
-        self.ok(Command::RemoveEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch });
+        self.ok(Command::StopEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch });
     }
 
     /// What is planned on this node.
@@ -181,7 +210,7 @@ fn endpoint(outcome: Outcome) -> Endpoint {
 }
 
 fn known_container(name: &str) -> EngineContainer {
-    EngineContainer { id: format!("{name}-id"), name: name.to_owned() }
+    EngineContainer { id: format!("{name}-id"), name: name.to_owned(), fixed: false }
 }
 
 /// A network that the engine has of the cluster's.
@@ -201,6 +230,7 @@ fn foreign(id: &str, name: &str) -> SeenNetwork {
 /// A container on networks: the engine's ids of the network and of the endpoint.
 fn container(name: &str, on: &[(&str, &str)]) -> SeenContainer {
     let attachment = |&(network, endpoint): &(&str, &str)| SeenAttachment {
+        fixed: false,
         network: network.to_owned(),
         name: String::new(),
         endpoint: endpoint.to_owned(),
@@ -395,21 +425,27 @@ fn endpoints_are_placed_renamed_and_missed() {
     // Those of another node, and those that no engine has made, are not this engine's.
     world.stops(&placed);
     world.runs(world.other, &web, "c1");
-    let attached = CreateEndpoint {
-        network: web.id,
-        node: world.me,
-        name: "attached".to_owned(),
-        container_id: String::new(),
-        aliases: Vec::new(),
-        mac: None,
-        addresses: Vec::new(),
-        sandbox: Sandbox { netns: "/run/netns/a".to_owned(), key: "a".to_owned() },
-        ifname: None,
-        engine_id: String::new(),
-    };
-    world.ok(Command::CreateEndpoint(attached));
+    world.attached(&web, "attached");
     world.reported(world.me, &web, "w", &[]);
     assert_eq!(world.planned(seen, vec![]), EnginePlan::default());
+}
+
+#[test]
+fn a_container_with_the_name_of_an_attached_one_is_listed_by_its_id() {
+    let mut world = World::new();
+    let web = world.network("web");
+    world.reported(world.me, &web, "w", &["c1"]);
+    world.attached(&web, "c1");
+    let held = world.hold(world.me, web.id, None, "c1").unwrap();
+    let made = world.endpoint(world.me, web.id, held.address, "0123456789abcdef").unwrap();
+    let planned =
+        |world: &World| world.planned(vec![of_cluster("w", &web)], vec![container("c1", &[("w", "0123456789abcdef")])]);
+    let plan = planned(&world);
+    assert!(plan.problems[0].contains("c1") && plan.problems[0].contains("0123456789ab"), "{:?}", plan.problems);
+    let [Step::Place { name, container_id, .. }] = &plan.steps[..] else { panic!("{plan:?}") };
+    assert_eq!((name.as_str(), container_id.as_str()), ("0123456789ab", "c1-id"));
+    world.places(&made, name, "c1-id");
+    assert_eq!(planned(&world).steps, [], "and that is all");
 }
 
 #[test]
@@ -436,10 +472,9 @@ fn the_likeliest_is_the_container_that_stopped_last() {
     assert_eq!(likeliest(&world), None, "nothing is known of the engine");
     world.reported(world.me, &web, "w", &["c1", "c2", "c3", "new", "far"]);
     assert_eq!(likeliest(&world), None, "all of them run, and the new one has never run");
-    for at in [1, 0] {
-        world.stops(&ran[at]);
+    for ended in [&ran[1], &ran[0], &elsewhere] {
+        world.ends(ended);
     }
-    world.stops(&elsewhere);
     assert_eq!(likeliest(&world).as_deref(), Some("c1"), "the other node's is none of this one");
     world.reported(world.me, &web, "w", &["c2", "c3"]);
     assert_eq!(likeliest(&world).as_deref(), Some("c2"), "the other one was removed");

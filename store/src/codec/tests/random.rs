@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::codec::{decode_entry, decode_snapshot, encode_entry, encode_snapshot, object_hash};
 use crate::model::command::{
     AdmitNode, ClaimSubnet, Command, CreateEndpoint, CreateNetwork, EngineRef, Entry, HoldAddress, PlaceEndpoint,
-    ReportNode, RequestId, WantedSubnet,
+    RebindEndpoint, ReportNode, RequestId, WantedSubnet,
 };
 use crate::model::id::{EndpointId, Mac, NetworkId, NodeId, Vni};
 use crate::model::object::{EngineContainer, EngineNetwork, Family, LeaseState, NodeState, Route, Sandbox};
@@ -32,7 +32,7 @@ struct Dice {
 
 fn dice() -> impl Strategy<Value = Dice> {
     let step_ms = prop_oneof![3 => 0..2_000_i64, 1 => -90_000..90_000_i64];
-    (0..36_u8, any::<[u8; 3]>(), step_ms, 0..3_u64, prop_oneof![6 => Just(0_u64), 1 => 0..4_u64])
+    (0..40_u8, any::<[u8; 3]>(), step_ms, 0..3_u64, prop_oneof![6 => Just(0_u64), 1 => 0..4_u64])
         .prop_map(|(kind, [a, b, c], step_ms, asker, again)| Dice { kind, a, b, c, step_ms, asker, again })
 }
 
@@ -120,6 +120,14 @@ fn held(state: &State, dice: &Dice, node: NodeId) -> HoldAddress {
     }
 }
 
+fn rebound_mac(c: u8) -> Option<Mac> {
+    (c % 3 == 0).then(|| Mac::new([2, 0x42, 10, 0, 0, c % 6])).flatten()
+}
+
+fn engine_container(n: u8, c: u8) -> EngineContainer {
+    EngineContainer { id: format!("i{n}"), name: format!("c{n}"), fixed: c % 2 == 0 }
+}
+
 fn of_engines(state: &State, dice: &Dice, node: NodeId) -> Command {
     let Dice { kind, a, b, c, .. } = *dice;
     let network = pick(state.networks.keys().copied(), b, NetworkId(9999));
@@ -138,7 +146,7 @@ fn of_engines(state: &State, dice: &Dice, node: NodeId) -> Command {
             network,
             node,
             id: if c % 5 == 0 { String::new() } else { format!("n{}", c % 6) },
-            containers: (0..c % 3).map(|n| EngineContainer { id: format!("i{n}"), name: format!("c{n}") }).collect(),
+            containers: (0..c % 8).map(|n| engine_container(n, c)).collect(),
         }),
         30..=31 => Command::HoldAddress(held(state, dice, node)),
         32 => {
@@ -153,9 +161,23 @@ fn of_engines(state: &State, dice: &Dice, node: NodeId) -> Command {
         _ => {
             let unplaced: Vec<_> = state.endpoints.values().filter(|e| !e.engine_id.is_empty()).collect();
             let endpoint = unplaced.get(usize::from(a) % unplaced.len().max(1));
+            let (id, epoch) = endpoint.map_or((EndpointId(9999), 0), |endpoint| (endpoint.id, endpoint.epoch));
+            match kind {
+                36 | 37 => return Command::StopEndpoint { endpoint: id, epoch },
+                38 => {
+                    let engine_id = format!("e{}", c % 32);
+                    return Command::RebindEndpoint(RebindEndpoint {
+                        endpoint: id,
+                        epoch,
+                        engine_id,
+                        mac: rebound_mac(c),
+                    });
+                }
+                _ => {}
+            }
             Command::PlaceEndpoint(PlaceEndpoint {
-                endpoint: endpoint.map_or(EndpointId(9999), |endpoint| endpoint.id),
-                epoch: endpoint.map_or(0, |endpoint| endpoint.epoch),
+                endpoint: id,
+                epoch,
                 name: format!("c{}", b % 6),
                 container_id: format!("i{}", b % 6),
                 aliases: Vec::new(),
@@ -336,7 +358,7 @@ fn random_logs_reach_every_kind_of_object() {
         }
     }
     let counts: Vec<i32> = accepted.into_values().collect();
-    assert!(counts.len() == 18 && counts.iter().all(|count| *count >= 15), "{counts:?}");
+    assert!(counts.len() == 20 && counts.iter().all(|count| *count >= 15), "{counts:?}");
     assert!(reasons.len() >= 18, "{reasons:?}");
     assert!(refused < 3_500, "{refused} of 4800 were refused");
 }

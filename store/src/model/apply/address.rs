@@ -82,6 +82,10 @@ impl Changing<'_> {
                 let name = if lease.name.is_empty() { "a container that starts" } else { &lease.name };
                 refuse(Reason::AddressTaken, format!("{name} on {node} has it"), hint)
             }
+            LeaseState::Kept => {
+                let why = format!("it is kept for {}, which is stopped on {node}", lease.name);
+                refuse(Reason::AddressTaken, why, "ask for another one, or for none; or remove that container")
+            }
             LeaseState::Cooling { until_ms } => {
                 let left = seconds(until_ms.saturating_sub(self.state.clock_ms));
                 let why = format!("{} on {node} released it, and it is free in {left} s", lease.name);
@@ -95,7 +99,7 @@ impl Changing<'_> {
         match lease.state {
             LeaseState::Reserved => lease.reserved_for.as_deref() == Some(asker.name),
             LeaseState::Pending => asker.engine && lease.held_for() == Some(asker.node),
-            LeaseState::Active => false,
+            LeaseState::Active | LeaseState::Kept => false,
             // One who asks an engine for an address by number may have it back at once: its MAC is the same.
             LeaseState::Cooling { until_ms } => {
                 let same_name = lease.name == asker.name || asker.engine;
@@ -132,12 +136,13 @@ impl Changing<'_> {
         let family = Family::of(subnet.cidr.addr());
         let (first, last) = handed_out(subnet);
         let range = (network.id, address(family, first))..=(network.id, address(family, last));
-        let (mut reserved, mut pending, mut active, mut cooling, mut next) = (0, 0, 0, 0, u64::MAX);
+        let (mut reserved, mut pending, mut active, mut kept, mut cooling, mut next) = (0, 0, 0, 0, 0, u64::MAX);
         for lease in self.state.leases.range(range).map(|(_, lease)| lease) {
             match lease.state {
                 LeaseState::Reserved => reserved += 1,
                 LeaseState::Pending => pending += 1,
                 LeaseState::Active => active += 1,
+                LeaseState::Kept => kept += 1,
                 LeaseState::Cooling { until_ms } if until_ms > clock_ms => {
                     cooling += 1;
                     next = next.min(until_ms);
@@ -145,13 +150,18 @@ impl Changing<'_> {
                 LeaseState::Cooling { .. } => {}
             }
         }
-        let counts = format!("{active} active, {pending} pending, {cooling} cooling, {reserved} reserved");
+        let mut counts = format!("{active} active, {pending} pending, {cooling} cooling, {reserved} reserved");
+        if kept > 0 {
+            counts.push_str(&format!(", {kept} kept for stopped containers"));
+        }
         let range = subnet.ip_range.unwrap_or(subnet.cidr);
         let hint = if cooling > 0 {
             format!(
                 "try again in {} s, when the next one has cooled, or use a larger network",
                 seconds(next - clock_ms)
             )
+        } else if kept > 0 {
+            "remove stopped containers (docker container prune), or use a larger network".to_owned()
         } else {
             "detach a container, or use a larger network".to_owned()
         };

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::model::command::{CreateEndpoint, Outcome};
-use crate::model::id::{EndpointId, NodeId};
+use crate::model::id::{EndpointId, NetworkId, NodeId};
 use crate::model::name;
 use crate::model::object::{Endpoint, EndpointState, Lease, LeaseState, Network, Node, PastHolder, Sandbox};
 use crate::model::rejection::{Reason, Rejection};
@@ -22,6 +22,7 @@ const MAX_SANDBOX_KEY: usize = 256;
 impl Changing<'_> {
     pub(super) fn create_endpoint(&mut self, wanted: &CreateEndpoint) -> Result<Outcome, Rejection> {
         let endpoint = self.new_endpoint(wanted)?;
+        self.end_kept_with_mac(endpoint.network, endpoint.node, endpoint.mac);
         for &address in &endpoint.addresses {
             self.take_lease(&endpoint, address);
         }
@@ -121,42 +122,39 @@ impl Changing<'_> {
     }
 
     fn take_lease(&mut self, endpoint: &Endpoint, address: IpAddr) {
-        let old = self.state.leases.get(&(endpoint.network, address));
-        self.put_lease(Lease {
-            network: endpoint.network,
+        let lease = self.pending_lease(endpoint.network, address, endpoint.node, &endpoint.name);
+        self.put_lease(Lease { endpoint: Some(endpoint.id), ..lease });
+    }
+
+    /// A lease that begins with this entry. What an address was before is remembered.
+    pub(super) fn pending_lease(&self, network: NetworkId, address: IpAddr, node: NodeId, name: &str) -> Lease {
+        let old = self.state.leases.get(&(network, address));
+        Lease {
+            network,
             address,
-            epoch: endpoint.epoch,
+            epoch: self.entry_index,
             state: LeaseState::Pending,
-            endpoint: Some(endpoint.id),
-            node: Some(endpoint.node),
-            name: endpoint.name.clone(),
+            endpoint: None,
+            node: Some(node),
+            name: name.to_owned(),
             since_ms: self.state.clock_ms,
             reserved_for: old.and_then(|lease| lease.reserved_for.clone()),
             previous: old.map_or_else(Vec::new, |lease| lease.previous.clone()),
-        });
+        }
     }
 
     pub(super) fn activate_endpoint(&mut self, id: EndpointId, epoch: u64) -> Result<Outcome, Rejection> {
         let endpoint = self.endpoint_of_epoch(id, epoch)?;
-        if endpoint.state == EndpointState::Active {
-            return Ok(Outcome::Endpoint(endpoint));
-        }
-        Ok(self.activate(endpoint))
+        Ok(match endpoint.state {
+            EndpointState::Pending => self.activate(endpoint),
+            EndpointState::Active | EndpointState::Stopped => Outcome::Endpoint(endpoint),
+        })
     }
 
     /// Puts an endpoint that is in use, and its leases.
     pub(super) fn activate(&mut self, endpoint: Endpoint) -> Outcome {
-        for &address in &endpoint.addresses {
-            if let Some(mut lease) = self.state.leases.get(&(endpoint.network, address)).cloned() {
-                if lease.state != LeaseState::Active {
-                    (lease.state, lease.since_ms) = (LeaseState::Active, self.state.clock_ms);
-                }
-                lease.name.clone_from(&endpoint.name);
-                self.put_lease(lease);
-            }
-        }
         let endpoint = Endpoint { state: EndpointState::Active, ..endpoint };
-        self.put_endpoint(endpoint.clone());
+        self.put_with_leases(endpoint.clone(), LeaseState::Active);
         Outcome::Endpoint(endpoint)
     }
 

@@ -71,6 +71,7 @@ impl Changing<'_> {
         if known.id.is_empty() {
             let gone = known.network;
             self.drop_engine_networks(|other| other.network == gone && other.node == node);
+            self.end_forgotten(gone, node);
             return Ok(Outcome::Done);
         }
         // Until it has its name, only the engine that makes it can have it.
@@ -95,6 +96,7 @@ impl Changing<'_> {
         }
         if self.state.engine_networks.get(&(known.network, node)) != Some(known) {
             self.put_engine_network(known.clone());
+            self.end_forgotten(known.network, node);
         }
         Ok(Outcome::Done)
     }
@@ -118,19 +120,7 @@ impl Changing<'_> {
             }
             None => self.choose_address(asker, &network, subnet_of(&network, wanted.family)?)?,
         };
-        let old = self.state.leases.get(&(network.id, address));
-        let lease = Lease {
-            network: network.id,
-            address,
-            epoch: self.entry_index,
-            state: LeaseState::Pending,
-            endpoint: None,
-            node: Some(node),
-            name: wanted.name.clone(),
-            since_ms: self.state.clock_ms,
-            reserved_for: old.and_then(|lease| lease.reserved_for.clone()),
-            previous: old.map_or_else(Vec::new, |lease| lease.previous.clone()),
-        };
+        let lease = self.pending_lease(network.id, address, node, &wanted.name);
         self.put_lease(lease.clone());
         Ok(Outcome::Lease(lease))
     }
@@ -172,22 +162,35 @@ impl Changing<'_> {
     pub(super) fn place_endpoint(&mut self, placed: &PlaceEndpoint) -> Result<Outcome, Rejection> {
         let endpoint = self.endpoint_of_epoch(placed.endpoint, placed.epoch)?;
         let (network, node) = (self.network(endpoint.network)?, self.node(endpoint.node)?);
+        if !endpoint.is_up() {
+            let message = format!("container {} of endpoint {} has stopped", endpoint.name, endpoint.id);
+            return Err(Rejection::new(Reason::EndpointNotFound, message, "look at the container again"));
+        }
         check_texts(&placed.name, &placed.container_id, &placed.aliases)?;
         check_sandbox(&placed.name, &placed.sandbox)?;
         name::check_ifname(&placed.ifname)?;
         check_ports(placed)?;
-        let former = self.former_holder(&endpoint, &placed.name);
+        let kept = self.kept_for(&endpoint, &placed.container_id).map(|kept| kept.id);
+        let holder = self.state.endpoint_named(endpoint.network, endpoint.node, &placed.name).map(|holder| holder.id);
+        // What is kept for this container is taken out of its way.
+        let former = self.former_holder(&endpoint, &placed.name).filter(|former| Some(former.id) != kept);
         match &former {
             Some(former) => self.check_name_free(network, node, &former.name, Some(former.id))?,
+            None if holder.is_some() && holder == kept => {}
             None => self.check_name_free(network, node, &placed.name, Some(endpoint.id))?,
         }
         self.check_not_on(network, node.id, &placed.sandbox, Some(endpoint.id))?;
         self.check_ifname_free(&endpoint, placed)?;
+        let kept = self.take_kept(&endpoint, placed);
         if let Some(former) = former {
             self.rename(former);
         }
         let PlaceEndpoint { name, container_id, aliases, sandbox, ifname, ports, .. } = placed.clone();
-        Ok(self.activate(Endpoint { name, container_id, aliases, sandbox, ifname, ports, ..endpoint }))
+        let outcome = self.activate(Endpoint { name, container_id, aliases, sandbox, ifname, ports, ..endpoint });
+        if let Some(kept) = kept {
+            self.put_with_leases(kept, LeaseState::Kept);
+        }
+        Ok(outcome)
     }
 
     /// The other endpoint of the engine that has this name here, as it is without it: an engine gives a name to one container
@@ -243,7 +246,7 @@ impl Changing<'_> {
 fn is_repeated(lease: &Lease, wanted: &HoldAddress) -> bool {
     match lease.state {
         LeaseState::Reserved => lease.reserved_for.as_ref() != Some(&wanted.name),
-        LeaseState::Pending | LeaseState::Active => lease.node == Some(wanted.node),
+        LeaseState::Pending | LeaseState::Active | LeaseState::Kept => lease.node == Some(wanted.node),
         LeaseState::Cooling { .. } => false,
     }
 }

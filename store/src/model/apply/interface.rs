@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::model::alloc;
 use crate::model::command::CreateEndpoint;
-use crate::model::id::{Mac, NetworkId};
+use crate::model::id::{Mac, NetworkId, NodeId};
 use crate::model::name;
 use crate::model::object::{EgressInterface, Endpoint, Network, Node};
 use crate::model::rejection::{Reason, Rejection};
@@ -18,18 +18,10 @@ impl Changing<'_> {
         network: &Network,
         addresses: &[IpAddr],
     ) -> Result<Mac, Rejection> {
-        let taken = |mac: Mac| {
-            let holder = self.state.index.with_mac(network.id, mac).and_then(|id| self.state.endpoints.get(&id));
-            let holder = holder.map_or("another container", |endpoint| &endpoint.name);
-            Rejection::new(
-                Reason::MacTaken,
-                format!("container {} cannot have MAC {mac} on network {}: {holder} has it", wanted.name, network.name),
-                "use another MAC, or none to have one chosen",
-            )
-        };
         let free = |mac: &Mac| self.state.index.with_mac(network.id, *mac).is_none();
         if let Some(mac) = wanted.mac {
-            return if free(&mac) { Ok(mac) } else { Err(taken(mac)) };
+            let asker = (!wanted.engine_id.is_empty()).then_some(wanted.node);
+            return self.check_mac(&wanted.name, network, mac, asker).map(|()| mac);
         }
         let v4 = addresses.iter().find_map(|address| match address {
             IpAddr::V4(v4) => Some(*v4),
@@ -42,7 +34,40 @@ impl Changing<'_> {
             let [a, b, c, d] = rest;
             Mac::new([first, second.wrapping_add(step), a, b, c, d])
         });
-        std::iter::once(usual).chain(others).find(free).ok_or_else(|| taken(usual))
+        std::iter::once(usual).chain(others).find(free).ok_or_else(|| self.mac_taken(&wanted.name, network, usual))
+    }
+
+    /// Refuses a MAC that somebody has. A node's engine that asks for the MAC of a stopped container of its own starts just
+    /// that one: nobody else asks for it by number.
+    pub(super) fn check_mac(
+        &self,
+        container: &str,
+        network: &Network,
+        mac: Mac,
+        engine_of: Option<NodeId>,
+    ) -> Result<(), Rejection> {
+        let is_free = self.state.index.with_mac(network.id, mac).is_none();
+        if is_free || engine_of.is_some_and(|node| self.state.kept_with_mac(network.id, node, mac).is_some()) {
+            return Ok(());
+        }
+        Err(self.mac_taken(container, network, mac))
+    }
+
+    fn mac_taken(&self, container: &str, network: &Network, mac: Mac) -> Rejection {
+        let holder = self.state.index.with_mac(network.id, mac).and_then(|id| self.state.endpoints.get(&id));
+        let holder = holder.map_or("another container", |endpoint| &endpoint.name);
+        Rejection::new(
+            Reason::MacTaken,
+            format!("container {container} cannot have MAC {mac} on network {}: {holder} has it", network.name),
+            "use another MAC, or none to have one chosen",
+        )
+    }
+
+    /// Ends what is kept with this MAC for a stopped container of a node's engine: the container runs elsewhere.
+    pub(super) fn end_kept_with_mac(&mut self, network: NetworkId, node: NodeId, mac: Mac) {
+        if let Some(kept) = self.state.kept_with_mac(network, node, mac).cloned() {
+            self.end_endpoint(&kept);
+        }
     }
 
     /// Names of the interfaces that the sandbox has through its endpoints.

@@ -7,6 +7,7 @@ mod engine;
 mod interface;
 mod network;
 mod node;
+mod stopped;
 mod subnets;
 
 use std::collections::BTreeSet;
@@ -164,6 +165,8 @@ impl Changing<'_> {
             Command::HoldAddress(wanted) => self.hold_address(wanted),
             Command::ReleaseAddress { network, address, epoch } => self.release_address(*network, *address, *epoch),
             Command::PlaceEndpoint(placed) => self.place_endpoint(placed),
+            Command::StopEndpoint { endpoint, epoch } => self.stop_endpoint(*endpoint, *epoch),
+            Command::RebindEndpoint(rebound) => self.rebind_endpoint(rebound),
         }
     }
 

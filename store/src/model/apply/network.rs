@@ -178,14 +178,15 @@ impl Changing<'_> {
         let node = |id: NodeId| self.state.nodes.get(&id).map_or("?", |node| &node.name);
         let endpoints = self.state.endpoints_of_network(network).map(|endpoint| {
             let addresses: Vec<String> = endpoint.addresses.iter().map(IpAddr::to_string).collect();
-            format!("{} on node {} ({})", endpoint.name, node(endpoint.node), addresses.join(", "))
+            let how = if endpoint.is_up() { addresses.join(", ") } else { "not running".to_owned() };
+            format!("{} on node {} ({how})", endpoint.name, node(endpoint.node))
         });
         let held = self.state.leases_of_network(network).filter_map(|lease| Some((lease.address, lease.held_for()?)));
         let starting = held.map(|(address, id)| format!("one that starts on node {} ({address})", node(id)));
-        let runs = |id: &str| self.state.endpoints_of_network(network).any(|endpoint| endpoint.container_id == id);
+        let told = |id: &str| self.state.endpoints_of_network(network).any(|endpoint| endpoint.container_id == id);
         let known = self.state.engines_of_network(network);
         let containers = known.flat_map(|known| known.containers.iter().map(|container| (known.node, container)));
-        let stopped = containers.filter(|(_, container)| !runs(&container.id));
+        let stopped = containers.filter(|(_, container)| !told(&container.id));
         let stopped = stopped.map(|(id, container)| format!("{} on node {} (not running)", container.name, node(id)));
         endpoints.chain(starting).chain(stopped).collect()
     }

@@ -228,7 +228,8 @@ impl Changing<'_> {
     fn describe_on_network(&self, endpoint: &Endpoint) -> String {
         let network = self.state.networks.get(&endpoint.network).map_or("?", |network| &network.name);
         let addresses: Vec<String> = endpoint.addresses.iter().map(IpAddr::to_string).collect();
-        format!("{} on network {network} ({})", endpoint.name, addresses.join(", "))
+        let stopped = if endpoint.is_up() { "" } else { ", not running" };
+        format!("{} on network {network} ({}{stopped})", endpoint.name, addresses.join(", "))
     }
 }
 

@@ -12,6 +12,8 @@ use crate::model::rejection::Reason;
 
 use super::{World, ip, named, on, with_subnets};
 
+mod stopped;
+
 impl World {
     fn wants(&self, n: u8, cidr: Option<&str>) -> ClaimSubnet {
         let cidr = cidr.map(|cidr| cidr.parse().unwrap());
@@ -299,7 +301,7 @@ fn an_address_kept_for_a_name_is_its_containers() {
 #[test]
 fn a_network_with_containers_that_do_not_run_is_not_removed() {
     let (mut world, network) = World::with_network();
-    let container = |name: &str| EngineContainer { id: format!("{name}-id"), name: name.to_owned() };
+    let container = |name: &str| EngineContainer { id: format!("{name}-id"), name: name.to_owned(), fixed: false };
     let known = |world: &World, id: &str, containers| EngineNetwork {
         network: network.id,
         node: world.node(2).id,

@@ -6,13 +6,13 @@ mod check;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use pontoon_store::model::command::{Command, PlaceEndpoint};
+use pontoon_store::model::command::{Command, PlaceEndpoint, RebindEndpoint};
 use pontoon_store::model::id::{ClusterId, NetworkId};
-use pontoon_store::model::object::{Labels, Sandbox};
+use pontoon_store::model::object::{Family, Labels, Sandbox};
 use pontoon_store::model::rejection::Reason;
 
 use super::{CLUSTER, World, container};
-use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork, Step, Stray, likeliest, plan};
+use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork, Step, Stray, Waiting, likeliest, plan};
 
 /// How many times the loop looks again at what it has brought about, in one pass.
 const ROUNDS: usize = 4;
@@ -66,15 +66,8 @@ pub(super) struct Sim {
 
 impl Sim {
     pub(super) fn new() -> Self {
-        Self {
-            world: World::new(),
-            networks: Vec::new(),
-            containers: Vec::new(),
-            listens: true,
-            count: 0,
-            past: BTreeSet::new(),
-            reconnected: BTreeSet::new(),
-        }
+        let (networks, containers, past, reconnected) = Default::default();
+        Self { world: World::new(), networks, containers, listens: true, count: 0, past, reconnected }
     }
 
     fn id(&mut self) -> String {
@@ -301,6 +294,14 @@ impl Sim {
         if !self.listens {
             return None;
         }
+        let none = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let waiting = Waiting { state: &self.world.state, me, ended: &none.0, given_up: &none.1, handed: &none.2 };
+        if let Some(had) = waiting.likeliest(network, Family::V4).cloned() {
+            let engine_id = endpoint.to_owned();
+            let rebound = RebindEndpoint { endpoint: had.id, epoch: had.epoch, engine_id, mac: None };
+            self.world.ok(Command::RebindEndpoint(rebound));
+            return Some(());
+        }
         let name = likeliest(&self.world.state, me, network).unwrap_or_default();
         let lease = self.world.hold(me, network, None, &name).ok()?;
         let known = self.world.state.network_of_engine(me, &net.id).is_some_and(|known| known.id == network);
@@ -358,6 +359,7 @@ impl Sim {
             name: place.network.clone(),
             endpoint: place.running.as_ref().map(|(id, _)| id.clone()).unwrap_or_default(),
             aliases: place.aliases.clone(),
+            fixed: false,
         };
         let seen = |c: &Container| SeenContainer {
             id: c.id.clone(),
@@ -397,6 +399,7 @@ impl Sim {
             Step::Remove { id, .. } => self.remove_unused(&id),
             Step::Reconnect { name, container_id, .. } => self.reconnect(&name, &container_id),
             Step::Report(known) => self.propose(Command::ReportEngineNetwork(known)),
+            Step::Forget { endpoint, epoch, .. } => self.propose(Command::RemoveEndpoint { endpoint, epoch }),
             Step::Place { endpoint, name, container_id, aliases, ports } => {
                 let runs = |c: &&Container| c.id == container_id;
                 let container = self.containers.iter().find(runs).expect("a container of the engine").clone();
@@ -440,7 +443,7 @@ impl Sim {
                 let ended = &self.world.state.endpoints[&endpoint];
                 let runs = self.running().contains_key(ended.engine_id.as_str());
                 assert!(!runs, "the endpoint of a running container is ended: {ended:?}");
-                self.world.ok(Command::RemoveEndpoint { endpoint, epoch });
+                self.world.ok(Command::StopEndpoint { endpoint, epoch });
             }
             Stray::Address(network, address, epoch) => {
                 self.world.ok(Command::ReleaseAddress { network, address, epoch });

@@ -39,7 +39,7 @@ impl Sim {
         }
         let running = self.running();
         let known: BTreeMap<&str, &Endpoint> =
-            state.endpoints_of_node(me).map(|endpoint| (endpoint.engine_id.as_str(), endpoint)).collect();
+            state.endpoints_of_node(me).filter(|e| e.is_up()).map(|e| (e.engine_id.as_str(), e)).collect();
         assert!(running.keys().eq(known.keys()), "{running:?} and {known:?}");
         for (endpoint, (container, place)) in known.values().zip(running.values()) {
             assert_eq!((&endpoint.name, &endpoint.container_id), (&container.name, &container.id));
