@@ -1,7 +1,7 @@
 //! `pontoon doctor`: looks at the host, the engine and the other nodes, all at once; `plan::doctor` says what that means.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use pontoon_store::model::id::NodeId;
@@ -15,7 +15,7 @@ use crate::host;
 use crate::kernel;
 use crate::member::Member;
 use crate::plan::doctor::{
-    self, Check, EngineLook, Finding, Greeting, HostLook, Place, PluginLook, Trial, peer_port, vxlan_port,
+    self, Check, EngineLook, Finding, Greeting, HostLook, Place, PluginLook, Sizes, Trial, peer_port, vxlan_port,
 };
 
 /// How long a look may take that blocks. With it, everything is answered within 5 s.
@@ -31,6 +31,8 @@ struct Seen {
     trials: Result<Vec<Trial>, String>,
     engine: Option<(EngineLook, PluginLook)>,
     greetings: BTreeMap<NodeId, Result<Greeting, String>>,
+    /// Sizes of packets that were sent to the other nodes, and those that were answered.
+    paths: (Sizes, Result<Sizes, String>),
     /// Why no majority answers.
     silence: Option<String>,
 }
@@ -40,17 +42,24 @@ pub(crate) async fn examine(daemon: &Daemon) -> Vec<Finding> {
     let member = daemon.try_member();
     let seen = look(daemon, member.as_deref()).await;
     let Some(member) = member else { return findings(daemon, None, &seen) };
+    let mut found = with_place(&member, |place| findings(daemon, Some(place), &seen));
+    let pass = member.reconciler.status().borrow().clone();
+    found.extend(doctor::reconcile(pass.first_pass_done, pass.last_pass_steps, &pass.failures));
+    found
+}
+
+/// Calls this with a member's place in its cluster.
+fn with_place<T>(member: &Member, call: impl FnOnce(&Place<'_>) -> T) -> T {
     let status = member.store().status();
     let state = member.store().state();
-    let place = Place {
+    call(&Place {
         state: &state,
         cluster: member.cluster(),
         me: member.node(),
         voters: &status.voters,
         leader: status.leader,
         stopped: status.stopped.as_deref(),
-    };
-    findings(daemon, Some(&place), &seen)
+    })
 }
 
 async fn look(daemon: &Daemon, member: Option<&Member>) -> Seen {
@@ -61,14 +70,15 @@ async fn look(daemon: &Daemon, member: Option<&Member>) -> Seen {
         Some(tokio::join!(docker::look_at_engine(&docker.socket), docker::look_at_plugin(&docker.plugin)))
     };
     let silence = async { member?.store().read_barrier(QUORUM).await.err().map(|error| error.to_string()) };
-    let (host, trials, engine, greetings, silence) = tokio::join!(
+    let (host, trials, engine, greetings, paths, silence) = tokio::join!(
         blocking(move || kernel::look(&names, vtep, port).map_err(|error| error.to_string())),
         blocking(|| Ok(kernel::trials())),
         engine,
         greetings(member),
+        paths(member, vtep),
         silence,
     );
-    Seen { host, trials, engine, greetings, silence }
+    Seen { host, trials, engine, greetings, paths, silence }
 }
 
 /// The UDP port of VXLAN: the cluster's, or the one that a cluster of this daemon would have.
@@ -98,6 +108,16 @@ async fn greetings(member: Option<&Member>) -> BTreeMap<NodeId, Result<Greeting,
     futures::future::join_all(asked).await.into_iter().collect()
 }
 
+/// Tries what size of packet gets through to the other nodes, from this node's data address.
+async fn paths(member: Option<&Member>, vtep: Option<IpAddr>) -> (Sizes, Result<Sizes, String>) {
+    let (Some(member), Some(vtep)) = (member, vtep) else { return (Sizes::new(), Ok(Sizes::new())) };
+    let mtu = member.reconciler.status().borrow().facts.underlay_mtu;
+    let asked = with_place(member, |place| doctor::path_sizes(place, mtu));
+    let sizes = asked.clone();
+    let answered = blocking(move || kernel::answered(vtep, &sizes).map_err(|error| error.to_string())).await;
+    (asked, answered)
+}
+
 fn findings(daemon: &Daemon, place: Option<&Place<'_>>, seen: &Seen) -> Vec<Finding> {
     let mut found = vec![doctor::cluster(place)];
     found.extend(place.map(|place| doctor::quorum(place, seen.silence.as_deref())));
@@ -117,6 +137,7 @@ fn findings(daemon: &Daemon, place: Option<&Place<'_>>, seen: &Seen) -> Vec<Find
     }
     if let Some(place) = place {
         found.extend(doctor::peers(place, &seen.greetings));
+        found.extend(doctor::paths(place, &seen.paths.0, &seen.paths.1, &seen.greetings));
         found.extend(doctor::clock(place, &seen.greetings));
     }
     // As the checks are numbered, whatever order they were made in.

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::api::error::ApiError;
 use crate::daemon::Daemon;
+use crate::docker;
 use crate::host;
 use crate::identity::{DataDir, DataDirError, Membership};
 use crate::journal::Journal;
@@ -180,6 +181,8 @@ pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveRespons
         let message = "this is the last node: the cluster, its networks and its leases end with it";
         return Err(ApiError::new(Code::FailedPrecondition, "LAST_NODE", message, "--force ends the cluster"));
     }
+    // Once the cluster has removed this node, it knows nothing of its engine.
+    let networks = engine_networks(&member);
     let mut warnings = Vec::new();
     match tell_the_cluster(&member, force).await {
         Ok(warning) => warnings.extend(warning),
@@ -204,6 +207,12 @@ pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveRespons
         Some(linux) => clean_up(linux).await,
         None => vec!["the bridges and interfaces of this node are still there".to_owned()],
     };
+    // The engine asks this daemon meanwhile, and is answered as by one that is in no cluster: nothing that it removes is
+    // removed from the cluster, and no loop makes it again. Before the data folder says that this node has left, so that
+    // leaving again goes on with it if it is cut off.
+    if let Some(docker) = &daemon.config.docker {
+        warnings.extend(docker::clean_up(&docker.socket, &networks).await);
+    }
     data.leave(!left.is_empty())?;
     if !left.is_empty() {
         warnings.extend(left);
@@ -211,6 +220,13 @@ pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveRespons
     }
     info!(cluster = %member.cluster(), node = %member.node(), "left the cluster");
     Ok(v1::LeaveResponse { warnings })
+}
+
+/// Names of the networks that the cluster knows to be in this node's engine.
+fn engine_networks(member: &Member) -> Vec<String> {
+    let state = member.store().state();
+    let here = state.engine_networks.keys().filter(|(_, node)| *node == member.node());
+    here.filter_map(|(network, _)| Some(state.networks.get(network)?.name.clone())).collect()
 }
 
 /// Whether a member is the only node of its cluster. One that was removed may know of a single node, too: another.

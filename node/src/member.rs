@@ -58,9 +58,19 @@ pub struct Member {
     pub(crate) attachments: Arc<InFlight>,
     pub(crate) journal: Arc<Journal>,
     reclaimed: AtomicU64,
+    repairs: Mutex<Repairs>,
     clocks: Mutex<BTreeMap<NodeId, i64>>,
     stop: CancellationToken,
     background: Mutex<Option<Background>>,
+}
+
+/// Repairs of what somebody changed in this node's container engine.
+#[derive(Debug, Clone, Default)]
+pub struct Repairs {
+    /// How many there were, by kind.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// The latest, as text; empty: none yet.
+    pub latest: String,
 }
 
 /// What ends with the member.
@@ -132,6 +142,7 @@ impl Member {
             attachments,
             journal,
             reclaimed: AtomicU64::new(0),
+            repairs: Mutex::default(),
             clocks: Mutex::default(),
             stop: stop.clone(),
             background: Mutex::new(None),
@@ -221,6 +232,18 @@ impl Member {
     /// Counts more of them.
     pub(crate) fn count_reclaimed(&self, count: u64) {
         self.reclaimed.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Repairs in this node's container engine.
+    pub fn repairs(&self) -> Repairs {
+        self.repairs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts one more of them.
+    pub(crate) fn count_repair(&self, kind: &'static str, latest: String) {
+        let mut repairs = self.repairs.lock().unwrap_or_else(PoisonError::into_inner);
+        *repairs.counts.entry(kind).or_default() += 1;
+        repairs.latest = latest;
     }
 
     /// By how many milliseconds the clocks of other nodes are at least ahead of this host's (negative: behind), of those

@@ -75,14 +75,17 @@ fn task(report: TaskReport) -> v1::TaskStatus {
 
 fn data_plane(member: &Member) -> v1::DataPlane {
     let status = member.reconciler.status().borrow().clone();
+    let repairs = member.repairs();
+    let latest: Vec<&str> =
+        [&status.last_drift, &repairs.latest].into_iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
     v1::DataPlane {
         passes: status.passes,
         first_pass_steps: status.first_pass_steps,
         first_pass_done: status.first_pass_done,
         last_pass_steps: status.last_pass_steps,
         reconciled_index: status.reconciled_index,
-        drift: status.drift.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
-        last_drift: status.last_drift,
+        drift: status.drift.iter().chain(&repairs.counts).map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
+        last_drift: latest.join("; "),
         failures: status.failures,
         reclaimed: member.reclaimed(),
     }

@@ -111,6 +111,8 @@ fn a_cluster_in_good_health() -> Result<()> {
         first.has("ports", "ok", "4789/udp", &["is free"])?;
         first.has("peers", "ok", "h2", &["192.168.140.201:7300", " ms"])?;
         first.has("mtu", "ok", "", &["MTU 1500", "1 network"])?;
+        first.has("mtu", "ok", "h2", &["packets of 1500 bytes get through", "192.168.140.201"])?;
+        first.has("reconcile", "ok", "", &["none failed"])?;
         first.has("forwarding", "ok", "", &["net.ipv4.ip_forward is 1", "left to Docker"])?;
         first.has("routes", "ok", "", &["of 2 nodes", "none overlaps"])?;
         first.has("clock", "ok", "", &["h2"])?;
@@ -166,6 +168,51 @@ fn what_is_wrong_is_named() -> Result<()> {
         finds(cluster, 0, "engine", "failure", "", &["/run/docker.sock"])?;
         cluster.engine_mut(0).start()?;
         is_well(cluster, 0).map(drop)
+    })
+}
+
+#[test]
+fn a_way_that_large_packets_are_lost_on_is_named() -> Result<()> {
+    for underlay6 in [false, true] {
+        run_with(Options { hosts: 3, underlay6, ..Options::default() }, |cluster| {
+            cluster.form()?;
+            let mtu = if underlay6 { 1430 } else { 1450 };
+            let made = cluster.cli(0).run("network create my-overlay")?["network"]["mtu"].clone();
+            ensure!(made == mtu, "{made}");
+            wait_for("all to be well", SOON, || Diagnosis::of(cluster, 0)?.only(&[]))?;
+            cluster.narrow(1, 1440)?;
+            let words = ["1440 bytes get through", &cluster.advertise(1), "1500 bytes", "my-overlay"];
+            let found = Diagnosis::of(cluster, 0)?;
+            found.has("mtu", "failure", "h2", &words)?;
+            found.has("mtu", "ok", "h3", &["1500 bytes"])?;
+            // From the other end, both are behind it.
+            let found = Diagnosis::of(cluster, 1)?;
+            found.has("mtu", "failure", "h1", &["1440 bytes", "my-overlay"])?;
+            found.has("mtu", "failure", "h3", &["1440 bytes", "my-overlay"])?;
+            cluster.narrow(1, 1500)?;
+            wait_for("all to be well again", SOON, || Diagnosis::of(cluster, 0)?.only(&[]))?;
+
+            // One that does not answer them is not taken for one that is behind a narrow way.
+            let host = &cluster.hosts()[2].netns;
+            for (name, on) in
+                [("net.ipv4.icmp_echo_ignore_all", !underlay6), ("net.ipv6.icmp.echo_ignore_all", underlay6)]
+            {
+                host.run("sysctl", &["-qw", &format!("{name}={}", i32::from(on))])?;
+            }
+            let found = Diagnosis::of(cluster, 0)?;
+            found.has("mtu", "warning", "h3", &["does not answer echo requests", &cluster.advertise(2)])?;
+            found.has("mtu", "ok", "h2", &["1500 bytes"])
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_filter_that_nftables_does_not_show_is_named() -> Result<()> {
+    run_with(Options { hosts: 1, ..Options::default() }, |cluster| {
+        Diagnosis::of(cluster, 0)?.has("forwarding", "ok", "", &[])?;
+        cluster.hosts()[0].netns.run("iptables-legacy", &["-P", "FORWARD", "DROP"])?;
+        Diagnosis::of(cluster, 0)?.has("forwarding", "warning", "iptables-legacy", &["FORWARD", "nft does not show"])
     })
 }
 

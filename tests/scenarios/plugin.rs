@@ -359,6 +359,29 @@ fn networks_that_are_not_made() -> Result<()> {
     })
 }
 
+/// The options of a network say which cluster it was made for.
+#[test]
+fn a_network_of_another_cluster() -> Result<()> {
+    with_plugins(1, |cluster, plugin| {
+        let web = overlay(cluster, plugin, "web", "10.7.0.0/24")?;
+        let own = cluster.status(0)?["cluster_id"].clone();
+        let options = |cluster: &Value| json!({ "pontoon.network": web.id, "pontoon.cluster": cluster });
+        for other in [json!("00000000000000000000000000000007"), json!(""), json!("web")] {
+            let words = [other.as_str().unwrap_or_default(), own.as_str().unwrap_or_default(), "docker network rm"];
+            let pool = json!({ "Pool": web.subnet, "Options": options(&other) });
+            plugin.refuses("IpamDriver.RequestPool", &pool, &words)?;
+            plugin.refuses("NetworkDriver.CreateNetwork", &web.create(&options(&other)), &words)?;
+        }
+        let pool = json!({ "Pool": web.subnet, "Options": options(&own) });
+        plugin.ask("IpamDriver.RequestPool", &pool)?;
+        plugin.ask("NetworkDriver.CreateNetwork", &web.create(&options(&own)))?;
+        // Without a network it says nothing.
+        let alone = web.create(&json!({ "pontoon.cluster": own }));
+        plugin.refuses("NetworkDriver.CreateNetwork", &alone, &["pontoon.cluster"])?;
+        nothing_is_left(cluster)
+    })
+}
+
 /// An option names a network by its id, also when that is another one's name.
 #[test]
 fn a_network_that_is_called_like_the_id_of_another() -> Result<()> {

@@ -36,6 +36,7 @@ impl From<Finding> for v1::Finding {
             Check::Forwarding => v1::Check::Forwarding,
             Check::Routes => v1::Check::Routes,
             Check::Clock => v1::Check::Clock,
+            Check::Reconcile => v1::Check::Reconcile,
         };
         let level = match finding.level {
             Level::Ok => v1::Level::Ok,

@@ -5,7 +5,10 @@ use std::path::Path;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{EventMessage, Ipam, IpamConfig, NetworkCreateRequest, PortSummary};
+use bollard::models::{
+    ContainerSummaryStateEnum, EndpointSettings, EventMessage, Ipam, IpamConfig, NetworkConnectRequest,
+    NetworkCreateRequest, PortSummary,
+};
 use bollard::query_parameters::{EventsOptions, ListContainersOptions, ListNetworksOptions};
 use futures::Stream;
 use ipnet::IpNet;
@@ -14,7 +17,7 @@ use pontoon_store::model::object::{Endpoint, LeaseState, Network};
 use pontoon_store::model::state::State;
 use thiserror::Error;
 
-use super::{DRIVER, NETWORK_OPTION};
+use super::{CLUSTER_OPTION, DRIVER, NETWORK_OPTION};
 use crate::plan::desired::host_of;
 use crate::plan::doctor::DOCKER_GATEWAY;
 use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork};
@@ -75,7 +78,29 @@ impl Engine {
         let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
         let containers = self.0.list_containers(Some(all)).await.map_err(failed("list containers"))?;
         let containers = containers.into_iter().map(|found| container(found, &networks)).collect();
-        Ok(Seen { networks, containers })
+        Ok(Seen { networks, containers, ..Seen::default() })
+    }
+
+    /// Puts a container that does not run on a network, in the place of one of the same name, with the `--ip`, the aliases
+    /// and the options that it had there. By its name: if the network is gone by now, the container is on whichever has
+    /// the name when it starts.
+    pub(super) async fn reconnect(&self, container: &str, network: &str) -> Result<(), EngineError> {
+        let found = self.0.inspect_container(container, None).await.map_err(failed(format!("inspect {container}")))?;
+        let mut networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        let (stopped, was) = (found.state.and_then(|state| state.running) == Some(false), networks.remove(network));
+        let Some(was) = was.filter(|_| stopped) else { return Ok(()) };
+        // The rest of it is of the time when it ran there.
+        let settings = EndpointSettings {
+            ipam_config: was.ipam_config,
+            links: was.links,
+            aliases: was.aliases,
+            driver_opts: was.driver_opts,
+            gw_priority: was.gw_priority,
+            ..EndpointSettings::default()
+        };
+        let request = NetworkConnectRequest { container: container.to_owned(), endpoint_config: Some(settings) };
+        let operation = format!("connect {container} to {network}");
+        self.0.connect_network(network, request).await.map_err(failed(operation))
     }
 
     /// File that names a running container's network namespace.
@@ -132,7 +157,9 @@ impl Engine {
 
 /// How a network of the cluster is made.
 pub(super) fn request(state: &State, wanted: &Network) -> NetworkCreateRequest {
-    let id = || (NETWORK_OPTION.to_owned(), wanted.id.to_string());
+    let cluster = state.cluster.as_ref().map(|cluster| (CLUSTER_OPTION.to_owned(), cluster.id.to_string()));
+    let network = (NETWORK_OPTION.to_owned(), wanted.id.to_string());
+    let options: HashMap<String, String> = cluster.into_iter().chain([network]).collect();
     let config = |subnet: &pontoon_store::model::object::Subnet| {
         let leases = state.leases_of_network(wanted.id).filter(|lease| subnet.cidr.contains(&lease.address));
         // Those that are kept for names and that nobody has: the engine asks for them at once, and again when it restarts.
@@ -153,9 +180,9 @@ pub(super) fn request(state: &State, wanted: &Network) -> NetworkCreateRequest {
         ipam: Some(Ipam {
             driver: Some(DRIVER.to_owned()),
             config: Some(wanted.subnets.iter().map(config).collect()),
-            options: Some(HashMap::from([id()])),
+            options: Some(options.clone()),
         }),
-        options: Some(HashMap::from([id()])),
+        options: Some(options),
         labels: Some(wanted.labels.clone().into_iter().collect()),
         ..NetworkCreateRequest::default()
     }
@@ -165,6 +192,7 @@ fn network(found: bollard::models::Network) -> SeenNetwork {
     let option = |name: &str| found.options.as_ref().and_then(|options| options.get(name)).cloned();
     SeenNetwork {
         made_for: option(NETWORK_OPTION).and_then(|id| id.parse().ok()).map(NetworkId),
+        cluster: option(CLUSTER_OPTION).and_then(|id| id.parse().ok()),
         ours: found.driver.as_deref() == Some(DRIVER),
         id: found.id.unwrap_or_default(),
         name: found.name.unwrap_or_default(),
@@ -186,15 +214,17 @@ fn container(found: bollard::models::ContainerSummary, networks: &[SeenNetwork])
         aliases.truncate(Endpoint::MAX_ALIASES);
         let given = settings.ipam_config.unwrap_or_default();
         let fixed = [given.ipv4_address, given.ipv6_address].iter().flatten().any(|address| !address.is_empty());
-        SeenAttachment { network, endpoint: settings.endpoint_id.unwrap_or_default(), aliases, fixed }
+        SeenAttachment { network, name, endpoint: settings.endpoint_id.unwrap_or_default(), aliases, fixed }
     };
     let attachments = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     // Links give a container other containers' names, with a slash in the middle. An engine allows longer ones than the
     // cluster does, which would refuse all that is said of the network.
     let names = found.names.unwrap_or_default();
     let name = names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| is_name(name));
+    let stopped = [ContainerSummaryStateEnum::CREATED, ContainerSummaryStateEnum::EXITED];
     SeenContainer {
         name: name.map_or_else(|| Endpoint::short_id(&id), str::to_owned),
+        stopped: found.state.is_some_and(|state| stopped.contains(&state)),
         attachments: attachments.into_iter().map(attachment).collect(),
         ports: published(found.ports.unwrap_or_default()),
         id,
@@ -222,7 +252,7 @@ pub(super) fn is_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{ContainerSummary, ContainerSummaryNetworkSettings, EndpointSettings};
+    use bollard::models::{ContainerSummary, ContainerSummaryNetworkSettings};
 
     use super::*;
 

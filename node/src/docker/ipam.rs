@@ -18,7 +18,7 @@ use tracing::debug;
 use super::engine::is_name;
 use super::rebind::waiting;
 use super::wire::{PoolAddress, ReleasePool, RequestPool};
-use super::{NETWORK_OPTION, parse_address, parse_cidr};
+use super::{CLUSTER_OPTION, NETWORK_OPTION, check_cluster, parse_address, parse_cidr};
 use crate::api::error::ApiError;
 use crate::api::unexpected;
 use crate::daemon::Daemon;
@@ -41,6 +41,7 @@ pub(super) async fn request_pool(daemon: &Daemon, request: RequestPool) -> Resul
     let cidr = (!request.pool.is_empty()).then(|| parse_cidr(&request.pool)).transpose()?;
     let ip_range = (!request.sub_pool.is_empty()).then(|| parse_cidr(&request.sub_pool)).transpose()?;
     let family = if request.v6 { Family::V6 } else { Family::V4 };
+    check_cluster(&member, request.options.get(CLUSTER_OPTION).map(String::as_str))?;
     if let Some(id) = request.options.get(NETWORK_OPTION) {
         return known_pool(&member, id, family, cidr).await;
     }

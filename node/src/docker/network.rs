@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::ipam::network_of_option;
 use super::rebind::{PATIENCE, rebind, waiting};
 use super::wire::{self, Interface, InterfaceName, IpamData};
-use super::{DRIVER, NETWORK_OPTION, parse_address, parse_cidr};
+use super::{CLUSTER_OPTION, DRIVER, NETWORK_OPTION, check_cluster, parse_address, parse_cidr};
 use crate::api::error::ApiError;
 use crate::api::unexpected;
 use crate::attach;
@@ -36,6 +36,7 @@ pub(super) async fn create_network(daemon: &Daemon, request: wire::CreateNetwork
     let empty = Map::new();
     let options = request.options.get(GENERIC).and_then(Value::as_object).unwrap_or(&empty);
     if let Some(id) = options.get(NETWORK_OPTION) {
+        check_cluster(&member, options.get(CLUSTER_OPTION).map(option_text).as_deref())?;
         let network = network_of_option(&member, &option_text(id)).await?;
         check_same(&request, &network)?;
         // Without an id the report would say that the engine has lost the network.
@@ -149,7 +150,10 @@ pub(super) async fn delete_network(daemon: &Daemon, request: wire::NetworkRef) -
     let gone = EngineNetwork { network: network.id, node: member.node(), id: String::new(), containers: Vec::new() };
     let given_up = gives_up(&member.view(), member.node(), &Step::Report(gone.clone()));
     member.journal.give_up(&given_up).await?;
-    member.propose(Command::ReportEngineNetwork(gone)).await.map(drop)
+    member.propose(Command::ReportEngineNetwork(gone)).await?;
+    let latest = format!("network {} was removed from Docker, and is made there again", network.name);
+    member.count_repair("docker-network", latest);
+    Ok(())
 }
 
 /// Makes an endpoint on the addresses that the engine was given for it.

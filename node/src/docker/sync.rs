@@ -92,7 +92,7 @@ async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
     let mut applied = sync.member.store().applied();
     let mut strays = BTreeMap::new();
     let version = format!("Docker {}", engine.version().await?.0);
-    let mut seen = engine.observe().await?;
+    let mut seen = observe(sync, &engine, &Seen::default()).await?;
     info!(socket = %sync.socket.display(), version, "working with Docker");
     sync.containers.set_engine(&version);
     // Its next pass reports the version.
@@ -110,14 +110,14 @@ async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
             _ = &mut events => return Err(SyncError::Ended),
             () = happened.notified() => {
                 sleep(DEBOUNCE).await;
-                seen = engine.observe().await?;
+                seen = observe(sync, &engine, &seen).await?;
             }
             changed = applied.changed() => {
                 changed.map_err(|_| SyncError::Ended)?;
                 // What the cluster has changed may ask for something of the engine: that is looked at first.
                 sleep(DEBOUNCE).await;
             }
-            () = sleep_until(due) => seen = engine.observe().await?,
+            () = sleep_until(due) => seen = observe(sync, &engine, &seen).await?,
         }
     }
 }
@@ -157,7 +157,7 @@ async fn settle(
                 problems.push(format!("cannot {step}: {error}"));
             }
         }
-        *seen = engine.observe().await?;
+        *seen = observe(sync, engine, seen).await?;
     }
     Ok(problems)
 }
@@ -169,6 +169,16 @@ fn current_plan(sync: &Sync, seen: &Seen) -> EnginePlan {
     } else {
         EnginePlan::default()
     }
+}
+
+/// Looks at the engine, after an earlier look.
+async fn observe(sync: &Sync, engine: &Engine, before: &Seen) -> Result<Seen, SyncError> {
+    let me = sync.member.node();
+    let known = {
+        let state = sync.member.store().state();
+        state.engine_networks.values().filter(|known| known.node == me).map(|known| known.id.clone()).collect()
+    };
+    Ok(engine.observe().await?.after(before, known))
 }
 
 async fn ensure_bridge(sync: &Sync, engine: &Engine, seen: &Seen) -> Result<(), SyncError> {
@@ -238,15 +248,22 @@ async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncEr
             info!(network = network.name, "making a network of the cluster in the engine");
             Ok(engine.create(request).await?)
         }
-        Step::Remove { id, name } => {
+        Step::Remove { id, name, .. } => {
             // The cluster may know it by now, and this copy of the state not.
             sync.member.refresh().await?;
             let known = sync.member.store().state().network_of_engine(sync.member.node(), id).is_some();
             if known {
                 return Ok(());
             }
-            info!(name, "removing a network from the engine that the cluster does not have");
+            info!(%step, "the engine has a network of our driver that the cluster does not have");
             Ok(engine.remove(id, name).await?)
+        }
+        Step::Reconnect { name, container_id, container } => {
+            info!(container, network = name, "putting a container on its network, which was removed under it, again");
+            engine.reconnect(container_id, name).await?;
+            let latest = format!("container {container} was put on network {name} again");
+            sync.member.count_repair("docker-container", latest);
+            Ok(())
         }
         Step::Report(known) => Ok(propose(sync, Command::ReportEngineNetwork(known.clone())).await?),
         Step::Forget { endpoint, epoch, .. } => {

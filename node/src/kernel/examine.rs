@@ -41,7 +41,14 @@ pub fn look(names: &Names, vtep: Option<IpAddr>, port: u16) -> Result<HostLook, 
         source,
     })?;
     let chains = firewall::closed_chains(&names.table(), &[DOCKER_GATEWAY, &names.gateway])?;
-    Ok(HostLook { facts, chains, holders, devices: links.iter().filter_map(vxlan_device).collect() })
+    let devices = links.iter().filter_map(vxlan_device).collect();
+    Ok(HostLook { facts, chains, legacy_filter: legacy_filter(), holders, devices })
+}
+
+/// Whether the host's namespace has a table `filter` of iptables-legacy. A kernel without it does not have the file.
+fn legacy_filter() -> bool {
+    let tables = fs::read_to_string("/proc/self/net/ip_tables_names");
+    tables.is_ok_and(|tables| tables.lines().any(|table| table == "filter"))
 }
 
 fn vxlan_device(link: &Link) -> Option<VxlanDevice> {

@@ -4,6 +4,7 @@
 //! Everything here blocks; the reconcile loop calls it on a thread that may.
 
 mod address;
+mod echo;
 mod error;
 mod examine;
 mod execute;
@@ -25,6 +26,7 @@ pub mod watch;
 
 use std::net::IpAddr;
 
+pub use echo::answered;
 pub use error::{KernelError, Refusal};
 pub use examine::{look, release, trials};
 pub use linux::Linux;

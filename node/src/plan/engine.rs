@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use pontoon_store::model::id::{EndpointId, NetworkId, NodeId};
+use pontoon_store::model::id::{ClusterId, EndpointId, NetworkId, NodeId};
 use pontoon_store::model::object::{
     Endpoint, EngineContainer, EngineNetwork, Labels, Lease, LeaseState, Network, PastHolder, Subnet,
 };
@@ -14,11 +14,14 @@ use pontoon_store::model::state::State;
 use super::egress;
 use super::observed::HostFacts;
 
+mod cut_off;
+mod leaving;
 mod waiting;
 
 #[cfg(test)]
 mod tests;
 
+pub use leaving::{leaving, left_behind};
 pub use waiting::{Waiting, gives_up};
 
 /// The most stopped containers of one node that keep their endpoints on a network.
@@ -33,10 +36,21 @@ pub struct SeenNetwork {
     pub name: String,
     /// Whether our driver has it.
     pub ours: bool,
-    /// The cluster's network that it was made for, as its options say.
+    /// The network of a cluster that it was made for, as its options say.
     pub made_for: Option<NetworkId>,
+    /// That cluster.
+    pub cluster: Option<ClusterId>,
     /// Labels.
     pub labels: Labels,
+}
+
+impl SeenNetwork {
+    /// Whether it was made for this network of this cluster. Another cluster, such as one that this node was in before, can
+    /// have a network of the same id and name.
+    pub fn is_for(&self, state: &State, network: NetworkId) -> bool {
+        let here = state.cluster.as_ref().map(|cluster| cluster.id);
+        self.ours && self.made_for == Some(network) && self.cluster.is_some() && self.cluster == here
+    }
 }
 
 /// A container of the engine.
@@ -46,6 +60,8 @@ pub struct SeenContainer {
     pub id: String,
     /// Name.
     pub name: String,
+    /// It does not run, and nothing is under way that would change that.
+    pub stopped: bool,
     /// The networks that it is on, running or not.
     pub attachments: Vec<SeenAttachment>,
     /// Ports that are published for it.
@@ -57,6 +73,8 @@ pub struct SeenContainer {
 pub struct SeenAttachment {
     /// The engine's id of the network.
     pub network: String,
+    /// Its name, which the container keeps when the network is gone.
+    pub name: String,
     /// The engine's id of the endpoint; empty while the container does not run.
     pub endpoint: String,
     /// Other names of the container on it.
@@ -72,6 +90,19 @@ pub struct Seen {
     pub networks: Vec<SeenNetwork>,
     /// Containers.
     pub containers: Vec<SeenContainer>,
+    /// Ids of networks of the cluster that it has or had, of which containers may still speak.
+    pub past: BTreeSet<String>,
+}
+
+impl Seen {
+    /// The same, seen after that, when the cluster knows its networks by these ids: an id that it knew is remembered for as
+    /// long as a container speaks of it.
+    pub fn after(mut self, before: &Self, known: BTreeSet<String>) -> Self {
+        let attachments = self.containers.iter().flat_map(|container| &container.attachments);
+        let spoken: BTreeSet<&str> = attachments.map(|attachment| attachment.network.as_str()).collect();
+        self.past = before.past.iter().filter(|id| spoken.contains(id.as_str())).cloned().chain(known).collect();
+        self
+    }
 }
 
 /// One step.
@@ -96,6 +127,17 @@ pub enum Step {
         id: String,
         /// Name.
         name: String,
+        /// The cluster that it was made for.
+        cluster: Option<ClusterId>,
+    },
+    /// Puts a container that does not run on a network again: the one that it is on was removed, and this one made for it.
+    Reconnect {
+        /// Name of the network.
+        name: String,
+        /// The engine's id of the container.
+        container_id: String,
+        /// Name of the container.
+        container: String,
     },
     /// Tells the cluster how the engine has a network.
     Report(EngineNetwork),
@@ -145,12 +187,22 @@ pub struct EnginePlan {
     pub problems: Vec<String>,
 }
 
+impl Step {
+    fn remove(net: &SeenNetwork) -> Self {
+        Self::Remove { id: net.id.clone(), name: net.name.clone(), cluster: net.cluster }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name { name, .. } => write!(f, "tell the cluster that the engine has made network {name}"),
             Self::Create(network) => write!(f, "make network {} in the engine", network.name),
-            Self::Remove { name, .. } => write!(f, "remove network {name} from the engine"),
+            Self::Remove { name, cluster: None, .. } => write!(f, "remove network {name} from the engine"),
+            Self::Remove { name, cluster: Some(cluster), .. } => {
+                write!(f, "remove network {name} from the engine, which was made for cluster {cluster}")
+            }
+            Self::Reconnect { name, container, .. } => write!(f, "put container {container} on network {name} again"),
             Self::Report(known) => write!(f, "tell the cluster who is on network {} here", known.network),
             Self::Place { name, .. } => write!(f, "tell the cluster where container {name} is"),
             Self::Forget { name, .. } => write!(f, "give up the address of container {name}, which is stopped"),
@@ -170,6 +222,7 @@ pub fn plan(state: &State, me: NodeId, seen: &Seen) -> EnginePlan {
     for net in seen.networks.iter().filter(|net| view.is_orphan(net)) {
         view.plan_orphan(&mut plan, net);
     }
+    view.plan_cut_off(&mut plan);
     plan_endpoints(&mut plan, state, me, seen);
     state.networks.values().for_each(|network| plan_kept(&mut plan, state, me, network));
     let held = state.leases.values().filter(|lease| lease.held_for() == Some(me));
@@ -186,7 +239,7 @@ fn counterpart<'a>(state: &State, me: NodeId, seen: &'a Seen, network: &Network)
     if network.provisional {
         return known.next();
     }
-    known.chain(own().filter(|net| net.made_for == Some(network.id))).find(|net| net.name == network.name)
+    known.chain(own().filter(|net| net.is_for(state, network.id))).find(|net| net.name == network.name)
 }
 
 /// The cluster and an engine, side by side.
@@ -264,15 +317,19 @@ impl View<'_> {
     fn plan_orphan(&self, plan: &mut EnginePlan, net: &SeenNetwork) {
         if self.can_go(net) {
             // First: another network may have its name.
-            plan.steps.insert(0, Step::Remove { id: net.id.clone(), name: net.name.clone() });
+            plan.steps.insert(0, Step::remove(net));
             return;
         }
-        let containers = containers_on(self.seen, net);
-        let names: Vec<&str> = containers.iter().map(|container| container.name.as_str()).collect();
+        let names = names_on(self.seen, net);
         if !names.is_empty() {
+            let here = self.state.cluster.as_ref().map(|cluster| cluster.id);
+            let whose = match net.cluster.filter(|cluster| Some(*cluster) != here) {
+                Some(other) => format!("was made for another cluster ({other})"),
+                None => "is none of the cluster's (any more)".to_owned(),
+            };
             plan.problems.push(format!(
-                "the engine has network {} for {}, and the cluster has it not (any more): remove the containers, or put \
-                 them on another network",
+                "network {} in the engine {whose}, and stays because of {}: remove the containers or put them on another \
+                 network, and then docker network rm {0}",
                 net.name,
                 names.join(", ")
             ));
@@ -288,6 +345,10 @@ fn containers_on(seen: &Seen, net: &SeenNetwork) -> Vec<EngineContainer> {
     let mut containers: Vec<EngineContainer> = seen.containers.iter().filter(on_it).map(container).collect();
     containers.sort();
     containers
+}
+
+fn names_on(seen: &Seen, net: &SeenNetwork) -> Vec<String> {
+    containers_on(seen, net).into_iter().map(|container| container.name).collect()
 }
 
 fn plan_endpoints(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen) {

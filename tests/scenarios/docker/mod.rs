@@ -2,6 +2,7 @@
 
 mod churn;
 mod containers;
+mod leaving;
 mod minority;
 mod networks;
 mod restarts;

@@ -5,7 +5,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::lab::{Cluster, EngineKind};
 use pontoon_tests::wait_for;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{CREATE, SOON, appears, disappears, on_engines, run_on};
 
@@ -19,7 +19,8 @@ fn listed(cluster: &Cluster, host: usize) -> Result<Vec<(String, String)>> {
     Ok(networks.iter().map(|view| (text(&view["network"]["id"]), text(&view["network"]["name"]))).collect())
 }
 
-fn problem(cluster: &Cluster, host: usize, words: &[&str]) -> Result<()> {
+/// Waits until status tells of something that is in the way.
+pub(super) fn problem(cluster: &Cluster, host: usize, words: &[&str]) -> Result<()> {
     wait_for(&format!("status of h{} to tell of {words:?}", host + 1), SOON, || {
         let status = cluster.status(host)?;
         let tasks = status["tasks"].as_array().context("no tasks")?;
@@ -88,6 +89,72 @@ fn one_that_an_engine_removes_goes_everywhere_unless_it_is_used() -> Result<()> 
             ensure!(listed(cluster, 0)?.is_empty(), "{:?}", listed(cluster, 0)?);
             Ok(())
         })
+    })
+}
+
+/// The engine keeps the id of a network in the containers that are on it, also when it is gone.
+#[test]
+fn one_that_is_removed_under_containers_that_do_not_run_has_them_again() -> Result<()> {
+    on_engines(&[EngineKind::Debian, EngineKind::Suite("trixie")], |cluster| {
+        cluster.engine(0).docker(&format!("{CREATE} --subnet 10.7.0.0/24 app"))?;
+        for (host, last) in [(0, 50), (1, 51)] {
+            appears(cluster, host, "app")?;
+            let engine = cluster.engine(host);
+            engine.docker("network create --subnet 10.88.0.0/24 mine")?;
+            run_on(cluster, host, "mine", "both", "")?;
+            engine.docker(&format!("network connect --ip 10.7.0.{last} --alias db app both"))?;
+            run_on(cluster, host, "app", "plain", "")?;
+            engine.docker("stop both plain")?;
+            wait_for("its containers to be known", SOON, || {
+                cluster.cli(0).refuses("network rm app", "NETWORK_IN_USE", &["both", "plain"])
+            })?;
+            let before = engine.docker("network inspect -f {{.Id}} app")?;
+            engine.docker("network rm app")?;
+            wait_for("it to be there again", SOON, || {
+                let now = engine.docker("network inspect -f {{.Id}} app")?;
+                ensure!(now != before, "it is still there");
+                Ok(())
+            })?;
+            // One after the other: the engine does not say for which of several it asks for an address.
+            for name in ["both", "plain"] {
+                wait_for(&format!("{name} to be started"), SOON, || engine.docker(&format!("start {name}")))?;
+            }
+            let plane = cluster.status(host)?["data_plane"].clone();
+            let counts = [&plane["drift"]["docker-network"], &plane["drift"]["docker-container"]];
+            ensure!(counts == [&json!(1), &json!(2)], "not counted: {plane}");
+            let latest = plane["last_drift"].as_str().unwrap_or_default();
+            ensure!(latest.contains("on network app again"), "{latest}");
+            let shown = engine.exec("both", "ip addr")?;
+            for words in [&format!("inet 10.7.0.{last}/24"), "inet 10.88.0.2/24"] {
+                ensure!(shown.contains(words), "no {words} in {shown}");
+            }
+            engine.exec("plain", "ip addr show dev eth0")?;
+            let settings = engine.docker("inspect -f {{.NetworkSettings.Networks.app.Aliases}} both")?;
+            ensure!(settings.contains("db"), "{settings}");
+        }
+        Ok(())
+    })
+}
+
+/// It was on a network that nobody else was on: only its owner knows whether it may be on this one.
+#[test]
+fn a_container_of_a_network_that_was_an_engines_own_is_told() -> Result<()> {
+    on_engines(&[EngineKind::Debian], |cluster| {
+        let engine = cluster.engine(0);
+        engine.docker("network create web")?;
+        run_on(cluster, 0, "web", "c1", "")?;
+        engine.docker("stop c1")?;
+        engine.docker("network rm web")?;
+        cluster.cli(0).run("network create web")?;
+        appears(cluster, 0, "web")?;
+        let cure = ["network disconnect --force web c1", "network connect web c1"];
+        problem(cluster, 0, &["container c1", &format!("docker {}", cure[0]), &format!("docker {}", cure[1])])?;
+        engine.refuses("start c1", &["not found"])?;
+        for line in cure {
+            engine.docker(line)?;
+        }
+        engine.docker("start c1")?;
+        engine.exec("c1", "ip addr show dev eth0").map(drop)
     })
 }
 

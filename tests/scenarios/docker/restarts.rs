@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pontoon_tests::lab::{Cluster, Docker, DockerError, EngineKind, IMAGE, OUTSIDE, Pinger};
+use pontoon_tests::lab::{Cluster, Docker, DockerError, EngineKind, IMAGE, OUTSIDE, Pinger, Plugin};
 use pontoon_tests::wait_for;
+use serde_json::json;
 
-use super::{CREATE, SOON, appears, interface, loses_nothing, on_engines, run_on};
+use super::{CREATE, SOON, appears, has, interface, loses_nothing, on_engines, run_on};
 
 pub(super) const TWO: [EngineKind; 2] = [EngineKind::Debian, EngineKind::Suite("trixie")];
 
@@ -206,4 +208,47 @@ fn an_engine_that_has_lost_its_containers() -> Result<()> {
             Ok(())
         })
     })
+}
+
+/// An engine that asks for an address and never makes the endpoint, as one does that dies in between.
+#[test]
+fn an_address_that_no_endpoint_comes_for_is_given_back() -> Result<()> {
+    on_engines(&[EngineKind::Suite("trixie")], |cluster| {
+        cluster.engine(0).docker(&format!("{CREATE} --subnet 10.7.0.0/24 app"))?;
+        run_on(cluster, 0, "app", "c1", "")?;
+        placed(cluster, 1)?;
+        let plugin = Plugin::new(&cluster.engine(0).room().path("/run/docker/plugins/pontoon.sock"));
+        let asked = Instant::now();
+        let request = json!({ "PoolID": "10.7.0.0/24", "Address": "10.7.0.77", "Options": {} });
+        let answer = plugin.ask("IpamDriver.RequestAddress", &request)?;
+        ensure!(answer["Address"] == "10.7.0.77/24", "{answer}");
+        ensure!(is_held(cluster)? && reclaimed(cluster)? == 0, "{} were given back", reclaimed(cluster)?);
+        wait_for("the address to be given back", SOON * 4, || {
+            ensure!(!is_held(cluster)?, "it is held");
+            Ok(())
+        })?;
+        let took = asked.elapsed();
+        println!("the address was held for {took:?}");
+        // A container that is slow to start has this long.
+        ensure!(took >= Duration::from_secs(20), "it was held for {took:?} only");
+        wait_for("it to be counted", SOON, || {
+            ensure!(reclaimed(cluster)? == 1, "{}", reclaimed(cluster)?);
+            Ok(())
+        })?;
+        // What is in use is nobody's to give back.
+        placed(cluster, 1)?;
+        cluster.engine(0).exec("c1", "ip addr show dev eth0")?;
+        run_on(cluster, 0, "app", "c2", "--ip 10.7.0.77")?;
+        has(cluster, 0, "c2", "eth0", &["inet 10.7.0.77/24"])
+    })
+}
+
+/// Whether 10.7.0.77 is held for somebody.
+fn is_held(cluster: &Cluster) -> Result<bool> {
+    Ok(cluster.cli(0).run("lease ls --state pending")?.to_string().contains("10.7.0.77"))
+}
+
+/// How often something of this node was ended that nobody used.
+fn reclaimed(cluster: &Cluster) -> Result<u64> {
+    cluster.status(0)?["data_plane"]["reclaimed"].as_u64().context("no count")
 }

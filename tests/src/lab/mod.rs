@@ -201,6 +201,15 @@ impl Lab {
         self.lan.run("ip", &["link", "set", &self.hosts[host].port, "up"]).map(drop)
     }
 
+    /// Lets nothing larger through to a host and from it than this many bytes, and tells nobody: 1500 is usual.
+    ///
+    /// # Errors
+    ///
+    /// The link cannot be set.
+    pub fn narrow(&self, host: usize, mtu: u32) -> Result<()> {
+        self.lan.run("ip", &["link", "set", &self.hosts[host].port, "mtu", &mtu.to_string()]).map(drop)
+    }
+
     fn make_underlay(&self) -> Result<()> {
         self.lan.ip("link add br0 type bridge")?;
         self.lan.ip("link set br0 up")?;

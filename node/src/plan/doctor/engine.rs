@@ -119,5 +119,5 @@ pub fn driver(
 
 fn is_there(state: &State, me: NodeId, network: &Network, ours: &[&SeenNetwork]) -> bool {
     let known = |seen: &SeenNetwork| state.network_of_engine(me, &seen.id).is_some_and(|known| known.id == network.id);
-    ours.iter().any(|seen| seen.made_for == Some(network.id) || known(seen))
+    ours.iter().any(|seen| seen.is_for(state, network.id) || known(seen))
 }

@@ -186,6 +186,8 @@ pub struct HostLook {
     pub facts: HostFacts,
     /// Chains that drop what is forwarded unless a rule lets it through.
     pub chains: Vec<Chain>,
+    /// This host has a table `filter` of iptables-legacy, which nftables does not show.
+    pub legacy_filter: bool,
     /// Sockets on the port of VXLAN.
     pub holders: Vec<Holder>,
     /// VXLAN devices in the host's network namespace.
@@ -225,6 +227,7 @@ pub fn forwarding(look: &HostLook, gateway: &str, docker: bool, place: Option<&P
             format!("let through what comes from {bridge}, and what answers it: {}", opening(&chain.name, bridge));
         found.push(Finding::warning(Check::Forwarding, evidence, cure).about(&chain.name));
     }
+    found.extend(legacy_filter(look, bridge, docker));
     let dual = place.is_some_and(|place| has_ipv6_way_out(place.state, place.me));
     if !docker && dual && facts.forwarding6 == Forwarding6::Off {
         let evidence = "net.ipv6.conf.all.forwarding is 0, and this kernel cannot forward IPv6 for single interfaces: \
@@ -236,6 +239,23 @@ pub fn forwarding(look: &HostLook, gateway: &str, docker: bool, place: Option<&P
         found.push(Finding::ok(Check::Forwarding, forwards(facts, docker)));
     }
     found
+}
+
+/// What iptables-legacy may do to what is forwarded: the kernel only tells that it has a filter.
+fn legacy_filter(look: &HostLook, bridge: &str, docker: bool) -> Option<Finding> {
+    // If Docker does not write its rules to nftables, that filter is its own, and lets its bridges through.
+    let dockers = docker && !look.facts.docker_user;
+    if !look.legacy_filter || dockers {
+        return None;
+    }
+    let evidence = "iptables-legacy has a table filter on this host, which nft does not show: if its chain FORWARD drops, \
+                    containers may have no way out";
+    let cure = format!(
+        "iptables-legacy -S FORWARD lists it: let through what comes from {bridge} (iptables-legacy -I FORWARD -i {bridge} -j \
+         ACCEPT; iptables-legacy -I FORWARD -o {bridge} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT), or move these \
+         rules to nftables; if it is empty, it is gone after the next boot"
+    );
+    Some(Finding::warning(Check::Forwarding, evidence, cure).about("iptables-legacy"))
 }
 
 /// Whether a container of this node has IPv6 and a way out.

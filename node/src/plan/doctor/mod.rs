@@ -4,7 +4,9 @@
 mod cluster;
 mod engine;
 mod host;
+mod loops;
 mod network;
+mod path;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +15,9 @@ pub use engine::{EngineLook, PluginLook, driver, engine};
 pub use host::{
     Chain, DOCKER_GATEWAY, Feature, Holder, HostLook, Trial, VxlanDevice, forwarding, kernel, peer_port, vxlan_port,
 };
+pub use loops::reconcile;
 pub use network::{mtu, routes};
+pub use path::{Sizes, path_sizes, paths};
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub enum Check {
     Routes,
     /// The clocks agree.
     Clock,
+    /// The kernel is as the cluster wants it.
+    Reconcile,
 }
 
 /// How a finding is to be taken.

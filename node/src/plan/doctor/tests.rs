@@ -132,7 +132,15 @@ fn clocks() {
 }
 
 fn seen(id: &str, ours: bool, made_for: Option<u64>) -> SeenNetwork {
-    SeenNetwork { id: id.into(), name: "n".into(), ours, made_for: made_for.map(NetworkId), labels: BTreeMap::new() }
+    let made_for = made_for.map(NetworkId);
+    SeenNetwork {
+        id: id.into(),
+        name: "n".into(),
+        ours,
+        made_for,
+        cluster: Some(ClusterId(1)),
+        labels: BTreeMap::new(),
+    }
 }
 
 fn answers(networks: Vec<SeenNetwork>) -> EngineLook {
@@ -357,4 +365,74 @@ fn ipv6_leaves_only_where_it_is_forwarded() {
     says_only(&ask(&state, true), Level::Ok, "", &[]);
     state.endpoints.values_mut().for_each(|endpoint| endpoint.egress = None);
     says_only(&ask(&state, false), Level::Ok, "", &[]);
+}
+
+#[test]
+fn ways_to_other_nodes() {
+    let mut state = state();
+    let address = state.nodes[&OTHER].data_addr;
+    let sizes = |state: &State, mtu| at(state, &[1], |place| path_sizes(place, mtu));
+    let asked = sizes(&state, 1500);
+    let tried: Vec<u32> = asked[&address].iter().copied().collect();
+    assert_eq!((asked.len(), tried.first(), tried.last()), (1, Some(&576), Some(&1500)));
+    state.networks.get_mut(&NetworkId(7)).unwrap().mtu = 1411;
+    assert!(sizes(&state, 9000)[&address].contains(&1461), "what the network needs");
+    assert_eq!(sizes(&state, 9000)[&address].last(), Some(&1500), "the other end has no more");
+    assert_eq!(sizes(&state, 0), Sizes::new());
+    state.networks.get_mut(&NetworkId(7)).unwrap().mtu = 1450;
+
+    let greet = |answer| BTreeMap::from([(OTHER, answer)]);
+    let ask = |state: &State, answered: &[u32]| {
+        let answered = Ok(Sizes::from([(address, answered.iter().copied().collect())]));
+        at(state, &[1], |place| paths(place, &asked, &answered, &greet(Ok(greeting()))))
+    };
+    says_only(&ask(&state, &[576, 1500]), Level::Ok, "node2", &["1500 bytes", "node2", &address.to_string()]);
+    let found = ask(&state, &[576, 1420]);
+    says_only(&found, Level::Failure, "node2", &["1420 bytes get through", "of 1500 bytes they do not", "net7"]);
+    assert!(found[0].cure.contains("to 1500") && found[0].cure.contains("--mtu 1370"), "{found:?}");
+    state.networks.get_mut(&NetworkId(7)).unwrap().mtu = 1370;
+    says_only(&ask(&state, &[576, 1420]), Level::Warning, "node2", &["1420 bytes", "1500 bytes"]);
+    let silent = ask(&state, &[]);
+    says_only(&silent, Level::Warning, "node2", &["node2", "echo", &address.to_string()]);
+    assert!(silent[0].cure.contains(&format!("ping -M do -s 1472 {address}")), "{silent:?}");
+    // Of one that is away, somebody else tells.
+    let nothing = Ok(Sizes::from([(address, BTreeSet::new())]));
+    let away = greet(Err("refused".to_owned()));
+    assert_eq!(at(&state, &[1], |place| paths(place, &asked, &nothing, &away)), []);
+    let failed = Err("not permitted".to_owned());
+    let failed = |asked: &Sizes| at(&state, &[1], |place| paths(place, asked, &failed, &away));
+    says_only(&failed(&asked), Level::Warning, "", &["not permitted"]);
+    assert_eq!(failed(&Sizes::new()), [], "nothing was to be tried");
+    state.nodes.get_mut(&OTHER).unwrap().state = NodeState::Down;
+    assert_eq!(sizes(&state, 1500), Sizes::new());
+}
+
+#[test]
+fn filters_that_nftables_does_not_show() {
+    let ask = |docker, docker_user, legacy_filter| {
+        let facts = HostFacts { docker_user, ..facts() };
+        forwarding(&HostLook { facts, legacy_filter, ..HostLook::default() }, "pontoon_gw", docker, None)
+    };
+    // This host has Docker, Docker writes to nftables, and whom the rules are for.
+    for (docker, nft, bridge) in
+        [(false, false, "pontoon_gw"), (false, true, "pontoon_gw"), (true, true, DOCKER_GATEWAY)]
+    {
+        says_only(&ask(docker, nft, false), Level::Ok, "", &[]);
+        let found = ask(docker, nft, true);
+        says_only(&found, Level::Warning, "iptables-legacy", &["iptables-legacy", "FORWARD"]);
+        assert!(found[0].cure.contains(&format!("-i {bridge} -j ACCEPT")), "{found:?}");
+    }
+    says_only(&ask(true, false, true), Level::Ok, "", &[]);
+}
+
+#[test]
+fn passes_of_the_loop() {
+    says_only(&reconcile(true, 3, &[]), Level::Ok, "", &["3 steps"]);
+    says_only(&reconcile(false, 0, &[]), Level::Warning, "", &["first pass"]);
+    let failures: Vec<String> = (0..12).map(|n| format!("create bridge br{n}: not permitted")).collect();
+    says_only(&reconcile(true, 12, &failures[..1]), Level::Failure, "", &["br0", "not permitted"]);
+    let found = reconcile(false, 12, &failures);
+    assert_eq!(found.len(), 11);
+    says(&found[9], Level::Failure, "", &["br9"]);
+    says(&found[10], Level::Failure, "", &["2 more"]);
 }

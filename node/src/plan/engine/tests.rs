@@ -1,5 +1,6 @@
 //! Tables of an engine's plan, on states that commands have made.
 
+mod leftovers;
 mod random;
 mod sim;
 mod waiting;
@@ -19,6 +20,8 @@ use pontoon_store::model::state::State;
 
 use super::*;
 
+const CLUSTER: ClusterId = ClusterId(7);
+
 /// The state of a cluster of two nodes, and the commands that have made it.
 struct World {
     state: State,
@@ -32,7 +35,7 @@ impl World {
     fn new() -> Self {
         let mut world = Self { state: State::empty(), index: 1, now_ms: 1_000_000, me: NodeId(0), other: NodeId(0) };
         let cluster = Cluster {
-            id: ClusterId(7),
+            id: CLUSTER,
             created_ms: 0,
             pools: vec![Pool { cidr: "10.0.0.0/8".parse().unwrap(), prefix: 24 }],
             pool6: "fd12:3456:789a::/48".parse().unwrap(),
@@ -175,7 +178,7 @@ impl World {
 
     /// What is planned on this node.
     fn planned(&self, networks: Vec<SeenNetwork>, containers: Vec<SeenContainer>) -> EnginePlan {
-        plan(&self.state, self.me, &Seen { networks, containers })
+        plan(&self.state, self.me, &Seen { networks, containers, ..Seen::default() })
     }
 }
 
@@ -212,7 +215,7 @@ fn known_container(name: &str) -> EngineContainer {
 
 /// A network that the engine has of the cluster's.
 fn of_cluster(id: &str, network: &Network) -> SeenNetwork {
-    SeenNetwork { made_for: Some(network.id), ..own(id, &network.name) }
+    SeenNetwork { made_for: Some(network.id), cluster: Some(CLUSTER), ..own(id, &network.name) }
 }
 
 /// A network that the engine has made with our driver.
@@ -229,11 +232,13 @@ fn container(name: &str, on: &[(&str, &str)]) -> SeenContainer {
     let attachment = |&(network, endpoint): &(&str, &str)| SeenAttachment {
         fixed: false,
         network: network.to_owned(),
+        name: String::new(),
         endpoint: endpoint.to_owned(),
         aliases: Vec::new(),
     };
+    let (id, stopped) = (format!("{name}-id"), on.iter().all(|(_, endpoint)| endpoint.is_empty()));
     let attachments = on.iter().map(attachment).collect();
-    SeenContainer { id: format!("{name}-id"), name: name.to_owned(), attachments, ports: Vec::new() }
+    SeenContainer { id, name: name.to_owned(), stopped, attachments, ports: Vec::new() }
 }
 
 /// Steps, then problems.
@@ -300,11 +305,11 @@ fn an_orphan_is_removed_unless_a_container_is_on_it() {
     let mut world = World::new();
     let gone = world.network("gone");
     world.ok(Command::RemoveNetwork { network: gone.id });
-    let remove = Step::Remove { id: "g".to_owned(), name: "gone".to_owned() };
+    let remove = |cluster| Step::Remove { id: "g".to_owned(), name: "gone".to_owned(), cluster };
     for orphan in [of_cluster("g", &gone), own("g", "gone")] {
         let others = vec![foreign("f", "mine"), orphan.clone()];
         let elsewhere = vec![container("c", &[("f", "")])];
-        assert_eq!(world.planned(others.clone(), elsewhere).steps, std::slice::from_ref(&remove));
+        assert_eq!(world.planned(others.clone(), elsewhere).steps, [remove(orphan.cluster)]);
         for on in [("g", ""), ("g", "c-ep")] {
             let plan = world.planned(others.clone(), vec![container("c1", &[on])]);
             assert_eq!(plan.steps, [], "{on:?}");
@@ -314,7 +319,7 @@ fn an_orphan_is_removed_unless_a_container_is_on_it() {
     }
     // First it goes, and then the one of the same name comes.
     let again = world.network("gone");
-    assert_eq!(world.planned(vec![of_cluster("g", &gone)], vec![]).steps, [remove, Step::Create(again)]);
+    assert_eq!(world.planned(vec![of_cluster("g", &gone)], vec![]).steps, [remove(Some(CLUSTER)), Step::Create(again)]);
 }
 
 #[test]
@@ -342,7 +347,8 @@ fn a_second_network_for_the_same_one_of_the_cluster_is_an_orphan() {
     let alone = [report(""), Step::Create(web.clone())];
     assert_eq!(world.planned(vec![second], vec![]).steps, alone);
     world.reported(world.me, &web, "w", &[]);
-    assert_eq!(texts(&world.planned(both, vec![])), ["remove network second from the engine"]);
+    let removed = format!("remove network second from the engine, which was made for cluster {CLUSTER}");
+    assert_eq!(texts(&world.planned(both, vec![])), [removed]);
 }
 
 #[test]

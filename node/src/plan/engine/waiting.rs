@@ -82,7 +82,7 @@ pub fn gives_up(state: &State, me: NodeId, step: &Step) -> Vec<(EndpointId, u64)
             let others = state.endpoints_of_node(me).filter(|e| e.network == endpoint.network && e.id != endpoint.id);
             others.filter(|other| !other.is_up() && other.container_id == *container_id).collect()
         }
-        Step::Name { .. } | Step::Create(_) | Step::Remove { .. } => Vec::new(),
+        Step::Name { .. } | Step::Create(_) | Step::Remove { .. } | Step::Reconnect { .. } => Vec::new(),
     };
     given_up.into_iter().map(|endpoint| (endpoint.id, endpoint.epoch)).collect()
 }

@@ -16,6 +16,7 @@ enum Act {
     Makes(&'static str),
     MakesFor(usize, &'static str),
     MakesForeign(&'static str),
+    LeftBehind(usize, &'static str),
     RemovesNetwork(usize),
     Prunes,
     Creates(&'static str, &'static str),
@@ -44,6 +45,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => network().prop_map(Act::Makes),
         1 => (one(), network()).prop_map(|(at, name)| Act::MakesFor(at, name)),
         1 => network().prop_map(Act::MakesForeign),
+        1 => (one(), network()).prop_map(|(at, name)| Act::LeftBehind(at, name)),
         2 => one().prop_map(Act::RemovesNetwork),
         1 => Just(Act::Prunes),
         1 => (container(), network()).prop_map(|(name, on)| Act::Creates(name, on)),
@@ -73,6 +75,7 @@ fn carry_out(sim: &mut Sim, act: &Act) {
             sim.settle();
         }
         Act::MakesForeign(name) => sim.makes_foreign(name),
+        Act::LeftBehind(at, name) => sim.left_behind(at, name),
         Act::RemovesNetwork(at) => sim.removes_network(at),
         Act::Prunes => sim.prunes(),
         Act::Creates(name, on) => sim.creates(name, on),

@@ -1,16 +1,17 @@
 //! An engine in memory, the driver that it calls, and the cluster's state: what they do to each other.
 
+mod again;
 mod check;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use pontoon_store::model::command::{Command, PlaceEndpoint, RebindEndpoint};
-use pontoon_store::model::id::NetworkId;
+use pontoon_store::model::id::{ClusterId, NetworkId};
 use pontoon_store::model::object::{Family, Labels, Sandbox};
 use pontoon_store::model::rejection::Reason;
 
-use super::{World, container};
+use super::{CLUSTER, World, container};
 use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork, Step, Stray, Waiting, likeliest, plan};
 
 /// How many times the loop looks again at what it has brought about, in one pass.
@@ -23,13 +24,17 @@ struct Net {
     name: String,
     /// The cluster's network that our driver has made of it, and whether it was made for one that was there before.
     ours: Option<(NetworkId, bool)>,
+    /// It was another cluster's.
+    left: bool,
 }
 
 /// A container's place on a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
-    /// Name of the network, as long as the container has not run on it; from then on the engine's id of it.
-    network: Result<String, String>,
+    /// Name of the network.
+    network: String,
+    /// The engine's id of the network, once the container has run on it.
+    network_id: Option<String>,
     /// The engine's id of the endpoint and the interface's name, while the container runs.
     running: Option<(String, String)>,
     aliases: Vec<String>,
@@ -53,11 +58,16 @@ pub(super) struct Sim {
     /// Whether the driver answers.
     pub(super) listens: bool,
     count: u64,
+    /// Ids of networks that the loop has known to be the cluster's.
+    past: BTreeSet<String>,
+    /// Containers that the loop has put on a network again, and its name.
+    reconnected: BTreeSet<(String, String)>,
 }
 
 impl Sim {
     pub(super) fn new() -> Self {
-        Self { world: World::new(), networks: Vec::new(), containers: Vec::new(), listens: true, count: 0 }
+        let (networks, containers, past, reconnected) = Default::default();
+        Self { world: World::new(), networks, containers, listens: true, count: 0, past, reconnected }
     }
 
     fn id(&mut self) -> String {
@@ -71,9 +81,9 @@ impl Sim {
 
     /// The network that a container means.
     fn meant(&self, place: &Place) -> Option<&Net> {
-        match &place.network {
-            Ok(name) => self.named(name),
-            Err(id) => self.networks.iter().find(|net| net.id == *id),
+        match &place.network_id {
+            None => self.named(&place.network),
+            Some(id) => self.networks.iter().find(|net| net.id == *id),
         }
     }
 
@@ -115,7 +125,7 @@ impl Sim {
             return;
         }
         let made = self.world.made(self.world.me, &id).expect("there are subnets enough").id;
-        self.networks.push(Net { id, name: name.to_owned(), ours: Some((made, false)) });
+        self.networks.push(Net { id, name: name.to_owned(), ours: Some((made, false)), left: false });
     }
 
     /// `docker network create -d pontoon --ipam-driver pontoon -o pontoon.network=ID NAME`, or with the daemon dead after
@@ -128,7 +138,7 @@ impl Sim {
         };
         if self.named(name).is_none() && self.listens {
             self.world.reported(self.world.me, &network, &id, &[]);
-            self.networks.push(Net { id, name: name.to_owned(), ours: Some((network.id, true)) });
+            self.networks.push(Net { id, name: name.to_owned(), ours: Some((network.id, true)), left: false });
         }
     }
 
@@ -136,7 +146,7 @@ impl Sim {
     pub(super) fn makes_foreign(&mut self, name: &str) {
         let id = self.id();
         if self.named(name).is_none() {
-            self.networks.push(Net { id, name: name.to_owned(), ours: None });
+            self.networks.push(Net { id, name: name.to_owned(), ours: None, left: false });
         }
     }
 
@@ -157,7 +167,7 @@ impl Sim {
     pub(super) fn creates(&mut self, name: &str, network: &str) {
         let id = self.id();
         if self.containers.iter().all(|container| container.name != name) && self.named(network).is_some() {
-            let place = Place { network: Ok(network.to_owned()), running: None, aliases: Vec::new() };
+            let place = Place::on(network, Vec::new());
             let name = name.to_owned();
             self.containers.push(Container { id, name, places: vec![place], starts: 0, runs: false });
         }
@@ -220,8 +230,8 @@ impl Sim {
         if self.users(&net).any(|(user, _)| user.id == container.id) {
             return;
         }
-        let aliases = vec![alias.to_owned()];
-        container.places.push(Place { network: Ok(network.to_owned()), running: None, aliases });
+        container.places.retain(|place| place.network != network);
+        container.places.push(Place::on(network, vec![alias.to_owned()]));
         let last = container.places.len() - 1;
         if !container.runs || self.joins(&mut container, last).is_some() {
             self.put(container);
@@ -274,7 +284,7 @@ impl Sim {
             container.places.iter().filter_map(|place| place.running.as_ref()).map(|(_, name)| name.as_str()).collect();
         let ifname = (0..).map(|n| format!("eth{n}")).find(|name| !used.contains(&name.as_str()))?;
         let place = &mut container.places[at];
-        (place.network, place.running) = (Err(net.id), Some((endpoint, ifname)));
+        (place.network_id, place.running) = (Some(net.id), Some((endpoint, ifname)));
         Some(())
     }
 
@@ -341,22 +351,26 @@ impl Sim {
             name: net.name.clone(),
             ours: net.ours.is_some(),
             made_for: net.ours.filter(|(_, made_for)| *made_for).map(|(network, _)| network),
+            cluster: net.ours.map(|_| if net.left { ClusterId(8) } else { CLUSTER }),
             labels: Labels::default(),
         };
         let attachment = |place: &Place| SeenAttachment {
-            network: self.meant(place).map(|net| net.id.clone()).unwrap_or_default(),
+            network: place.network_id.clone().or_else(|| Some(self.meant(place)?.id.clone())).unwrap_or_default(),
+            name: place.network.clone(),
             endpoint: place.running.as_ref().map(|(id, _)| id.clone()).unwrap_or_default(),
             aliases: place.aliases.clone(),
             fixed: false,
         };
         let seen = |c: &Container| SeenContainer {
             id: c.id.clone(),
+            stopped: !c.runs,
             attachments: c.places.iter().map(attachment).collect(),
             ..container(&c.name, &[])
         };
         Seen {
             networks: self.networks.iter().map(network).collect(),
             containers: self.containers.iter().map(seen).collect(),
+            past: self.past.clone(),
         }
     }
 
@@ -377,12 +391,13 @@ impl Sim {
                     return Err(format!("network with name {} already exists", there.name));
                 }
                 self.world.reported(me, &network, &id, &[]);
-                self.networks.push(Net { id, name: network.name, ours: Some((network.id, true)) });
+                self.networks.push(Net { id, name: network.name, ours: Some((network.id, true)), left: false });
                 Ok(())
             }
             // The cluster may know it by now.
             Step::Remove { id, .. } if self.world.state.network_of_engine(me, &id).is_some() => Ok(()),
             Step::Remove { id, .. } => self.remove_unused(&id),
+            Step::Reconnect { name, container_id, .. } => self.reconnect(&name, &container_id),
             Step::Report(known) => self.propose(Command::ReportEngineNetwork(known)),
             Step::Forget { endpoint, epoch, .. } => self.propose(Command::RemoveEndpoint { endpoint, epoch }),
             Step::Place { endpoint, name, container_id, aliases, ports } => {
@@ -416,7 +431,7 @@ impl Sim {
         let net = self.networks.iter().find(|net| net.id == id).expect("a network of the engine");
         assert!(net.ours.is_some(), "{net:?} is not ours");
         // One that has never run looks for its network by name.
-        let missed: Vec<_> = self.users(net).filter(|(_, place)| place.network.is_err()).collect();
+        let missed: Vec<_> = self.users(net).filter(|(_, place)| place.network_id.is_some()).collect();
         assert!(missed.is_empty(), "{net:?} is removed although {missed:?}");
         self.remove(id)
     }
@@ -449,12 +464,15 @@ impl Sim {
         self.listens = true;
         let foreign = |sim: &Self| sim.networks.iter().filter(|net| net.ours.is_none()).cloned().collect::<Vec<_>>();
         let (networks, containers) = (foreign(self), self.containers.clone());
+        self.reconnected.clear();
         let mut done = Vec::new();
         for _ in 0..=ROUNDS {
+            let known = self.world.state.engine_networks.values().filter(|known| known.node == self.world.me);
+            self.past.extend(known.map(|known| known.id.clone()));
             let planned = plan(&self.world.state, self.world.me, &self.observe());
             if planned.steps.is_empty() && planned.strays.is_empty() {
                 assert_eq!(foreign(self), networks, "a network that is not ours was touched");
-                assert_eq!(self.containers, containers);
+                assert_eq!(self.containers, self.with_reconnected(containers));
                 return self.check(&planned.problems);
             }
             for stray in planned.strays {

@@ -29,6 +29,14 @@ impl Sim {
         for net in self.networks.iter().filter(|net| net.ours.is_some() && !mapped.contains(net.id.as_str())) {
             assert!(self.users(net).next().is_some() && says(&net.name), "{net:?} is left over: {problems:?}");
         }
+        for (container, place) in self.containers.iter().flat_map(|c| c.places.iter().map(move |place| (c, place))) {
+            let again = self.named(&place.network).filter(|net| mapped.contains(net.id.as_str()));
+            let cut_off = !container.runs && self.meant(place).is_none() && again.is_some();
+            let told = problems.iter().any(|problem| problem.contains(&format!("container {} ", container.name)));
+            assert!(!cut_off || told, "{container:?} cannot be started: {problems:?}");
+            let known = place.network_id.as_ref().is_some_and(|id| self.past.contains(id));
+            assert!(!(cut_off && known), "{container:?} is not put on its network again");
+        }
         let running = self.running();
         let known: BTreeMap<&str, &Endpoint> =
             state.endpoints_of_node(me).filter(|e| e.is_up()).map(|e| (e.engine_id.as_str(), e)).collect();
