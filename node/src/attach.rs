@@ -324,14 +324,19 @@ pub(crate) async fn end_by(member: &Member, endpoints: &[(EndpointId, u64)], by:
     result
 }
 
-/// Releases an endpoint's leases, unless they are kept because its engine still has the container. One that somebody else
-/// has ended in the meantime is as good.
+/// Releases an endpoint's leases, or keeps them for its container if that is an engine's. One that somebody else has ended
+/// in the meantime is as good.
 async fn release(member: &Member, endpoint: EndpointId, epoch: u64, by: Instant) -> Result<(), ApiError> {
     let gone = [Reason::EndpointNotFound.as_str(), Reason::EpochMismatch.as_str()];
-    let of_engine = member.store().state().endpoints.get(&endpoint).is_some_and(|e| !e.engine_id.is_empty());
-    let command = match of_engine {
-        true => Command::StopEndpoint { endpoint, epoch },
-        false => Command::RemoveEndpoint { endpoint, epoch },
+    let known = member.store().state().endpoints.get(&endpoint).cloned().filter(|e| !e.engine_id.is_empty());
+    let command = match known {
+        Some(known) if !known.container_id.is_empty() => Command::StopEndpoint { endpoint, epoch },
+        known => {
+            if known.is_some() {
+                member.journal.give_up(endpoint, epoch).await?;
+            }
+            Command::RemoveEndpoint { endpoint, epoch }
+        }
     };
     match member.propose_by(command, by).await {
         Err(error) if !gone.contains(&error.reason) => return Err(error),
@@ -348,19 +353,22 @@ async fn release(member: &Member, endpoint: EndpointId, epoch: u64, by: Instant)
 
 /// Ends endpoints of this node whose namespace is gone, pending ones that nobody works on, and those whose ending failed.
 /// Returns how many.
-pub(crate) async fn collect(member: &Member, vanished: &BTreeSet<EndpointId>) -> Result<u64, ApiError> {
+pub(crate) async fn collect(member: &Member, vanished: &BTreeMap<EndpointId, String>) -> Result<u64, ApiError> {
     let mut endpoints = member.attachments.left_over(&member.view());
     if !endpoints.is_empty() {
         tracing::info!(?endpoints, "going on with what a detach or a failed attach has left");
     }
-    let suspects: BTreeSet<EndpointId> = garbage(member, vanished).iter().map(|endpoint| endpoint.id).collect();
+    // An engine may take an endpoint into use again meanwhile: its epoch is new then.
+    let suspects: BTreeSet<_> =
+        garbage(member, vanished).iter().map(|endpoint| (endpoint.id, endpoint.epoch)).collect();
     if !suspects.is_empty() {
         // The state here can be older than an attach that was acknowledged: after a start it goes on from what was
         // known to be committed, and a follower lags behind. So only those may go that are garbage in the newest state,
         // too; and none that were not before, whose attach may have come and ended since the state was refreshed.
         member.refresh().await?;
     }
-    for endpoint in garbage(member, vanished).into_iter().filter(|endpoint| suspects.contains(&endpoint.id)) {
+    let is_suspect = |endpoint: &Endpoint| suspects.contains(&(endpoint.id, endpoint.epoch));
+    for endpoint in garbage(member, vanished).into_iter().filter(is_suspect) {
         tracing::info!(endpoint = %endpoint.id, name = endpoint.name, netns = endpoint.sandbox.netns,
             state = ?endpoint.state, "releasing the lease of an endpoint whose namespace is gone or that was never finished");
         endpoints.push((endpoint.id, endpoint.epoch));
@@ -371,11 +379,11 @@ pub(crate) async fn collect(member: &Member, vanished: &BTreeSet<EndpointId>) ->
     Ok(endpoints.len() as u64)
 }
 
-fn garbage(member: &Member, vanished: &BTreeSet<EndpointId>) -> Vec<Endpoint> {
+fn garbage(member: &Member, vanished: &BTreeMap<EndpointId, String>) -> Vec<Endpoint> {
     let state = member.view();
     // An endpoint that an engine has not placed is the engine's business: it is compared with what the engine has.
     let unfinished = |e: &Endpoint| e.state == EndpointState::Pending && e.engine_id.is_empty();
-    let unused = |e: &&Endpoint| unfinished(e) || vanished.contains(&e.id);
+    let unused = |e: &&Endpoint| unfinished(e) || vanished.get(&e.id) == Some(&e.sandbox.key);
     let endpoints = state.endpoints_of_node(member.node()).filter(unused);
     endpoints.filter(|endpoint| !member.attachments.holds(endpoint)).cloned().collect()
 }

@@ -42,8 +42,8 @@ pub enum JournalError {
     },
     /// A line makes no sense.
     #[error(
-        "line {line} of the journal {path} cannot be understood: {why}; with a majority of the cluster's voters in reach it \
-         is safe to remove the file"
+        "line {line} of the journal {path} cannot be understood: {why}; remove the file, once a majority of the cluster's \
+         voters is in reach, and then start again the containers that started while it was not"
     )]
     Corrupt {
         /// The file.
@@ -53,14 +53,28 @@ pub enum JournalError {
         /// Why.
         why: String,
     },
+    /// A container runs on it, or is about to.
+    #[error("a container starts on endpoint {endpoint} already, and the cluster does not know it yet")]
+    InUse {
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// The cluster may have been told that it is not needed any more.
+    #[error(
+        "endpoint {endpoint} may be ended: without a majority nobody can tell whether its addresses are others' by now"
+    )]
+    GivenUp {
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
 }
 
 /// A line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    /// An endpoint may be ended from now on.
-    GivenUp(u64),
+    /// An endpoint, of this epoch, may be ended from now on.
+    GivenUp(u64, u64),
     /// An endpoint is another one of the engine from now on.
     Rebound { endpoint: u64, engine_id: String },
     /// The cluster knows it, or the container has stopped again.
@@ -71,7 +85,7 @@ enum Line {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Content {
     /// In the order in which they were given up.
-    given_up: VecDeque<EndpointId>,
+    given_up: VecDeque<(EndpointId, u64)>,
     /// The engine's ids of endpoints.
     rebound: BTreeMap<EndpointId, String>,
 }
@@ -79,8 +93,8 @@ struct Content {
 impl Content {
     fn add(&mut self, line: Line) {
         match line {
-            Line::GivenUp(id) => {
-                self.given_up.push_back(EndpointId(id));
+            Line::GivenUp(id, epoch) => {
+                self.given_up.push_back((EndpointId(id), epoch));
                 if self.given_up.len() > REMEMBERED {
                     self.given_up.pop_front();
                 }
@@ -91,7 +105,7 @@ impl Content {
     }
 
     fn lines(&self) -> impl Iterator<Item = Line> {
-        let given_up = self.given_up.iter().map(|id| Line::GivenUp(id.0));
+        let given_up = self.given_up.iter().map(|(id, epoch)| Line::GivenUp(id.0, *epoch));
         let rebound =
             |(id, engine_id): (&EndpointId, &String)| Line::Rebound { endpoint: id.0, engine_id: engine_id.clone() };
         given_up.chain(self.rebound.iter().map(rebound))
@@ -102,9 +116,34 @@ impl Content {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    /// The file and how many lines it has. Held while the disk is waited for, which the content never is.
-    file: Mutex<(File, usize)>,
+    /// Held while the disk is waited for, which the content never is.
+    log: Mutex<Log>,
     content: Mutex<Content>,
+}
+
+/// The file.
+#[derive(Debug)]
+struct Log {
+    file: File,
+    lines: usize,
+    /// A write has failed: half a line may be at its end.
+    is_torn: bool,
+}
+
+impl Log {
+    /// Replaces the file by one with this content.
+    fn of(path: &Path, content: &Content) -> io::Result<Self> {
+        Ok(Self { file: rewrite(path, content)?, lines: content.lines().count(), is_torn: false })
+    }
+
+    fn append(&mut self, lines: &[Line]) -> io::Result<()> {
+        self.is_torn = true;
+        self.file.write_all(lines.iter().map(text).collect::<String>().as_bytes())?;
+        self.file.sync_data()?;
+        self.is_torn = false;
+        self.lines += lines.len();
+        Ok(())
+    }
 }
 
 impl Journal {
@@ -128,9 +167,8 @@ impl Journal {
             })?;
             content.add(line);
         }
-        let file = rewrite(path, &content).map_err(io_error("write", path))?;
-        let lines = content.lines().count();
-        Ok(Self { path: path.to_owned(), file: Mutex::new((file, lines)), content: Mutex::new(content) })
+        let log = Log::of(path, &content).map_err(io_error("write", path))?;
+        Ok(Self { path: path.to_owned(), log: Mutex::new(log), content: Mutex::new(content) })
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {
@@ -138,63 +176,82 @@ impl Journal {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn append_now(&self, new: Vec<Line>) -> io::Result<()> {
-        let mut guard = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let (file, lines) = &mut *guard;
-        file.write_all(new.iter().map(text).collect::<String>().as_bytes())?;
-        file.sync_data()?;
-        *lines += new.len();
-        new.into_iter().for_each(|line| self.content().add(line));
-        if *lines > 2 * REMEMBERED {
-            let content = self.content().clone();
-            (*file, *lines) = (rewrite(&self.path, &content)?, content.lines().count());
-        }
-        Ok(())
-    }
-
-    /// Appends lines and waits until they are on the disk.
-    async fn append(self: &Arc<Self>, lines: Vec<Line>) -> Result<(), JournalError> {
-        if lines.is_empty() {
-            return Ok(());
-        }
+    /// Decides on the latest content what to append, and waits until that is on the disk.
+    async fn append(
+        self: &Arc<Self>,
+        decide: impl FnOnce(&Content) -> Result<Vec<Line>, JournalError> + Send + 'static,
+    ) -> Result<(), JournalError> {
         let journal = self.clone();
-        let written =
-            tokio::task::spawn_blocking(move || journal.append_now(lines).map_err(io_error("write", &journal.path)));
+        let written = tokio::task::spawn_blocking(move || {
+            let mut log = journal.log.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nobody else appends meanwhile.
+            let lines = decide(&journal.content())?;
+            if lines.is_empty() {
+                return Ok(());
+            }
+            if log.is_torn || log.lines > 2 * REMEMBERED {
+                let content = journal.content().clone();
+                *log = Log::of(&journal.path, &content).map_err(io_error("write", &journal.path))?;
+            }
+            log.append(&lines).map_err(io_error("write", &journal.path))?;
+            lines.into_iter().for_each(|line| journal.content().add(line));
+            Ok(())
+        });
         written.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    /// Notes that endpoints may be ended from now on.
+    /// Notes that an endpoint, of this epoch, may be ended from now on.
     ///
     /// # Errors
     ///
-    /// When that is not on the disk: then the cluster must not be asked to end them.
-    pub async fn give_up(self: &Arc<Self>, endpoints: &[(EndpointId, u64)]) -> Result<(), JournalError> {
-        let known = self.given_up();
-        let new = endpoints.iter().filter(|(id, _)| !known.contains(id));
-        self.append(new.map(|(id, _)| Line::GivenUp(id.0)).collect()).await
+    /// When it is in use here again, or when that is not on the disk: then the cluster must not be asked to end it.
+    pub async fn give_up(self: &Arc<Self>, endpoint: EndpointId, epoch: u64) -> Result<(), JournalError> {
+        let decide = move |content: &Content| match content.rebound.get(&endpoint) {
+            Some(_) => Err(JournalError::InUse { endpoint }),
+            None if content.given_up.contains(&(endpoint, epoch)) => Ok(Vec::new()),
+            None => Ok(vec![Line::GivenUp(endpoint.0, epoch)]),
+        };
+        self.append(decide).await
     }
 
-    /// Notes that an endpoint is another one of the engine from now on.
+    /// Notes that an endpoint, of this epoch, is another one of the engine from now on.
     ///
     /// # Errors
     ///
-    /// When that is not on the disk: then the engine must not be told so.
-    pub async fn rebind(self: &Arc<Self>, endpoint: EndpointId, engine_id: &str) -> Result<(), JournalError> {
-        self.append(vec![Line::Rebound { endpoint: endpoint.0, engine_id: engine_id.to_owned() }]).await
+    /// When it may have been given up or is in use already, or when that is not on the disk: then the engine must not be
+    /// told so.
+    pub async fn rebind(
+        self: &Arc<Self>,
+        endpoint: EndpointId,
+        epoch: u64,
+        engine_id: &str,
+    ) -> Result<(), JournalError> {
+        let engine_id = engine_id.to_owned();
+        let decide = move |content: &Content| match content.rebound.get(&endpoint) {
+            Some(known) if *known == engine_id => Ok(Vec::new()),
+            Some(_) => Err(JournalError::InUse { endpoint }),
+            None if content.given_up.contains(&(endpoint, epoch)) => Err(JournalError::GivenUp { endpoint }),
+            None => Ok(vec![Line::Rebound { endpoint: endpoint.0, engine_id }]),
+        };
+        self.append(decide).await
     }
 
-    /// Forgets a rebound endpoint: the cluster knows it, or its container has stopped again.
+    /// Forgets that an endpoint is this one of the engine: the cluster knows it, or its container has stopped again.
     ///
     /// # Errors
     ///
     /// When that is not on the disk.
-    pub async fn settle(self: &Arc<Self>, endpoint: EndpointId) -> Result<(), JournalError> {
-        let known = self.content().rebound.contains_key(&endpoint);
-        self.append(if known { vec![Line::Settled(endpoint.0)] } else { Vec::new() }).await
+    pub async fn settle(self: &Arc<Self>, endpoint: EndpointId, engine_id: &str) -> Result<(), JournalError> {
+        let engine_id = engine_id.to_owned();
+        let decide = move |content: &Content| {
+            let is_it = content.rebound.get(&endpoint) == Some(&engine_id);
+            Ok(if is_it { vec![Line::Settled(endpoint.0)] } else { Vec::new() })
+        };
+        self.append(decide).await
     }
 
-    /// Endpoints that somebody else may have by now.
-    pub fn given_up(&self) -> BTreeSet<EndpointId> {
+    /// Endpoints, with their epochs, that somebody else may have by now.
+    pub fn given_up(&self) -> BTreeSet<(EndpointId, u64)> {
         self.content().given_up.iter().copied().collect()
     }
 
@@ -285,38 +342,81 @@ mod tests {
         Journal::open(path).unwrap().content().clone()
     }
 
+    fn journal(dir: &tempfile::TempDir) -> (PathBuf, Arc<Journal>) {
+        let path = dir.path().join("journal");
+        let journal = Arc::new(Journal::open(&path).unwrap());
+        (path, journal)
+    }
+
+    fn length(path: &Path) -> u64 {
+        fs::metadata(path).unwrap().len()
+    }
+
     #[tokio::test]
     async fn what_was_noted_is_there_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let journal = Arc::new(Journal::open(&path).unwrap());
-        journal.give_up(&[(EndpointId(7), 1), (EndpointId(8), 2)]).await.unwrap();
-        journal.rebind(EndpointId(9), "abc").await.unwrap();
-        journal.rebind(EndpointId(9), "def").await.unwrap();
-        journal.rebind(EndpointId(10), "ghi").await.unwrap();
-        journal.settle(EndpointId(10)).await.unwrap();
-        let length = fs::metadata(&path).unwrap().len();
-        journal.settle(EndpointId(10)).await.unwrap();
-        journal.give_up(&[(EndpointId(7), 1)]).await.unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().len(), length, "nothing new was written");
+        let (path, journal) = journal(&dir);
+        journal.give_up(EndpointId(7), 1).await.unwrap();
+        journal.give_up(EndpointId(8), 2).await.unwrap();
+        journal.rebind(EndpointId(9), 3, "abc").await.unwrap();
+        journal.rebind(EndpointId(10), 4, "ghi").await.unwrap();
+        journal.settle(EndpointId(10), "ghi").await.unwrap();
+        let before = length(&path);
+        journal.settle(EndpointId(10), "ghi").await.unwrap();
+        journal.settle(EndpointId(9), "another").await.unwrap();
+        journal.give_up(EndpointId(7), 1).await.unwrap();
+        journal.rebind(EndpointId(9), 3, "abc").await.unwrap();
+        assert_eq!(length(&path), before, "nothing new was written");
         let content = reopened(&path);
-        assert_eq!(content.given_up, [7, 8].map(EndpointId));
-        assert_eq!(content.rebound, [(EndpointId(9), "def".to_owned())].into());
+        assert_eq!(content.given_up, [(EndpointId(7), 1), (EndpointId(8), 2)]);
+        assert_eq!(content.rebound, [(EndpointId(9), "abc".to_owned())].into());
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3, "only what counts is kept");
         // A crash has cut off the last line.
         let mut text = fs::read_to_string(&path).unwrap();
-        text.push_str("{\"given_up\":11");
+        text.push_str("{\"given_up\":[11");
         fs::write(&path, text).unwrap();
         assert_eq!(reopened(&path), content);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_is_given_up_or_in_use_and_never_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, journal) = journal(&dir);
+        journal.give_up(EndpointId(7), 1).await.unwrap();
+        let error = journal.rebind(EndpointId(7), 1, "abc").await.unwrap_err().to_string();
+        assert!(error.contains("endpoint 7 may be ended"), "{error}");
+        // The cluster has let this node have it since.
+        journal.rebind(EndpointId(7), 2, "abc").await.unwrap();
+        let error = journal.rebind(EndpointId(7), 2, "def").await.unwrap_err().to_string();
+        assert!(error.contains("starts on endpoint 7 already"), "{error}");
+        assert!(matches!(journal.give_up(EndpointId(7), 2).await, Err(JournalError::InUse { .. })));
+        journal.settle(EndpointId(7), "abc").await.unwrap();
+        journal.give_up(EndpointId(7), 2).await.unwrap();
+    }
+
+    /// The disk was full: what is noted next must not be glued to half a line.
+    #[tokio::test]
+    async fn a_write_that_failed_spoils_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, journal) = journal(&dir);
+        journal.give_up(EndpointId(7), 1).await.unwrap();
+        let whole = length(&path);
+        journal.log.lock().unwrap().file.write_all(b"{\"given_up\":[8").unwrap();
+        journal.log.lock().unwrap().file = File::open(&path).unwrap();
+        let error = journal.give_up(EndpointId(8), 1).await.unwrap_err().to_string();
+        assert!(error.contains("cannot write the journal"), "{error}");
+        assert!(length(&path) > whole && journal.given_up().len() == 1);
+        journal.give_up(EndpointId(9), 1).await.unwrap();
+        assert_eq!(reopened(&path).given_up, [(EndpointId(7), 1), (EndpointId(9), 1)]);
     }
 
     #[test]
     fn a_journal_that_makes_no_sense_is_refused_by_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        fs::write(&path, "{\"given_up\":1}\nx\n").unwrap();
+        fs::write(&path, "{\"given_up\":[1,1]}\nx\n").unwrap();
         let error = Journal::open(&path).unwrap_err().to_string();
-        assert!(error.contains("line 2") && error.contains("journal") && error.contains("safe to remove"), "{error}");
+        assert!(error.contains("line 2") && error.contains("journal") && error.contains("remove the file"), "{error}");
         let error = Journal::open(dir.path()).unwrap_err().to_string();
         assert!(error.contains("cannot read") && error.contains("writable"), "{error}");
     }
@@ -324,7 +424,7 @@ mod tests {
     #[test]
     fn the_oldest_given_up_are_forgotten() {
         let mut content = Content::default();
-        (0..=REMEMBERED as u64).for_each(|id| content.add(Line::GivenUp(id)));
-        assert_eq!((content.given_up.len(), content.given_up.front()), (REMEMBERED, Some(&EndpointId(1))));
+        (0..=REMEMBERED as u64).for_each(|id| content.add(Line::GivenUp(id, 1)));
+        assert_eq!((content.given_up.len(), content.given_up.front()), (REMEMBERED, Some(&(EndpointId(1), 1))));
     }
 }

@@ -398,7 +398,7 @@ async fn run_reports(
 async fn run_collector(member: Arc<Member>, task: Task) {
     let mut status = member.reconciler.status();
     loop {
-        let vanished: BTreeSet<_> = status.borrow_and_update().vanished.iter().copied().collect();
+        let vanished = status.borrow_and_update().vanished.clone();
         task.begin();
         let Some(result) = member.unless_stopped(attach::collect(&member, &vanished)).await else { return };
         let failed = result.is_err();

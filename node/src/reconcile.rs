@@ -74,8 +74,8 @@ pub struct DataPlaneStatus {
     pub failures: Vec<String>,
     /// What the administrator should know.
     pub notes: Vec<String>,
-    /// Endpoints of this node whose sandboxes are gone: to be released.
-    pub vanished: Vec<EndpointId>,
+    /// Endpoints of this node whose sandboxes are gone, with the keys of these sandboxes: to be released.
+    pub vanished: BTreeMap<EndpointId, String>,
     /// Endpoints of this node whose sandboxes cannot be worked on, and why.
     pub hidden: BTreeMap<EndpointId, String>,
     /// The host as the latest pass saw it.
@@ -447,7 +447,9 @@ impl<K: Kernel> Core<K> {
         let failures = report.failures.iter().take(MAX_FAILURES);
         status.failures = failures.map(ToString::to_string).collect();
         status.notes = desired.notes.clone();
-        status.vanished = report.vanished.keys().copied().collect();
+        let sandboxes = desired.sandboxes.iter().flat_map(|(sandbox, ids)| ids.iter().map(move |id| (*id, sandbox)));
+        let vanished = sandboxes.filter(|(id, _)| report.vanished.contains_key(id));
+        status.vanished = vanished.map(|(id, sandbox)| (id, sandbox.key.clone())).collect();
         status.hidden = report.hidden.clone();
         self.index = report.index;
         let present = |object: &Object| {

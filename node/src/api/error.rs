@@ -181,7 +181,17 @@ impl From<PassError> for ApiError {
 
 impl From<JournalError> for ApiError {
     fn from(error: JournalError) -> Self {
-        Self::new(Code::Internal, "DATA_DIR", error.to_string(), "see that the disk has room and works")
+        let message = error.to_string();
+        match error {
+            JournalError::InUse { .. } => {
+                Self::new(Code::AlreadyExists, Reason::AlreadyAttached.as_str(), message, "start another container")
+            }
+            JournalError::GivenUp { .. } => {
+                let hint = "try again once a majority of the voters answers: pontoon status says who is missing";
+                Self::new(Code::Unavailable, "NO_QUORUM", message, hint)
+            }
+            _ => Self::new(Code::Internal, "DATA_DIR", message, "see that the disk has room and works"),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is asked of Docker's engine, over its API.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use bollard::Docker;
@@ -70,6 +70,41 @@ impl Engine {
     pub(super) async fn networks(&self) -> Result<Vec<SeenNetwork>, EngineError> {
         let networks = self.0.list_networks(None::<ListNetworksOptions>).await.map_err(failed("list networks"))?;
         Ok(networks.into_iter().map(network).collect())
+    }
+
+    /// Networks and containers, and the other names that those have which run on networks of ours. The engine's list does
+    /// not have these; each endpoint's are asked for once.
+    pub(super) async fn observe_after(&self, before: &Seen) -> Result<Seen, EngineError> {
+        let mut seen = self.observe().await?;
+        let known = before.containers.iter().flat_map(|container| &container.attachments);
+        let known: HashMap<&str, &Vec<String>> = known.map(|known| (known.endpoint.as_str(), &known.aliases)).collect();
+        let ours: BTreeSet<&str> = seen.networks.iter().filter(|net| net.ours).map(|net| net.id.as_str()).collect();
+        for container in &mut seen.containers {
+            let mut asked = None;
+            let on_ours = |on: &&mut SeenAttachment| !on.endpoint.is_empty() && ours.contains(on.network.as_str());
+            for on in container.attachments.iter_mut().filter(on_ours) {
+                if let Some(aliases) = known.get(on.endpoint.as_str()) {
+                    on.aliases = (*aliases).clone();
+                    continue;
+                }
+                if asked.is_none() {
+                    asked = Some(self.aliases(&container.id).await?);
+                }
+                on.aliases = asked.as_ref().and_then(|aliases| aliases.get(&on.name)).cloned().unwrap_or_default();
+            }
+        }
+        Ok(seen)
+    }
+
+    /// A container's other names, by the names of its networks; none if it is gone.
+    async fn aliases(&self, container: &str) -> Result<HashMap<String, Vec<String>>, EngineError> {
+        let found = match self.0.inspect_container(container, None).await {
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(HashMap::new()),
+            found => found.map_err(failed(format!("inspect {container}")))?,
+        };
+        let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        let of = |(name, settings): (String, EndpointSettings)| (name, aliases_of(container, settings.aliases));
+        Ok(networks.into_iter().map(of).collect())
     }
 
     /// Networks and containers.
@@ -206,15 +241,9 @@ fn container(found: bollard::models::ContainerSummary, networks: &[SeenNetwork])
         // A container that has never run names its networks only.
         let by_name = || networks.iter().find(|network| network.name == name).map(|network| network.id.clone());
         let network = settings.network_id.filter(|id| !id.is_empty()).or_else(by_name).unwrap_or_default();
-        let mut aliases = settings.aliases.unwrap_or_default();
-        aliases.retain(|alias| is_name(alias));
-        aliases.sort();
-        aliases.dedup();
-        // More would be refused, and the container never placed.
-        aliases.truncate(Endpoint::MAX_ALIASES);
         let given = settings.ipam_config.unwrap_or_default();
         let fixed = [given.ipv4_address, given.ipv6_address].iter().flatten().any(|address| !address.is_empty());
-        SeenAttachment { network, name, endpoint: settings.endpoint_id.unwrap_or_default(), aliases, fixed }
+        SeenAttachment { network, name, endpoint: settings.endpoint_id.unwrap_or_default(), aliases: Vec::new(), fixed }
     };
     let attachments = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     // Links give a container other containers' names, with a slash in the middle. An engine allows longer ones than the
@@ -229,6 +258,17 @@ fn container(found: bollard::models::ContainerSummary, networks: &[SeenNetwork])
         ports: published(found.ports.unwrap_or_default()),
         id,
     }
+}
+
+/// The other names that the cluster can keep of a container. Engines count the first digits of its id among them.
+fn aliases_of(container: &str, aliases: Option<Vec<String>>) -> Vec<String> {
+    let mut aliases = aliases.unwrap_or_default();
+    aliases.retain(|alias| is_name(alias) && *alias != Endpoint::short_id(container));
+    aliases.sort();
+    aliases.dedup();
+    // More would be refused, and the container never placed.
+    aliases.truncate(Endpoint::MAX_ALIASES);
+    aliases
 }
 
 /// Ports as `docker ps` shows them, of those that are published.
@@ -256,9 +296,8 @@ mod tests {
 
     use super::*;
 
-    fn seen(names: &[&str], aliases: Vec<String>) -> SeenContainer {
-        let settings = EndpointSettings { aliases: Some(aliases), ..EndpointSettings::default() };
-        let networks = Some(HashMap::from([("web".to_owned(), settings)]));
+    fn seen(names: &[&str]) -> SeenContainer {
+        let networks = Some(HashMap::from([("web".to_owned(), EndpointSettings::default())]));
         let found = ContainerSummary {
             id: Some("0123456789abcdef".to_owned()),
             names: Some(names.iter().map(|&name| name.to_owned()).collect()),
@@ -274,12 +313,13 @@ mod tests {
         for (names, expected) in
             [(&["/c1"][..], "c1"), (&["/other/c1", "/c1"], "c1"), (&[&long], "0123456789ab"), (&[], "0123456789ab")]
         {
-            assert_eq!(seen(names, vec![]).name, expected, "{names:?}");
+            assert_eq!(seen(names).name, expected, "{names:?}");
         }
-        let aliases = ["web", "a b", "", "-x", "db", "web"].map(str::to_owned);
-        let attachments = seen(&["/c1"], aliases.to_vec()).attachments;
-        assert_eq!((attachments[0].network.as_str(), &attachments[0].aliases), ("w", &vec!["db".into(), "web".into()]));
+        assert_eq!(seen(&["/c1"]).attachments[0].network, "w", "it has never run, and names its network only");
+        let aliases = ["web", "a b", "", "-x", "0123456789ab", "db", "web"].map(str::to_owned).to_vec();
+        assert_eq!(aliases_of("0123456789abcdef", Some(aliases)), ["db", "web"]);
+        assert_eq!(aliases_of("0123456789abcdef", None), [""; 0]);
         let many = (0..40).map(|n| format!("alias{n:02}")).collect();
-        assert_eq!(seen(&["/c1"], many).attachments[0].aliases.len(), Endpoint::MAX_ALIASES);
+        assert_eq!(aliases_of("0123456789abcdef", Some(many)).len(), Endpoint::MAX_ALIASES);
     }
 }

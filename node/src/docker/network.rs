@@ -1,13 +1,14 @@
 //! The network half of the driver: networks and endpoints.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use pontoon_store::model::command::{Command, CreateEndpoint, CreateNetwork, EngineRef, Outcome, WantedSubnet};
-use pontoon_store::model::id::{Mac, Vni};
+use pontoon_store::model::id::{Mac, NetworkId, Vni};
 use pontoon_store::model::object::{Endpoint, EngineNetwork, Network, Sandbox};
 use pontoon_store::model::rejection::Reason;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 use tracing::{info, warn};
 
@@ -20,8 +21,9 @@ use crate::api::unexpected;
 use crate::attach;
 use crate::daemon::Daemon;
 use crate::member::Member;
-use crate::plan::engine::{Step, gives_up};
 
+/// How long it takes to tell the cluster that a container was removed, at most.
+const TIDYING: Duration = Duration::from_secs(2);
 /// Holds the user's `-o` options.
 const GENERIC: &str = "com.docker.network.generic";
 /// The user's `--internal`.
@@ -132,8 +134,8 @@ pub(super) async fn delete_network(daemon: &Daemon, request: wire::NetworkRef) -
     let known = member.store().state().network_of_engine(member.node(), &request.network_id).cloned();
     let Some(network) = known else { return Ok(()) };
     if network.engine.is_some() {
-        match member.propose(Command::RemoveNetwork { network: network.id }).await {
-            Ok(_) => return Ok(()),
+        match remove_network(&member, network.id).await {
+            Ok(()) => return Ok(()),
             Err(error) if error.reason == Reason::NetworkNotFound.as_str() => return Ok(()),
             Err(error) if error.reason == Reason::NetworkInUse.as_str() => {
                 warn!(network = network.name, error = %error.message, "the engine removed a network that is used, and gets it again");
@@ -148,12 +150,37 @@ pub(super) async fn delete_network(daemon: &Daemon, request: wire::NetworkRef) -
         );
     }
     let gone = EngineNetwork { network: network.id, node: member.node(), id: String::new(), containers: Vec::new() };
-    let given_up = gives_up(&member.view(), member.node(), &Step::Report(gone.clone()));
-    member.journal.give_up(&given_up).await?;
     member.propose(Command::ReportEngineNetwork(gone)).await?;
     let latest = format!("network {} was removed from Docker, and is made there again", network.name);
     member.count_repair("docker-network", latest);
     Ok(())
+}
+
+/// Removes a network from the cluster. That this engine's last containers on it were removed a moment ago, the loop may
+/// still be about to tell.
+async fn remove_network(member: &Member, network: NetworkId) -> Result<(), ApiError> {
+    let end = Instant::now() + TIDYING;
+    let mut applied = member.store().applied();
+    loop {
+        applied.borrow_and_update();
+        match member.propose(Command::RemoveNetwork { network }).await {
+            Err(error) if error.reason == Reason::NetworkInUse.as_str() => {
+                let changed = timeout_at(end, applied.changed());
+                if !is_left_over(member, network) || !matches!(changed.await, Ok(Ok(()))) {
+                    return Err(error);
+                }
+            }
+            removed => return removed.map(drop),
+        }
+    }
+}
+
+/// Whether nobody is on a network but containers of this node's engine that do not run.
+fn is_left_over(member: &Member, network: NetworkId) -> bool {
+    let (state, me) = (member.store().state(), member.node());
+    let is_own = |endpoint: &Endpoint| endpoint.node == me && !endpoint.is_up();
+    state.endpoints_of_network(network).all(is_own)
+        && state.engines_of_network(network).all(|known| known.node == me || known.containers.is_empty())
 }
 
 /// Makes an endpoint on the addresses that the engine was given for it.
@@ -170,11 +197,6 @@ pub(super) async fn create_endpoint(daemon: &Daemon, request: wire::CreateEndpoi
     let known = known.filter(|known| known.is_up() && has_asked(known));
     // A container of this node had these addresses and starts again, with the same MAC.
     let had = waiting(&member, &daemon.containers, |waiting| waiting.with_addresses(network, &asked).cloned());
-    if let Some(mac) = mac {
-        let kept = member.view().kept_with_mac(network, member.node(), mac).map(|kept| (kept.id, kept.epoch));
-        let yields = kept.filter(|(id, _)| had.as_ref().is_none_or(|had| had.id != *id));
-        member.journal.give_up(yields.as_slice()).await?;
-    }
     let endpoint = match (known, had) {
         (Some(known), _) => known,
         (None, Some(had)) => rebind(&member, &had, &endpoint_id, mac).await?,
@@ -249,7 +271,7 @@ pub(super) async fn end_endpoint(daemon: &Daemon, request: wire::EndpointRef) ->
     let Some(member) = daemon.try_member() else { return Ok(()) };
     let Some(endpoint) = known_endpoint(&member, &request)?.filter(Endpoint::is_up) else { return Ok(()) };
     // What was taken into use again without a majority is what it was before.
-    member.journal.settle(endpoint.id).await?;
+    member.journal.settle(endpoint.id, &request.endpoint_id).await?;
     if member.attachments.is_left(endpoint.id, endpoint.epoch) {
         return Ok(member.reconciler.pass_now().await.map(drop)?);
     }

@@ -7,15 +7,17 @@ use std::time::Duration;
 use pontoon_store::model::command::{Command, Outcome, RebindEndpoint};
 use pontoon_store::model::id::{EndpointId, Mac};
 use pontoon_store::model::object::Endpoint;
+use pontoon_store::model::rejection::Reason;
 use pontoon_store::model::state::State;
 use tokio::time::Instant;
+use tonic::Code;
 use tracing::{error, info};
 
 use super::Containers;
 use crate::api::error::ApiError;
 use crate::api::unexpected;
 use crate::journal::has_id;
-use crate::member::Member;
+use crate::member::{Member, WRITE_DEADLINE, is_in_use};
 use crate::plan::engine::Waiting;
 
 /// How long the cluster may take to answer: an engine's user waits for it, and an election takes about a second.
@@ -24,11 +26,15 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(2500);
 /// Looks at the endpoints of this node that wait for their containers.
 pub(super) fn waiting<R>(member: &Member, containers: &Containers, look: impl FnOnce(Waiting<'_>) -> R) -> R {
     let (given_up, handed) = (member.journal.given_up(), containers.handed());
-    let mut ended: BTreeSet<EndpointId> = member.attachments.ending().into_keys().collect();
-    // Those that ran when the host went down.
-    ended.extend(member.reconciler.status().borrow().vanished.iter());
+    let ending = member.attachments.ending();
+    let vanished = member.reconciler.status().borrow().vanished.clone();
     let view = member.view();
-    ended.retain(|id| !view.is_rebound(*id));
+    // Each of them as it was then: it may have been taken into use again.
+    let mut ended: BTreeSet<EndpointId> =
+        ending.into_iter().filter(|(id, epoch)| is_in_use(&view, *id, *epoch)).map(|(id, _)| id).collect();
+    // Those that ran when the host went down.
+    let is_placed = |(id, key): &(EndpointId, String)| view.endpoints.get(id).is_some_and(|e| e.sandbox.key == *key);
+    ended.extend(vanished.into_iter().filter(is_placed).map(|(id, _)| id));
     let state: &State = &view;
     look(Waiting { state, me: member.node(), ended: &ended, given_up: &given_up, handed: &handed })
 }
@@ -41,65 +47,76 @@ pub(super) async fn rebind(
     mac: Option<Mac>,
 ) -> Result<Endpoint, ApiError> {
     let mac = mac.filter(|mac| *mac != endpoint.mac);
-    let rebound = RebindEndpoint { mac, ..rebinding(endpoint, engine_id) };
-    match member.propose_by(Command::RebindEndpoint(rebound), Instant::now() + PATIENCE).await {
-        Ok(Outcome::Endpoint(endpoint)) => {
-            // What was noted of it without a majority is overtaken.
-            member.journal.settle(endpoint.id).await?;
-            Ok(endpoint)
+    let end = Instant::now() + PATIENCE;
+    let mut answer = propose(member, endpoint, engine_id, mac, end).await;
+    // It may have been taken into use before without this copy of the state having heard of it.
+    if matches!(&answer, Err(error) if error.reason == Reason::EpochMismatch.as_str()) && member.refresh().await.is_ok()
+    {
+        let newer = member.store().state().endpoints.get(&endpoint.id).cloned();
+        if let Some(newer) = newer.filter(|newer| !newer.is_up()) {
+            answer = propose(member, &newer, engine_id, mac, end).await;
         }
-        Ok(other) => Err(unexpected(&other)),
+    }
+    match answer {
         // Without a majority nobody can say that another MAC is free.
         Err(error) if error.is_unanswered() && mac.is_none() => {
+            member.journal.rebind(endpoint.id, endpoint.epoch, engine_id).await?;
             info!(
                 name = endpoint.name,
                 addresses = ?endpoint.addresses,
                 error = error.message,
                 "a container starts on the address that it had, and the cluster is told later"
             );
-            member.journal.rebind(endpoint.id, engine_id).await?;
             let known = member.view().endpoints.get(&endpoint.id).cloned();
             known.ok_or(error)
         }
-        Err(error) => Err(error),
+        answer => answer,
     }
 }
 
-fn rebinding(endpoint: &Endpoint, engine_id: &str) -> RebindEndpoint {
-    RebindEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch, engine_id: engine_id.to_owned(), mac: None }
+async fn propose(
+    member: &Member,
+    endpoint: &Endpoint,
+    engine_id: &str,
+    mac: Option<Mac>,
+    end: Instant,
+) -> Result<Endpoint, ApiError> {
+    let (engine_id, epoch) = (engine_id.to_owned(), endpoint.epoch);
+    let rebound = RebindEndpoint { endpoint: endpoint.id, epoch, engine_id, mac };
+    match member.propose_by(Command::RebindEndpoint(rebound), end).await? {
+        Outcome::Endpoint(endpoint) => Ok(endpoint),
+        other => Err(unexpected(&other)),
+    }
 }
 
 /// Tells the cluster of what was taken into use again without a majority.
 pub(super) async fn tell(member: &Member) -> Result<(), ApiError> {
-    let rebound = member.journal.rebound();
-    if rebound.is_empty() {
+    if member.journal.rebound().is_empty() {
         return Ok(());
     }
     // The state here may be older than the end of the log.
     member.refresh().await?;
-    for (id, engine_id) in rebound {
+    // What has stopped meanwhile is none of it any more.
+    for (id, engine_id) in member.journal.rebound() {
         let known = member.store().state().endpoints.get(&id).cloned();
-        let Some(endpoint) = known else {
-            error!(endpoint = %id, "the cluster has ended an endpoint whose container runs here: the container has no network");
-            member.journal.settle(id).await?;
-            continue;
+        let told = match &known {
+            Some(endpoint) if has_id(endpoint, &engine_id) => Ok(endpoint.clone()),
+            Some(endpoint) => propose(member, endpoint, &engine_id, None, Instant::now() + WRITE_DEADLINE).await,
+            None => {
+                Err(ApiError::new(Code::NotFound, Reason::EndpointNotFound.as_str(), "the cluster has ended it", ""))
+            }
         };
-        if !has_id(&endpoint, &engine_id) {
-            match member.propose(Command::RebindEndpoint(rebinding(&endpoint, &engine_id))).await {
-                Err(error) if error.is_unanswered() => return Err(error),
-                Err(error) => {
-                    error!(
-                        name = endpoint.name,
-                        error = error.message,
-                        "a container that runs here has no network any more"
-                    );
-                }
-                Ok(_) => {
-                    info!(name = endpoint.name, addresses = ?endpoint.addresses, "told the cluster that a container runs again")
-                }
+        match told {
+            Err(error) if error.is_unanswered() => return Err(error),
+            Err(error) => {
+                let name = known.map(|endpoint| endpoint.name).unwrap_or_default();
+                error!(endpoint = %id, name, error = error.message, "a container that runs here has no network any more: restart it");
+            }
+            Ok(endpoint) => {
+                info!(name = endpoint.name, addresses = ?endpoint.addresses, "told the cluster that a container runs again");
             }
         }
-        member.journal.settle(id).await?;
+        member.journal.settle(id, &engine_id).await?;
     }
     Ok(())
 }

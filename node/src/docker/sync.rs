@@ -24,7 +24,7 @@ use crate::journal::JournalError;
 use crate::kernel;
 use crate::member::Member;
 use crate::plan::desired::Names;
-use crate::plan::engine::{EnginePlan, Seen, Step, Stray, gateway_subnet, gives_up, plan};
+use crate::plan::engine::{EnginePlan, Seen, Step, Stray, gateway_subnet, plan};
 
 /// How often the engine is looked at although nothing has happened.
 const TICK: Duration = Duration::from_secs(30);
@@ -144,9 +144,13 @@ async fn settle(
         let told = rebind::tell(&sync.member).await;
         let planned = current_plan(sync, seen);
         problems = planned.problems.clone();
-        problems.extend(told.err().map(|error| format!("cannot tell the cluster who runs here: {error}")));
         if let Err(error) = end_strays(sync, &planned, strays).await {
             problems.push(format!("cannot end what the engine does not know: {error}"));
+        }
+        // The steps are about containers as the cluster knows them.
+        if let Err(error) = told {
+            problems.push(format!("cannot tell the cluster who runs here: {error}"));
+            break;
         }
         if planned.steps.is_empty() {
             break;
@@ -178,7 +182,7 @@ async fn observe(sync: &Sync, engine: &Engine, before: &Seen) -> Result<Seen, Sy
         let state = sync.member.store().state();
         state.engine_networks.values().filter(|known| known.node == me).map(|known| known.id.clone()).collect()
     };
-    Ok(engine.observe().await?.after(before, known))
+    Ok(engine.observe_after(before).await?.after(before, known))
 }
 
 async fn ensure_bridge(sync: &Sync, engine: &Engine, seen: &Seen) -> Result<(), SyncError> {
@@ -211,7 +215,12 @@ async fn end_strays(sync: &Sync, planned: &EnginePlan, strays: &mut BTreeMap<Str
         }
         info!(?stray, "ending what the engine does not know");
         match *stray {
-            Stray::Endpoint(id, epoch) => attach::end(&sync.member, &[(id, epoch)]).await?,
+            Stray::Endpoint(id, epoch) => {
+                if let Some(engine_id) = sync.member.journal.rebound().get(&id) {
+                    sync.member.journal.settle(id, engine_id).await?;
+                }
+                attach::end(&sync.member, &[(id, epoch)]).await?;
+            }
             Stray::Address(network, address, epoch) => {
                 propose(sync, Command::ReleaseAddress { network, address, epoch }).await?;
             }
@@ -227,8 +236,6 @@ async fn propose(sync: &Sync, command: Command) -> Result<(), ApiError> {
 }
 
 async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncError> {
-    let given_up = gives_up(&sync.member.view(), sync.member.node(), step);
-    sync.member.journal.give_up(&given_up).await?;
     match step {
         Step::Name { network, id, name, labels } => {
             let named = Command::NameNetwork { network: *network, name: name.clone(), labels: labels.clone() };
@@ -268,6 +275,8 @@ async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncEr
         Step::Report(known) => Ok(propose(sync, Command::ReportEngineNetwork(known.clone())).await?),
         Step::Forget { endpoint, epoch, .. } => {
             let (endpoint, epoch) = (*endpoint, *epoch);
+            // From here on somebody else may get its address.
+            sync.member.journal.give_up(endpoint, epoch).await?;
             Ok(propose(sync, Command::RemoveEndpoint { endpoint, epoch }).await?)
         }
         // The cluster has to know first that it is in use.

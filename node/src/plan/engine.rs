@@ -22,10 +22,7 @@ mod waiting;
 mod tests;
 
 pub use leaving::{leaving, left_behind};
-pub use waiting::{Waiting, gives_up};
-
-/// The most stopped containers of one node that keep their endpoints on a network.
-const MAX_KEPT: usize = 64;
+pub use waiting::Waiting;
 
 /// A network of the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -154,7 +151,8 @@ pub enum Step {
         /// Ports that are published for it.
         ports: Vec<String>,
     },
-    /// Ends what is kept for a stopped container: more of them have stopped since than a node may keep addresses for.
+    /// Ends what waits for a container: the container is gone, runs on another endpoint, or more of them have stopped since
+    /// than a node may keep addresses for.
     Forget {
         /// Endpoint.
         endpoint: EndpointId,
@@ -205,7 +203,7 @@ impl fmt::Display for Step {
             Self::Reconnect { name, container, .. } => write!(f, "put container {container} on network {name} again"),
             Self::Report(known) => write!(f, "tell the cluster who is on network {} here", known.network),
             Self::Place { name, .. } => write!(f, "tell the cluster where container {name} is"),
-            Self::Forget { name, .. } => write!(f, "give up the address of container {name}, which is stopped"),
+            Self::Forget { name, .. } => write!(f, "give up what was kept for container {name}"),
         }
     }
 }
@@ -224,7 +222,7 @@ pub fn plan(state: &State, me: NodeId, seen: &Seen) -> EnginePlan {
     }
     view.plan_cut_off(&mut plan);
     plan_endpoints(&mut plan, state, me, seen);
-    state.networks.values().for_each(|network| plan_kept(&mut plan, state, me, network));
+    plan.steps.extend(view.forgotten());
     let held = state.leases.values().filter(|lease| lease.held_for() == Some(me));
     plan.strays.extend(held.map(|lease| Stray::Address(lease.network, lease.address, lease.epoch)));
     plan
@@ -398,38 +396,6 @@ fn attached_as<'a>(state: &'a State, endpoint: &Endpoint, name: &str) -> Option<
     let other = state.endpoint_named(endpoint.network, endpoint.node, name)?;
     let network = state.networks.get(&endpoint.network)?;
     other.engine_id.is_empty().then_some(network.name.as_str())
-}
-
-/// Gives up what is kept for more stopped containers than a node may keep addresses for.
-fn plan_kept(plan: &mut EnginePlan, state: &State, me: NodeId, network: &Network) {
-    let kept = state.endpoints_of_node(me).filter(|endpoint| endpoint.network == network.id && !endpoint.is_up());
-    let mut kept: Vec<&Endpoint> = kept.collect();
-    let limit = most_kept(state, network);
-    if kept.len() <= limit {
-        return;
-    }
-    let since = |endpoint: &&Endpoint| {
-        let lease = endpoint.addresses.first().and_then(|address| state.leases.get(&(network.id, *address)));
-        lease.map_or(0, |lease| lease.since_ms)
-    };
-    kept.sort_by_key(|endpoint| std::cmp::Reverse((since(endpoint), endpoint.id)));
-    plan.steps.extend(kept[limit..].iter().map(|endpoint| Step::Forget {
-        endpoint: endpoint.id,
-        epoch: endpoint.epoch,
-        name: endpoint.name.clone(),
-    }));
-}
-
-/// For how many stopped containers a node keeps addresses of a network: all nodes together keep a quarter of them at most,
-/// and each at least one.
-fn most_kept(state: &State, network: &Network) -> usize {
-    let bits = |subnet: &Subnet| {
-        let range = subnet.ip_range.unwrap_or(subnet.cidr);
-        u32::from(range.max_prefix_len() - range.prefix_len()).min(16)
-    };
-    let addresses = network.subnets.iter().map(bits).min().map_or(0, |bits| 1 << bits);
-    let engines = state.engines_of_network(network.id).count().max(1);
-    (addresses / 4 / engines).clamp(1, MAX_KEPT)
 }
 
 /// The container that most likely starts on a network when no endpoint waits for one and nothing else is known of it: of

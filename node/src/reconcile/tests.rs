@@ -185,8 +185,7 @@ async fn a_vanished_sandbox_is_told_and_its_endpoint_is_not_in_order() {
     let vni = small_state().networks.values().next().unwrap().vni;
     assert_eq!(report.problem_of(EndpointId(11), vni, true).as_deref(), Some("no such file"));
     assert_eq!(report.problem_of(EndpointId(12), vni, true).as_deref(), Some("permission denied"));
-    let vanished: BTreeSet<_> = bench.status().vanished.into_iter().collect();
-    assert_eq!(vanished, BTreeSet::from([EndpointId(11)]));
+    assert_eq!(bench.status().vanished, [(EndpointId(11), sandbox(11).key)].into());
 }
 
 #[tokio::test]

@@ -38,7 +38,14 @@ fn addresses_and_macs_that_the_user_asks_for() -> Result<()> {
         appears(cluster, 1, "asked")?;
         let network = &cluster.cli(1).run("network inspect asked")?["network"];
         ensure!(network["vni"] == 70000 && network["mtu"] == 1300 && network["labels"]["team"] == "a", "{network}");
-        run_on(cluster, 0, "asked", "c1", "--ip 10.9.0.9 --mac-address 02:00:00:00:00:09")?;
+        let more = "--ip 10.9.0.9 --mac-address 02:00:00:00:00:09 --network-alias web --network-alias db";
+        run_on(cluster, 0, "asked", "c1", more)?;
+        wait_for("the aliases to be known", SOON, || {
+            let answer = cluster.cli(1).run("network inspect asked")?;
+            let endpoint = &answer["endpoints"][0]["endpoint"];
+            ensure!(endpoint["name"] == "c1" && endpoint["aliases"] == serde_json::json!(["db", "web"]), "{answer}");
+            Ok(())
+        })?;
         has(cluster, 0, "c1", "eth0", &["10.9.0.9/24", "02:00:00:00:00:09", "mtu 1300"])?;
         run_on(cluster, 1, "asked", "c2", "")?;
         has(cluster, 1, "c2", "eth0", &["10.9.0.64/24", "02:42:0a:09:00:40"])?;

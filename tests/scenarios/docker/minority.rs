@@ -135,6 +135,48 @@ fn containers_start_again_on_a_newer_engine() -> Result<()> {
     containers_start_again(&TWO)
 }
 
+/// The engine does not say which container starts: the one that stopped first is taken for the other one. Both start.
+#[test]
+fn containers_that_are_taken_for_each_other() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        cluster.engine(0).docker(&format!("{CREATE} app"))?;
+        appears(cluster, 1, "app")?;
+        for container in ["c1", "c2"] {
+            run_on(cluster, 1, "app", container, "")?;
+        }
+        placed(cluster, 2)?;
+        let had = [address(cluster, 1, "c1")?, address(cluster, 1, "c2")?];
+        for majority in [true, false] {
+            for container in ["c1", "c2"] {
+                cluster.engine(1).docker(&format!("stop -t 0 {container}"))?;
+            }
+            if !majority {
+                cluster.daemon(0).kill9()?;
+            }
+            for container in ["c1", "c2"] {
+                cluster.engine(1).docker(&format!("start {container}"))?;
+            }
+            let mut have = [address(cluster, 1, "c1")?, address(cluster, 1, "c2")?];
+            have.sort();
+            ensure!(have == had, "they had {had:?} and have {have:?}, majority: {majority}");
+            loses_nothing(cluster, 1, "c1", address(cluster, 1, "c2")?)?;
+            if majority {
+                placed(cluster, 2)?;
+            }
+        }
+        goes_on(cluster, &had)?;
+        placed(cluster, 3)?;
+        let answer = cluster.cli(0).run("network inspect app")?;
+        for container in ["c1", "c2"] {
+            let own = format!("\"{}\"", address(cluster, 1, container)?);
+            let known = answer["endpoints"].as_array().into_iter().flatten();
+            let known = known.filter(|view| view["endpoint"]["name"] == container).map(serde_json::Value::to_string);
+            ensure!(known.clone().count() == 1 && known.into_iter().all(|view| view.contains(&own)), "{answer}");
+        }
+        Ok(())
+    })
+}
+
 /// Without a majority, nobody gets what a container that was removed had: others may have it by now.
 #[test]
 fn what_a_removed_container_had_is_given_up() -> Result<()> {

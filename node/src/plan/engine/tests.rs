@@ -405,7 +405,7 @@ fn endpoints_are_placed_renamed_and_missed() {
         ports: Vec::new(),
     };
     assert_eq!(world.planned(seen.clone(), running.clone()).steps, [place(&made, "c1", &[])]);
-    world.stops(&made);
+    world.ends(&made);
     let placed = world.runs(world.me, &web, "c1");
     assert_eq!(world.planned(seen.clone(), running.clone()), EnginePlan::default());
 
@@ -423,7 +423,7 @@ fn endpoints_are_placed_renamed_and_missed() {
         assert_eq!((plan.steps, plan.strays), (vec![], [Stray::Endpoint(placed.id, placed.epoch)].into()));
     }
     // Those of another node, and those that no engine has made, are not this engine's.
-    world.stops(&placed);
+    world.ends(&placed);
     world.runs(world.other, &web, "c1");
     world.attached(&web, "attached");
     world.reported(world.me, &web, "w", &[]);

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use pontoon_store::model::id::{EndpointId, NetworkId, NodeId};
-use pontoon_store::model::object::{Endpoint, EngineContainer, EngineNetwork, Family};
+use pontoon_store::model::object::{Endpoint, EngineContainer, Family, Network, Subnet};
 use pontoon_store::model::state::State;
 
-use super::Step;
+use super::{SeenAttachment, Step, View};
+
+/// The most stopped containers of one node that keep their endpoints on a network.
+const MAX_KEPT: usize = 64;
 
 /// The endpoints of a node whose containers do not run.
 #[derive(Debug, Clone, Copy)]
@@ -18,8 +21,8 @@ pub struct Waiting<'a> {
     pub me: NodeId,
     /// Endpoints that are known here to have no container that runs, although the cluster may not know it yet.
     pub ended: &'a BTreeSet<EndpointId>,
-    /// Endpoints that this node may have given up: somebody else may have their addresses by now.
-    pub given_up: &'a BTreeSet<EndpointId>,
+    /// Endpoints that this node may have given up, with their epochs: only the cluster can say whether it still has them.
+    pub given_up: &'a BTreeSet<(EndpointId, u64)>,
     /// Addresses that the engine was given a moment ago, for a container that starts.
     pub handed: &'a BTreeSet<(NetworkId, IpAddr)>,
 }
@@ -32,8 +35,7 @@ impl<'a> Waiting<'a> {
 
     fn is_waiting(self, endpoint: &Endpoint) -> bool {
         let stopped = !endpoint.is_up() || self.ended.contains(&endpoint.id);
-        let of_engine = !endpoint.engine_id.is_empty();
-        of_engine && stopped && !self.given_up.contains(&endpoint.id) && self.container_of(endpoint).is_some()
+        stopped && !endpoint.engine_id.is_empty()
     }
 
     fn container_of(self, endpoint: &Endpoint) -> Option<&'a EngineContainer> {
@@ -62,35 +64,65 @@ impl<'a> Waiting<'a> {
         let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
         let half = self.on(network).find(|e| is_handed(e, other) && !is_handed(e, family));
         let free = |e: &&Endpoint| !is_handed(e, family) && !is_handed(e, other);
-        half.or_else(|| self.on(network).filter(guessed).filter(free).max_by_key(|e| (self.stopped_ms(e), e.id)))
-    }
-
-    fn stopped_ms(self, endpoint: &Endpoint) -> u64 {
-        let lease = endpoint.addresses.first().and_then(|a| self.state.leases.get(&(endpoint.network, *a)));
-        // The cluster has not been told yet of the others.
-        if endpoint.is_up() { u64::MAX } else { lease.map_or(0, |lease| lease.since_ms) }
+        let is_ours = |e: &Endpoint| !self.given_up.contains(&(e.id, e.epoch));
+        // The cluster has not been told yet of those that it takes for running.
+        let when = |e: &Endpoint| if e.is_up() { u64::MAX } else { stopped_ms(self.state, e) };
+        let all = || self.on(network).filter(guessed).filter(free);
+        half.or_else(|| all().max_by_key(|e| (is_ours(e), when(e), e.id)))
     }
 }
 
-/// The endpoints of a node that a step gives up, with their epochs: once it is proposed, somebody else may get their
-/// addresses, whether this node hears of it or not.
-pub fn gives_up(state: &State, me: NodeId, step: &Step) -> Vec<(EndpointId, u64)> {
-    let given_up: Vec<&Endpoint> = match step {
-        Step::Report(known) => forgotten(state, me, known).collect(),
-        Step::Forget { endpoint, .. } => state.endpoints.get(endpoint).into_iter().collect(),
-        Step::Place { endpoint, container_id, .. } => {
-            let others = state.endpoints_of_node(me).filter(|e| e.network == endpoint.network && e.id != endpoint.id);
-            others.filter(|other| !other.is_up() && other.container_id == *container_id).collect()
-        }
-        Step::Name { .. } | Step::Create(_) | Step::Remove { .. } | Step::Reconnect { .. } => Vec::new(),
+impl View<'_> {
+    /// Ends what waits for nobody any more.
+    pub(super) fn forgotten(&self) -> Vec<Step> {
+        let networks = self.state.networks.values();
+        networks.flat_map(|network| self.forgotten_on(network)).map(forget).collect()
+    }
+
+    fn forgotten_on(&self, network: &Network) -> Vec<&Endpoint> {
+        let own = || self.state.endpoints_of_node(self.me).filter(|endpoint| endpoint.network == network.id);
+        let mut waiting: Vec<&Endpoint> = own().filter(|endpoint| !endpoint.is_up()).collect();
+        // The one that stopped last first.
+        waiting.sort_by_key(|endpoint| std::cmp::Reverse((stopped_ms(self.state, endpoint), endpoint.id)));
+        let mut served: BTreeSet<&str> = own().filter(|e| e.is_up()).map(|e| e.container_id.as_str()).collect();
+        let (mut kept, most) = (0, most_kept(self.state, network));
+        waiting.retain(|endpoint| {
+            let stays = self.has_on(endpoint, network) && kept < most && served.insert(&endpoint.container_id);
+            kept += usize::from(stays);
+            !stays
+        });
+        waiting
+    }
+
+    /// Whether the engine has an endpoint's container, and on the network: also on one that it has lost, and will have again.
+    fn has_on(&self, endpoint: &Endpoint, network: &Network) -> bool {
+        let here = self.here.get(&network.id).map(|net| net.id.as_str());
+        let is_there = |id: &str| self.seen.networks.iter().any(|net| net.id == id);
+        let mut its = self.seen.containers.iter().filter(|container| container.id == endpoint.container_id);
+        let is_on = |on: &SeenAttachment| {
+            Some(on.network.as_str()) == here || on.name == network.name && !is_there(&on.network)
+        };
+        its.any(|container| container.attachments.iter().any(is_on))
+    }
+}
+
+fn forget(endpoint: &Endpoint) -> Step {
+    Step::Forget { endpoint: endpoint.id, epoch: endpoint.epoch, name: endpoint.name.clone() }
+}
+
+fn stopped_ms(state: &State, endpoint: &Endpoint) -> u64 {
+    let lease = endpoint.addresses.first().and_then(|address| state.leases.get(&(endpoint.network, *address)));
+    lease.map_or(0, |lease| lease.since_ms)
+}
+
+/// For how many stopped containers a node keeps addresses of a network: all nodes together keep a quarter of them at most,
+/// but each at least one.
+fn most_kept(state: &State, network: &Network) -> usize {
+    let bits = |subnet: &Subnet| {
+        let range = subnet.ip_range.unwrap_or(subnet.cidr);
+        u32::from(range.max_prefix_len() - range.prefix_len()).min(16)
     };
-    given_up.into_iter().map(|endpoint| (endpoint.id, endpoint.epoch)).collect()
-}
-
-/// What waits, or could, for containers that a report does not have any more.
-fn forgotten<'a>(state: &'a State, me: NodeId, known: &'a EngineNetwork) -> impl Iterator<Item = &'a Endpoint> {
-    let listed = |e: &Endpoint| known.containers.iter().any(|container| container.id == e.container_id);
-    // One whose container is not known yet waits for none.
-    let has_container = |e: &&Endpoint| e.network == known.network && !e.container_id.is_empty();
-    state.endpoints_of_node(me).filter(has_container).filter(move |endpoint| !listed(endpoint))
+    let addresses = network.subnets.iter().map(bits).min().map_or(0, |bits| 1 << bits);
+    let engines = state.engines_of_network(network.id).count().max(1);
+    (addresses / 4 / engines).clamp(1, MAX_KEPT)
 }

@@ -8,7 +8,7 @@ use super::*;
 #[derive(Default)]
 struct Known {
     ended: BTreeSet<EndpointId>,
-    given_up: BTreeSet<EndpointId>,
+    given_up: BTreeSet<(EndpointId, u64)>,
     handed: BTreeSet<(NetworkId, IpAddr)>,
 }
 
@@ -52,13 +52,11 @@ fn an_endpoint_waits_for_its_container() {
         "the cluster does not know yet that it has stopped"
     );
     known.handed.extend(c[2].addresses.iter().map(|address| (web.id, *address)));
-    known.given_up.insert(c[0].id);
-    assert_eq!(
-        known.likeliest(&world, &web).as_deref(),
-        Some("c2"),
-        "of one container each, and none that is given up"
-    );
-    assert_eq!(with(&known, &c[0].addresses), None);
+    known.given_up.insert((c[0].id, c[0].epoch));
+    assert_eq!(known.likeliest(&world, &web).as_deref(), Some("c2"), "rather one that is not given up");
+    assert_eq!(with(&known, &c[0].addresses), Some(c[0].id), "the cluster says whether it is there");
+    known.given_up.insert((c[1].id, c[1].epoch));
+    assert_eq!(known.likeliest(&world, &web).as_deref(), Some("c1"));
 }
 
 #[test]
@@ -112,39 +110,48 @@ fn a_node_keeps_a_part_of_the_addresses() {
     assert_eq!(planned(&world).steps, [], "a quarter of 16, for two engines");
     world.stops(&c[2]);
     let steps = planned(&world).steps;
-    assert_eq!(steps, [Step::Forget { endpoint: c[1].id, epoch: c[1].epoch, name: "c2".into() }], "it stopped first");
-    let forget = &steps[0];
-    assert_eq!(forget.to_string(), "give up the address of container c2, which is stopped");
-    assert_eq!(gives_up(&world.state, world.me, forget), [(c[1].id, c[1].epoch)]);
+    assert_eq!(steps, [forget(&c[1])], "it stopped first");
+    assert_eq!(steps[0].to_string(), "give up what was kept for container c2");
+}
+
+fn forget(endpoint: &Endpoint) -> Step {
+    Step::Forget { endpoint: endpoint.id, epoch: endpoint.epoch, name: endpoint.name.clone() }
 }
 
 #[test]
-fn what_a_step_gives_up_is_known_before() {
+fn what_waits_for_nobody_is_forgotten() {
     let mut world = World::new();
-    let (web, other) = (world.network("web"), world.network("other"));
-    let c = running(&mut world, &web, &["c1", "c2", "c3"]);
+    let web = world.network("web");
+    let c = running(&mut world, &web, &["c1", "c2"]);
     world.stops(&c[0]);
-    // Its container is about to be known.
+    world.stops(&c[1]);
+    let own = || vec![of_cluster("w", &web)];
+    let on = |name: &str, network: &str| {
+        let mut on = container(name, &[(network, "")]);
+        on.attachments[0].name = "web".to_owned();
+        on
+    };
+    let forgotten = |world: &World, networks, containers| {
+        let steps = world.planned(networks, containers).steps;
+        steps.into_iter().filter(|step| matches!(step, Step::Forget { .. })).collect::<Vec<_>>()
+    };
+    assert_eq!(forgotten(&world, own(), vec![on("c1", "w"), on("c2", "w")]), []);
+    assert_eq!(forgotten(&world, own(), vec![on("c2", "w")]), [forget(&c[0])], "its container was removed");
+    let elsewhere = vec![foreign("x", "other")];
+    let networks = || own().into_iter().chain(elsewhere.clone()).collect();
+    assert_eq!(
+        forgotten(&world, networks(), vec![on("c1", "x"), on("c2", "w")]),
+        [forget(&c[0])],
+        "it is not on it any more"
+    );
+    // The network was removed under them, and comes back.
+    assert_eq!(forgotten(&world, vec![], vec![on("c1", "w"), on("c2", "w")]), []);
+    // Another one has its container, as has one that stopped later.
     let held = world.hold(world.me, web.id, None, "").unwrap();
-    world.endpoint(world.me, web.id, held.address, "new").unwrap();
-    let given_up = |step: &Step| gives_up(&world.state, world.me, step);
-    let report = |network: &Network, names: &[&str]| {
-        let containers = names.iter().map(|name| known_container(name)).collect();
-        Step::Report(EngineNetwork { network: network.id, node: world.me, id: "w".into(), containers })
-    };
-    let id = |n: usize| (c[n].id, c[n].epoch);
-    assert_eq!(given_up(&report(&web, &["c1", "c2", "c3"])), []);
-    // Also of one that runs: it may have stopped by the time the report is applied.
-    assert_eq!(given_up(&report(&web, &["c2"])), [id(0), id(2)]);
-    assert_eq!(given_up(&report(&other, &[])), []);
-    let place = |name: &str| Step::Place {
-        endpoint: Box::new(c[1].clone()),
-        name: name.to_owned(),
-        container_id: format!("{name}-id"),
-        aliases: Vec::new(),
-        ports: Vec::new(),
-    };
-    assert_eq!(given_up(&place("c1")), [id(0)], "it is handed over, or ended");
-    assert_eq!(given_up(&place("c3")), []);
-    assert_eq!(given_up(&Step::Create(web.clone())), []);
+    let made = world.endpoint(world.me, web.id, held.address, "again").unwrap();
+    let there = || vec![container("c1", &[("w", "again")]), on("c2", "w")];
+    assert_eq!(forgotten(&world, own(), there()), [], "the cluster does not know yet whose it is");
+    world.places(&made, "c1", "c1-id");
+    let nobodys = world.state.endpoints[&c[0].id].clone();
+    assert_eq!(forgotten(&world, own(), there()), [forget(&nobodys)]);
 }

@@ -41,6 +41,10 @@ impl Sim {
         let known: BTreeMap<&str, &Endpoint> =
             state.endpoints_of_node(me).filter(|e| e.is_up()).map(|e| (e.engine_id.as_str(), e)).collect();
         assert!(running.keys().eq(known.keys()), "{running:?} and {known:?}");
+        for endpoint in state.endpoints_of_node(me).filter(|endpoint| !endpoint.is_up()) {
+            let its = self.containers.iter().find(|container| container.id == endpoint.container_id);
+            assert!(its.is_some_and(|its| !its.runs), "{endpoint:?} waits for {its:?}");
+        }
         for (endpoint, (container, place)) in known.values().zip(running.values()) {
             assert_eq!((&endpoint.name, &endpoint.container_id), (&container.name, &container.id));
             assert_eq!((&endpoint.aliases, endpoint.state), (&place.aliases, EndpointState::Active));
