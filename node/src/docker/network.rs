@@ -8,7 +8,7 @@ use pontoon_store::model::id::{Mac, NetworkId, Vni};
 use pontoon_store::model::object::{Endpoint, EngineNetwork, Network, Sandbox};
 use pontoon_store::model::rejection::Reason;
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 use tracing::{info, warn};
 
@@ -23,7 +23,7 @@ use crate::daemon::Daemon;
 use crate::member::Member;
 
 /// How long it takes to tell the cluster that a container was removed, at most.
-const TIDYING: Duration = Duration::from_secs(2);
+const TIDYING: Duration = Duration::from_millis(500);
 /// Holds the user's `-o` options.
 const GENERIC: &str = "com.docker.network.generic";
 /// The user's `--internal`.
@@ -159,19 +159,15 @@ pub(super) async fn delete_network(daemon: &Daemon, request: wire::NetworkRef) -
 /// Removes a network from the cluster. That this engine's last containers on it were removed a moment ago, the loop may
 /// still be about to tell.
 async fn remove_network(member: &Member, network: NetworkId) -> Result<(), ApiError> {
-    let end = Instant::now() + TIDYING;
-    let mut applied = member.store().applied();
-    loop {
-        applied.borrow_and_update();
-        match member.propose(Command::RemoveNetwork { network }).await {
-            Err(error) if error.reason == Reason::NetworkInUse.as_str() => {
-                let changed = timeout_at(end, applied.changed());
-                if !is_left_over(member, network) || !matches!(changed.await, Ok(Ok(()))) {
-                    return Err(error);
-                }
-            }
-            removed => return removed.map(drop),
+    let remove = async || member.propose(Command::RemoveNetwork { network }).await.map(drop);
+    match remove().await {
+        Err(error) if error.reason == Reason::NetworkInUse.as_str() => {
+            let mut applied = member.store().applied();
+            let unused = applied.wait_for(|_| is_unused(member, network));
+            let is_unused = is_left_over(member, network) && matches!(timeout(TIDYING, unused).await, Ok(Ok(_)));
+            if is_unused { remove().await } else { Err(error) }
         }
+        result => result,
     }
 }
 
@@ -181,6 +177,12 @@ fn is_left_over(member: &Member, network: NetworkId) -> bool {
     let is_own = |endpoint: &Endpoint| endpoint.node == me && !endpoint.is_up();
     state.endpoints_of_network(network).all(is_own)
         && state.engines_of_network(network).all(|known| known.node == me || known.containers.is_empty())
+}
+
+fn is_unused(member: &Member, network: NetworkId) -> bool {
+    let state = member.store().state();
+    state.endpoints_of_network(network).next().is_none()
+        && state.engines_of_network(network).all(|known| known.containers.is_empty())
 }
 
 /// Makes an endpoint on the addresses that the engine was given for it.

@@ -136,6 +136,27 @@ fn one_that_is_removed_under_containers_that_do_not_run_has_them_again() -> Resu
     })
 }
 
+/// What the loop tells of containers comes a moment after what the engine asks for networks.
+#[test]
+fn one_whose_last_container_has_just_gone_is_removed() -> Result<()> {
+    on_engines(&[EngineKind::Debian, EngineKind::Suite("trixie")], |cluster| {
+        for host in [0, 1, 0, 1] {
+            let engine = cluster.engine(host);
+            engine.docker(&format!("{CREATE} app"))?;
+            appears(cluster, 1 - host, "app")?;
+            run_on(cluster, host, "app", "c1", "")?;
+            run_on(cluster, host, "app", "c2", "")?;
+            engine.docker("stop -t 0 c2")?;
+            engine.docker("rm -f c1 c2")?;
+            engine.docker("network rm app")?;
+            let networks = &cluster.cli(host).run("network ls")?["networks"];
+            ensure!(networks.as_array().is_none_or(Vec::is_empty), "{networks}");
+            disappears(cluster, 1 - host, "app")?;
+        }
+        Ok(())
+    })
+}
+
 /// It was on a network that nobody else was on: only its owner knows whether it may be on this one.
 #[test]
 fn a_container_of_a_network_that_was_an_engines_own_is_told() -> Result<()> {
