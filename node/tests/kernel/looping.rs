@@ -154,7 +154,7 @@ fn a_change_of_the_state_is_carried_out_and_a_request_is_answered() {
     // A sandbox that vanishes is told, with the endpoint.
     *daemon.source.state.lock().unwrap() = pair.cluster.state.clone();
     drop(sandbox);
-    daemon.wait("the vanished endpoint", |s| s.vanished == [EndpointId(31)]);
+    daemon.wait("the vanished endpoint", |s| s.vanished.keys().eq(&[EndpointId(31)]));
     drop(daemon);
     let (_, lost) = traffic.end();
     assert_eq!(lost, 0);
