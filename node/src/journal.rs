@@ -84,7 +84,7 @@ enum Line {
 /// What the lines come to.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Content {
-    /// In the order in which they were given up.
+    /// In the order in which they were given up, with the epochs up to which that holds.
     given_up: VecDeque<(EndpointId, u64)>,
     /// The engine's ids of endpoints.
     rebound: BTreeMap<EndpointId, String>,
@@ -230,7 +230,10 @@ impl Journal {
         let decide = move |content: &Content| match content.rebound.get(&endpoint) {
             Some(known) if *known == engine_id => Ok(Vec::new()),
             Some(_) => Err(JournalError::InUse { endpoint }),
-            None if content.given_up.contains(&(endpoint, epoch)) => Err(JournalError::GivenUp { endpoint }),
+            // A state that is older than what was given up has an older epoch.
+            None if content.given_up.iter().any(|(id, given)| *id == endpoint && *given >= epoch) => {
+                Err(JournalError::GivenUp { endpoint })
+            }
             None => Ok(vec![Line::Rebound { endpoint: endpoint.0, engine_id }]),
         };
         self.append(decide).await
@@ -250,7 +253,7 @@ impl Journal {
         self.append(decide).await
     }
 
-    /// Endpoints, with their epochs, that somebody else may have by now.
+    /// Endpoints, with the epochs up to which somebody else may have them by now.
     pub fn given_up(&self) -> BTreeSet<(EndpointId, u64)> {
         self.content().given_up.iter().copied().collect()
     }
@@ -385,6 +388,8 @@ mod tests {
         journal.give_up(EndpointId(7), 1).await.unwrap();
         let error = journal.rebind(EndpointId(7), 1, "abc").await.unwrap_err().to_string();
         assert!(error.contains("endpoint 7 may be ended"), "{error}");
+        // As a state knows it that is older than its end.
+        assert!(matches!(journal.rebind(EndpointId(7), 0, "abc").await, Err(JournalError::GivenUp { .. })));
         // The cluster has let this node have it since.
         journal.rebind(EndpointId(7), 2, "abc").await.unwrap();
         let error = journal.rebind(EndpointId(7), 2, "def").await.unwrap_err().to_string();

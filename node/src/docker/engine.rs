@@ -16,6 +16,7 @@ use pontoon_store::model::id::NetworkId;
 use pontoon_store::model::object::{Endpoint, LeaseState, Network};
 use pontoon_store::model::state::State;
 use thiserror::Error;
+use tracing::warn;
 
 use super::{CLUSTER_OPTION, DRIVER, NETWORK_OPTION};
 use crate::plan::desired::host_of;
@@ -88,7 +89,7 @@ impl Engine {
                     continue;
                 }
                 if asked.is_none() {
-                    asked = Some(self.aliases(&container.id).await?);
+                    asked = Some(self.aliases(&container.id).await);
                 }
                 on.aliases = asked.as_ref().and_then(|aliases| aliases.get(&on.name)).cloned().unwrap_or_default();
             }
@@ -97,14 +98,19 @@ impl Engine {
     }
 
     /// A container's other names, by the names of its networks; none if it is gone.
-    async fn aliases(&self, container: &str) -> Result<HashMap<String, Vec<String>>, EngineError> {
+    async fn aliases(&self, container: &str) -> HashMap<String, Vec<String>> {
         let found = match self.0.inspect_container(container, None).await {
-            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(HashMap::new()),
-            found => found.map_err(failed(format!("inspect {container}")))?,
+            Ok(found) => found,
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return HashMap::new(),
+            Err(error) => {
+                // Its network is more than its other names.
+                warn!(container, %error, "the other names of a container stay unknown");
+                return HashMap::new();
+            }
         };
         let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
         let of = |(name, settings): (String, EndpointSettings)| (name, aliases_of(container, settings.aliases));
-        Ok(networks.into_iter().map(of).collect())
+        networks.into_iter().map(of).collect()
     }
 
     /// Networks and containers.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use pontoon_store::model::command::{ClaimSubnet, Command, HoldAddress, Outcome};
 use pontoon_store::model::id::NetworkId;
-use pontoon_store::model::object::{Family, LeaseState, Network};
+use pontoon_store::model::object::{Endpoint, Family, LeaseState, Network};
 use pontoon_store::model::rejection::Reason;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
@@ -211,14 +211,11 @@ async fn hold(
 /// Whether an address is one that an engine asks for again after a restart: of an endpoint of this node, or kept for a
 /// name. That is known here also without a majority. Whether it can be an endpoint's is said when that is made.
 fn is_own(member: &Member, network: NetworkId, address: IpAddr, name: &str) -> bool {
-    let state = member.store().state();
-    let lease = state.leases.get(&(network, address));
-    lease.is_some_and(|lease| match lease.state {
-        LeaseState::Reserved => lease.reserved_for.as_deref() != Some(name),
-        LeaseState::Pending | LeaseState::Active => lease.node == Some(member.node()) && lease.endpoint.is_some(),
-        // Of a container that may be given up: the cluster says.
-        LeaseState::Kept | LeaseState::Cooling { .. } => false,
-    })
+    let view = member.view();
+    let kept = view.leases.get(&(network, address)).filter(|lease| lease.state == LeaseState::Reserved);
+    let is_up = |e: &Endpoint| e.network == network && e.is_up() && e.addresses.contains(&address);
+    kept.is_some_and(|lease| lease.reserved_for.as_deref() != Some(name))
+        || view.endpoints_of_node(member.node()).any(is_up)
 }
 
 /// Waits until a network has its name. No endpoint gets an address before: another network may have got the name first.

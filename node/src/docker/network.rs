@@ -199,10 +199,17 @@ pub(super) async fn create_endpoint(daemon: &Daemon, request: wire::CreateEndpoi
     let known = known.filter(|known| known.is_up() && has_asked(known));
     // A container of this node had these addresses and starts again, with the same MAC.
     let had = waiting(&member, &daemon.containers, |waiting| waiting.with_addresses(network, &asked).cloned());
-    let endpoint = match (known, had) {
-        (Some(known), _) => known,
-        (None, Some(had)) => rebind(&member, &had, &endpoint_id, mac).await?,
-        (None, None) => {
+    let had = match had.filter(|_| known.is_none()) {
+        Some(had) => match rebind(&member, &had, &endpoint_id, mac).await {
+            // It has been ended, and its addresses cool for this node.
+            Err(error) if error.reason == Reason::EndpointNotFound.as_str() => None,
+            rebound => Some(rebound?),
+        },
+        None => None,
+    };
+    let endpoint = match known.or(had) {
+        Some(known) => known,
+        None => {
             let wanted = CreateEndpoint {
                 network,
                 node: member.node(),

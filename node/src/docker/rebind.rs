@@ -16,6 +16,7 @@ use tracing::{error, info};
 use super::Containers;
 use crate::api::error::ApiError;
 use crate::api::unexpected;
+use crate::attach;
 use crate::journal::has_id;
 use crate::member::{Member, WRITE_DEADLINE, is_in_use};
 use crate::plan::engine::Waiting;
@@ -48,13 +49,15 @@ pub(super) async fn rebind(
 ) -> Result<Endpoint, ApiError> {
     let mac = mac.filter(|mac| *mac != endpoint.mac);
     let end = Instant::now() + PATIENCE;
-    let mut answer = propose(member, endpoint, engine_id, mac, end).await;
+    let mut endpoint = endpoint.clone();
+    let mut answer = propose(member, &endpoint, engine_id, mac, end).await;
     // It may have been taken into use before without this copy of the state having heard of it.
     if matches!(&answer, Err(error) if error.reason == Reason::EpochMismatch.as_str()) && member.refresh().await.is_ok()
     {
         let newer = member.store().state().endpoints.get(&endpoint.id).cloned();
         if let Some(newer) = newer.filter(|newer| !newer.is_up()) {
-            answer = propose(member, &newer, engine_id, mac, end).await;
+            endpoint = newer;
+            answer = propose(member, &endpoint, engine_id, mac, end).await;
         }
     }
     match answer {
@@ -102,21 +105,41 @@ pub(super) async fn tell(member: &Member) -> Result<(), ApiError> {
         let told = match &known {
             Some(endpoint) if has_id(endpoint, &engine_id) => Ok(endpoint.clone()),
             Some(endpoint) => propose(member, endpoint, &engine_id, None, Instant::now() + WRITE_DEADLINE).await,
-            None => {
-                Err(ApiError::new(Code::NotFound, Reason::EndpointNotFound.as_str(), "the cluster has ended it", ""))
-            }
+            None => Err(ended()),
         };
         match told {
-            Err(error) if error.is_unanswered() => return Err(error),
-            Err(error) => {
+            // This copy of the state may not have it yet: then the next round settles it.
+            Ok(endpoint) => settle_told(member, &endpoint, &engine_id).await?,
+            Err(error) if is_lost(&error) => {
                 let name = known.map(|endpoint| endpoint.name).unwrap_or_default();
                 error!(endpoint = %id, name, error = error.message, "a container that runs here has no network any more: restart it");
+                member.journal.settle(id, &engine_id).await?;
             }
-            Ok(endpoint) => {
-                info!(name = endpoint.name, addresses = ?endpoint.addresses, "told the cluster that a container runs again");
-            }
+            Err(error) => return Err(error),
         }
-        member.journal.settle(id, &engine_id).await?;
     }
     Ok(())
+}
+
+/// The cluster knows that an endpoint is this one of the engine.
+async fn settle_told(member: &Member, endpoint: &Endpoint, engine_id: &str) -> Result<(), ApiError> {
+    if !member.journal.rebound().contains_key(&endpoint.id) {
+        // Its container has stopped meanwhile, which the cluster was told of as it was before.
+        return attach::end(member, &[(endpoint.id, endpoint.epoch)]).await;
+    }
+    let is_known = member.store().state().endpoints.get(&endpoint.id).is_some_and(|known| has_id(known, engine_id));
+    if is_known {
+        info!(name = endpoint.name, addresses = ?endpoint.addresses, "the cluster knows that a container runs again");
+        member.journal.settle(endpoint.id, engine_id).await?;
+    }
+    Ok(())
+}
+
+fn ended() -> ApiError {
+    ApiError::new(Code::NotFound, Reason::EndpointNotFound.as_str(), "the cluster has ended it", "")
+}
+
+/// Whether the cluster will never take an endpoint for this one of the engine.
+fn is_lost(error: &ApiError) -> bool {
+    [Reason::EndpointNotFound, Reason::AlreadyAttached].iter().any(|reason| reason.as_str() == error.reason)
 }

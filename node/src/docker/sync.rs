@@ -105,7 +105,7 @@ async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
         let failed = !problems.is_empty();
         sync.task.end(if failed { Err(SyncError::Problems(problems.join("; "))) } else { Ok(()) });
         let due = strays.values().map(|since| *since + GRACE).min().unwrap_or_else(|| Instant::now() + TICK);
-        let due = due.min(Instant::now() + if failed { AGAIN } else { TICK });
+        let due = if failed { Instant::now() + AGAIN } else { due.min(Instant::now() + TICK) };
         tokio::select! {
             _ = &mut events => return Err(SyncError::Ended),
             () = happened.notified() => {
@@ -144,9 +144,7 @@ async fn settle(
         let told = rebind::tell(&sync.member).await;
         let planned = current_plan(sync, seen);
         problems = planned.problems.clone();
-        if let Err(error) = end_strays(sync, &planned, strays).await {
-            problems.push(format!("cannot end what the engine does not know: {error}"));
-        }
+        problems.extend(end_strays(sync, &planned, strays).await);
         // The steps are about containers as the cluster knows them.
         if let Err(error) = told {
             problems.push(format!("cannot tell the cluster who runs here: {error}"));
@@ -205,30 +203,41 @@ fn note(containers: &Containers, event: &EventMessage) {
     }
 }
 
-/// Ends what the engine has not known for a while.
-async fn end_strays(sync: &Sync, planned: &EnginePlan, strays: &mut BTreeMap<Stray, Instant>) -> Result<(), SyncError> {
+/// Ends what the engine has not known for a while; tells what cannot be ended.
+async fn end_strays(sync: &Sync, planned: &EnginePlan, strays: &mut BTreeMap<Stray, Instant>) -> Vec<String> {
+    let mut problems = Vec::new();
     strays.retain(|stray, _| planned.strays.contains(stray));
     for stray in &planned.strays {
-        let since = *strays.entry(*stray).or_insert_with(Instant::now);
+        let since = *strays.entry(stray.clone()).or_insert_with(Instant::now);
         if since.elapsed() < GRACE {
             continue;
         }
         info!(?stray, "ending what the engine does not know");
-        match *stray {
-            Stray::Endpoint(id, epoch) => {
-                if let Some(engine_id) = sync.member.journal.rebound().get(&id) {
-                    sync.member.journal.settle(id, engine_id).await?;
-                }
-                attach::end(&sync.member, &[(id, epoch)]).await?;
-            }
-            Stray::Address(network, address, epoch) => {
-                propose(sync, Command::ReleaseAddress { network, address, epoch }).await?;
-            }
-            Stray::Network(network) => propose(sync, Command::RemoveNetwork { network }).await?,
+        match end_stray(sync, stray).await {
+            Ok(()) => sync.member.count_reclaimed(1),
+            Err(error) => problems.push(format!("cannot end what the engine does not know: {error}")),
         }
-        sync.member.count_reclaimed(1);
     }
-    Ok(())
+    problems
+}
+
+async fn end_stray(sync: &Sync, stray: &Stray) -> Result<(), SyncError> {
+    match stray {
+        Stray::Endpoint(id, epoch, engine_id) => {
+            match sync.member.journal.rebound().get(id) {
+                Some(known) if known == engine_id => sync.member.journal.settle(*id, engine_id).await?,
+                // A container has started on it since it was looked at.
+                Some(_) => return Ok(()),
+                None => {}
+            }
+            Ok(attach::end(&sync.member, &[(*id, *epoch)]).await?)
+        }
+        Stray::Address(network, address, epoch) => {
+            let (network, address, epoch) = (*network, *address, *epoch);
+            Ok(propose(sync, Command::ReleaseAddress { network, address, epoch }).await?)
+        }
+        Stray::Network(network) => Ok(propose(sync, Command::RemoveNetwork { network: *network }).await?),
+    }
 }
 
 async fn propose(sync: &Sync, command: Command) -> Result<(), ApiError> {
@@ -277,7 +286,11 @@ async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncEr
             let (endpoint, epoch) = (*endpoint, *epoch);
             // From here on somebody else may get its address.
             sync.member.journal.give_up(endpoint, epoch).await?;
-            Ok(propose(sync, Command::RemoveEndpoint { endpoint, epoch }).await?)
+            let gone = [Reason::EndpointNotFound.as_str(), Reason::EpochMismatch.as_str()];
+            match propose(sync, Command::RemoveEndpoint { endpoint, epoch }).await {
+                Err(error) if !gone.contains(&error.reason) => Err(error.into()),
+                _ => Ok(()),
+            }
         }
         // The cluster has to know first that it is in use.
         Step::Place { endpoint, .. } if sync.member.view().is_rebound(endpoint.id) => Ok(()),

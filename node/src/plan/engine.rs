@@ -164,12 +164,13 @@ pub enum Step {
 }
 
 /// Something of the cluster that the engine does not know. It may be about to: only what stays unknown is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stray {
     /// A network that the engine made and has not finished.
     Network(NetworkId),
-    /// An endpoint, with its epoch.
-    Endpoint(EndpointId, u64),
+    /// An endpoint, with its epoch and the engine's id of it: without a majority it can be taken into use again as another
+    /// one of the engine, and has its epoch still.
+    Endpoint(EndpointId, u64, String),
     /// An address that is held, with the epoch of its lease.
     Address(NetworkId, IpAddr, u64),
 }
@@ -359,7 +360,7 @@ fn plan_endpoints(plan: &mut EnginePlan, state: &State, me: NodeId, seen: &Seen)
     let up = |endpoint: &&Endpoint| endpoint.is_up() && !endpoint.engine_id.is_empty();
     for endpoint in state.endpoints_of_node(me).filter(up) {
         let Some((container, attachment)) = attachments.get(endpoint.engine_id.as_str()) else {
-            plan.strays.insert(Stray::Endpoint(endpoint.id, endpoint.epoch));
+            plan.strays.insert(Stray::Endpoint(endpoint.id, endpoint.epoch, endpoint.engine_id.clone()));
             continue;
         };
         let name = match attached_as(state, endpoint, &container.name) {

@@ -177,6 +177,29 @@ fn containers_that_are_taken_for_each_other() -> Result<()> {
     })
 }
 
+/// A container stops while nobody can be told, and starts again long afterwards: what was to be ended is in use by then.
+#[test]
+fn a_container_that_was_to_be_ended_long_ago_starts_again() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        let [first, second] = two_containers(cluster, "")?;
+        cluster.daemon(0).kill9()?;
+        cluster.engine(1).docker("stop -t 0 c2")?;
+        wait_for("its end to be overdue", SOON * 4, || {
+            let tasks = cluster.status(1)?["tasks"].to_string();
+            ensure!(tasks.contains("cannot end what the engine does not know"), "{tasks}");
+            Ok(())
+        })?;
+        cluster.engine(1).docker("start c2")?;
+        ensure!(address(cluster, 1, "c2")? == second);
+        // Through a few passes of the loop that ends things.
+        let counted = cluster.engine(1).exec("c2", &format!("ping -c 100 -i 0.1 -W 1 {first}"))?;
+        ensure!(counted.contains("100 packets received"), "{counted}");
+        goes_on(cluster, &[first, second])?;
+        loses_nothing(cluster, 0, "c1", second)?;
+        placed(cluster, 3)
+    })
+}
+
 /// Without a majority, nobody gets what a container that was removed had: others may have it by now.
 #[test]
 fn what_a_removed_container_had_is_given_up() -> Result<()> {

@@ -209,6 +209,10 @@ fn endpoint(outcome: Outcome) -> Endpoint {
     }
 }
 
+fn stray(endpoint: &Endpoint) -> Stray {
+    Stray::Endpoint(endpoint.id, endpoint.epoch, endpoint.engine_id.clone())
+}
+
 fn known_container(name: &str) -> EngineContainer {
     EngineContainer { id: format!("{name}-id"), name: name.to_owned(), fixed: false }
 }
@@ -420,7 +424,7 @@ fn endpoints_are_placed_renamed_and_missed() {
     let another = vec![container("c1", &[("w", "other-ep")])];
     for containers in [stopped, another] {
         let plan = world.planned(seen.clone(), containers);
-        assert_eq!((plan.steps, plan.strays), (vec![], [Stray::Endpoint(placed.id, placed.epoch)].into()));
+        assert_eq!((plan.steps, plan.strays), (vec![], [stray(&placed)].into()));
     }
     // Those of another node, and those that no engine has made, are not this engine's.
     world.ends(&placed);
@@ -459,7 +463,7 @@ fn an_address_that_nobody_has_taken_is_stray() {
     let plan = world.planned(seen.clone(), vec![]);
     assert_eq!(plan.strays, [Stray::Address(web.id, held.address, held.epoch)].into());
     let made = world.endpoint(world.me, web.id, held.address, "c1-ep").unwrap();
-    assert_eq!(world.planned(seen, vec![]).strays, [Stray::Endpoint(made.id, made.epoch)].into());
+    assert_eq!(world.planned(seen, vec![]).strays, [stray(&made)].into());
 }
 
 #[test]

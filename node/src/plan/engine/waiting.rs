@@ -21,7 +21,8 @@ pub struct Waiting<'a> {
     pub me: NodeId,
     /// Endpoints that are known here to have no container that runs, although the cluster may not know it yet.
     pub ended: &'a BTreeSet<EndpointId>,
-    /// Endpoints that this node may have given up, with their epochs: only the cluster can say whether it still has them.
+    /// Endpoints that this node may have given up, with the epochs up to which it has: only the cluster can say whether it
+    /// still has them.
     pub given_up: &'a BTreeSet<(EndpointId, u64)>,
     /// Addresses that the engine was given a moment ago, for a container that starts.
     pub handed: &'a BTreeSet<(NetworkId, IpAddr)>,
@@ -64,7 +65,7 @@ impl<'a> Waiting<'a> {
         let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
         let half = self.on(network).find(|e| is_handed(e, other) && !is_handed(e, family));
         let free = |e: &&Endpoint| !is_handed(e, family) && !is_handed(e, other);
-        let is_ours = |e: &Endpoint| !self.given_up.contains(&(e.id, e.epoch));
+        let is_ours = |e: &Endpoint| self.given_up.range((e.id, e.epoch)..=(e.id, u64::MAX)).next().is_none();
         // The cluster has not been told yet of those that it takes for running.
         let when = |e: &Endpoint| if e.is_up() { u64::MAX } else { stopped_ms(self.state, e) };
         let all = || self.on(network).filter(guessed).filter(free);

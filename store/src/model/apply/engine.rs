@@ -184,6 +184,15 @@ impl Changing<'_> {
         if let Some(handed) = handed.as_ref().filter(|handed| handed.name != endpoint.name) {
             self.check_name_free(network, node, &handed.name, Some(handed.id))?;
         }
+        let is_placed = |other: &Endpoint| other.name == placed.name;
+        let is_same = matches!((&former, &handed), (Some(former), Some(handed)) if former.name == handed.name);
+        if is_same || former.as_ref().is_some_and(is_placed) || handed.as_ref().is_some_and(is_placed) {
+            let message = format!(
+                "the name {} of container {} is the engine's id of an endpoint",
+                placed.name, placed.container_id
+            );
+            return Err(Rejection::new(Reason::EndpointNameTaken, message, "rename the container"));
+        }
         self.check_not_on(network, node.id, &placed.sandbox, Some(endpoint.id))?;
         self.check_ifname_free(&endpoint, placed)?;
         // Each name is one endpoint's at a time.

@@ -160,7 +160,8 @@ impl Changing<'_> {
             return Err(Rejection::new(
                 Reason::NetworkInUse,
                 format!("network {} cannot be removed: {count} on it: {}", network.name, list(users.into_iter())),
-                "detach them, or remove the containers, first",
+                "detach them, or remove the containers, first; what a host without its engine still has goes with the host \
+                 (pontoon leave --force)",
             ));
         }
         let addresses: Vec<IpAddr> = self.state.leases_of_network(id).map(|lease| lease.address).collect();

@@ -439,7 +439,7 @@ impl Sim {
     fn end(&mut self, stray: Stray) {
         match stray {
             Stray::Network(network) => drop(self.world.ok(Command::RemoveNetwork { network })),
-            Stray::Endpoint(endpoint, epoch) => {
+            Stray::Endpoint(endpoint, epoch, _) => {
                 let ended = &self.world.state.endpoints[&endpoint];
                 let runs = self.running().contains_key(ended.engine_id.as_str());
                 assert!(!runs, "the endpoint of a running container is ended: {ended:?}");

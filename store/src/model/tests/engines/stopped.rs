@@ -1,6 +1,6 @@
 //! Containers that are stopped keep their addresses, for their node alone.
 
-use crate::model::command::{Command, CreateEndpoint, RebindEndpoint};
+use crate::model::command::{Command, CreateEndpoint, PlaceEndpoint, RebindEndpoint};
 use crate::model::id::EndpointId;
 use crate::model::object::{Endpoint, EndpointState, EngineContainer, EngineNetwork, LeaseState, Network};
 use crate::model::rejection::Reason;
@@ -217,6 +217,19 @@ fn a_mac_that_was_given_by_number_tells_which_container_starts() {
     let new = world.endpoint(CreateEndpoint { mac: Some(mac), ..wanted });
     let left = world.now(&started).unwrap().mac.to_string();
     assert_eq!((new.mac, left.as_str()), (mac, "02:42:0a:00:00:04"), "what the new one would have had");
+}
+
+#[test]
+fn a_container_that_is_called_like_an_endpoint_is_refused_its_name() {
+    let (mut world, network) = World::with_network();
+    world.reports(1, &network, &["c1"]);
+    let c1 = world.runs(&network, "c1");
+    world.stop(&c1);
+    let lease = world.held(1, &network, None, "");
+    let new = world.endpoint(world.engine_endpoint(1, &network, &lease.address.to_string(), "e2"));
+    // What waits for c1 would be called by its engine's id from now on.
+    let placing = PlaceEndpoint { container_id: "c1-id".to_owned(), ..world.placing(&new, &c1.engine_id) };
+    world.refused(Command::PlaceEndpoint(placing), Reason::EndpointNameTaken, &["c1-endpoint", "rename"]);
 }
 
 #[test]
