@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pontoon_tests::lab::{Cluster, DaemonOptions, Options, run_with};
+use pontoon_tests::lab::{Cluster, DaemonOptions, EngineKind, Options, run_with};
 use pontoon_tests::wait_for;
 
 use super::drift::{REPAIR, vxlan};
@@ -196,6 +196,18 @@ fn watchers_are_counted() -> Result<()> {
         let told = scrape(cluster, 0)?;
         told.is("pontoon_watch_compacted_total", 1.0)?;
         told.is("pontoon_watchers", 0.0)
+    })
+}
+
+#[test]
+fn they_tell_whether_dockers_engine_answers() -> Result<()> {
+    let options = Options { engines: vec![EngineKind::Suite("trixie")], ..serving(1, ASKED_FOR) };
+    run_with(options, |cluster| {
+        cluster.form()?;
+        let connected = |cluster: &Cluster, value| scrape(cluster, 0)?.is("pontoon_engine_connected", value);
+        wait_for("the engine to be met", TOLD, || connected(cluster, 1.0))?;
+        cluster.engine_mut(0).stop()?;
+        wait_for("the engine to be missed", TOLD, || connected(cluster, 0.0))
     })
 }
 
