@@ -150,7 +150,7 @@ impl Board {
             };
             status.members.iter().map(sample).collect::<Vec<_>>()
         };
-        let help = "Last entry that a node has, as the leader knows; 0: it has not heard of any";
+        let help = "Last entry that a node has, as the leader knows; 0: it has heard of none since it leads";
         self.gauges("pontoon_raft_matched_index", help, of_each(&|matched| matched));
         let help = "Entries of the leader's log that a node does not have yet, as the leader knows";
         self.gauges("pontoon_raft_lag_entries", help, of_each(&|matched| status.last_index.saturating_sub(matched)));
