@@ -77,6 +77,10 @@ pub struct Options {
     #[arg(long, env = "PONTOON_PAGE", value_name = "ADDR:PORT|off")]
     pub page: Option<String>,
 
+    /// Address and port that Prometheus reads metrics at; "off": there are none [default: off]
+    #[arg(long, env = "PONTOON_METRICS", value_name = "ADDR:PORT|off")]
+    pub metrics: Option<String>,
+
     /// How log lines look [default: text]
     #[arg(long, env = "PONTOON_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -118,6 +122,8 @@ pub struct Config {
     pub docker: Option<DockerConfig>,
     /// The page; none: it is not served.
     pub page: Option<PageConfig>,
+    /// Where the metrics are served; port 0 lets the kernel choose. None: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged.
@@ -206,6 +212,7 @@ fn resolve(given: Options, file: Options) -> Result<Config, ConfigError> {
         egress_subnet: given.egress_subnet.or(file.egress_subnet),
         docker: docker(given.docker.or(file.docker), given.docker_plugin.or(file.docker_plugin)),
         page: page(given.page.or(file.page))?,
+        metrics: metrics(given.metrics.or(file.metrics))?,
         log_format: given.log_format.or(file.log_format).unwrap_or_default(),
         log_level: given.log_level.or(file.log_level).unwrap_or_else(|| "info,openraft=error".into()),
     };
@@ -223,12 +230,21 @@ fn page(given: Option<String>) -> Result<Option<PageConfig>, ConfigError> {
     let Some(value) = given else {
         return Ok(Some(PageConfig { address: (Ipv4Addr::LOCALHOST, DEFAULT_PAGE_PORT).into(), given: false }));
     };
+    let why = "it must be an address and a port, such as 127.0.0.1:7301, or off";
+    Ok(address("page", value, why)?.map(|address| PageConfig { address, given: true }))
+}
+
+fn metrics(given: Option<String>) -> Result<Option<SocketAddr>, ConfigError> {
+    let why = "it must be an address and a port, such as 127.0.0.1:7302, or off";
+    given.map_or(Ok(None), |value| address("metrics", value, why))
+}
+
+/// An address and a port; none when it is off.
+fn address(option: &'static str, value: String, why: &'static str) -> Result<Option<SocketAddr>, ConfigError> {
     if value == "off" {
         return Ok(None);
     }
-    let why = "it must be an address and a port, such as 127.0.0.1:7301, or off";
-    let address = value.parse().map_err(|_| ConfigError::Value { option: "page", value, why })?;
-    Ok(Some(PageConfig { address, given: true }))
+    value.parse().map(Some).map_err(|_| ConfigError::Value { option, value, why })
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {
@@ -303,6 +319,18 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_nowhere_unless_asked_for() {
+        let metrics = |given: Option<&str>, file: &str| {
+            let given = Options { metrics: given.map(str::to_owned), ..Options::default() };
+            resolve(given, parse(file).unwrap()).unwrap().metrics.map(|address| address.to_string())
+        };
+        assert_eq!(metrics(None, ""), None);
+        assert_eq!(metrics(None, "metrics = '[::]:7302'").as_deref(), Some("[::]:7302"));
+        assert_eq!(metrics(Some("127.0.0.1:0"), "metrics = 'off'").as_deref(), Some("127.0.0.1:0"));
+        assert_eq!(metrics(Some("off"), "metrics = '[::]:7302'"), None);
+    }
+
+    #[test]
     fn unknown_keys_are_refused_by_name() {
         let error = parse("netns = 'a'\nnetnz = 'b'").unwrap_err().to_string();
         assert!(error.contains("netnz") && error.contains("netns"), "{error}");
@@ -321,6 +349,8 @@ mod tests {
             ("page = 'localhost:7301'", "page"),
             ("page = '7301'", "page"),
             ("page = ''", "page"),
+            ("metrics = '7302'", "metrics"),
+            ("metrics = 'localhost:7302'", "metrics"),
         ];
         for (text, option) in wrong {
             let error = resolve(Options::default(), parse(text).unwrap()).unwrap_err().to_string();

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::api::error::ApiError;
+use crate::api::watch::Watching;
 use crate::config::Config;
 use crate::docker::Containers;
 use crate::host;
@@ -28,6 +29,8 @@ pub struct Daemon {
     pub stop: CancellationToken,
     /// What is known of Docker's containers.
     pub(crate) containers: Arc<Containers>,
+    /// What watchers do.
+    pub(crate) watching: Watching,
     /// Data folder. Whoever has it may enter or leave a cluster: one at a time.
     pub(crate) data: Mutex<DataDir>,
     member: RwLock<Option<Arc<Member>>>,
@@ -43,6 +46,7 @@ impl Daemon {
             slot,
             stop,
             containers: Arc::default(),
+            watching: Watching::default(),
             data: Mutex::new(data),
             member: RwLock::new(None),
             settled: SetOnce::new(),
@@ -64,6 +68,15 @@ impl Daemon {
     /// This daemon as a member, if it is one.
     pub fn try_member(&self) -> Option<Arc<Member>> {
         self.member.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This node's name in its cluster, or what it would be.
+    pub(crate) fn name(&self) -> String {
+        let named = |member: &Member| {
+            let state = member.store().state();
+            state.nodes.get(&member.node()).map(|node| node.name.clone())
+        };
+        self.try_member().and_then(|member| named(&member)).or_else(|| host::name().ok()).unwrap_or_default()
     }
 
     /// Waits until the daemon has found out whether it is a member: for a moment after its start, it may be one and not

@@ -11,6 +11,8 @@
 //! - `doctor`: looks at all of it for `pontoon doctor`
 //! - `docker`: Docker's driver, and the cluster's networks in its engine
 //! - `page`: what a browser shows of all that
+//! - `metrics`: what Prometheus reads of it
+//! - `visits`: how connections for the two are taken
 
 pub mod api;
 pub mod attach;
@@ -25,12 +27,14 @@ pub mod journal;
 pub mod kernel;
 pub mod lifecycle;
 pub mod member;
+mod metrics;
 mod page;
 pub mod plan;
 pub mod reconcile;
 mod report;
 pub mod serve;
 pub mod status;
+mod visits;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -70,7 +74,7 @@ pub enum RunError {
     /// The data folder.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The peer port, a socket or the page.
+    /// The peer port, a socket, the page or the metrics.
     #[error(transparent)]
     Serve(#[from] ServeError),
     /// Signals cannot be waited for.
@@ -98,6 +102,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let admin = serve::bind_admin(&config.socket)?;
     let plugin = config.docker.as_ref().map(|docker| serve::bind_plugin(&docker.plugin)).transpose()?;
     let page = page::open(config.page).await?;
+    let metrics = metrics::open(config.metrics).await?;
     let config = Config { listen: address, ..config };
     info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(),
         socket = %config.socket.display(), peer = %address, "pontoond starts");
@@ -115,6 +120,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let serving = serve::serve_admin(daemon.clone(), admin, stop.clone());
     let mut admins = tokio::spawn(shown(daemon.tasks.task("admin"), serving));
     tokio::spawn(page::run(daemon.clone(), page));
+    tokio::spawn(metrics::run(daemon.clone(), metrics));
     notify(sd_notify::NotifyState::Ready);
 
     let ended = tokio::select! {

@@ -67,6 +67,16 @@ pub enum ServeError {
         /// Why.
         why: io::Error,
     },
+    /// The metrics.
+    #[error(
+        "cannot serve the metrics at {address}: {why}; stop what uses it, or give another with --metrics (off: none)"
+    )]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        why: io::Error,
+    },
     /// A unix socket.
     #[error("cannot make the {} socket {path}: {source}; give another with {}", .door.name, .door.option)]
     Unix {
@@ -119,6 +129,11 @@ pub async fn bind_peer(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// Opens the port of the page.
 pub async fn bind_page(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|why| ServeError::Page { address, why })
+}
+
+/// Opens the port of the metrics.
+pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|why| ServeError::Metrics { address, why })
 }
 
 /// Opens the admin socket, for root and its group.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::environment::{Environment, Field};
 
 /// What is promised is a second after the kernel's event, or 30 s for what the kernel does not tell.
-const REPAIR: Duration = Duration::from_secs(32);
+pub(super) const REPAIR: Duration = Duration::from_secs(32);
 
 /// Breaks something on the first host, and waits until everything works again and the repair was counted.
 fn drift(environment: Environment, what: &str, break_it: impl FnOnce(&Cluster, &Field) -> Result<()>) -> Result<()> {
@@ -45,7 +45,7 @@ fn links(netns: &Netns, kind: &str) -> Result<Vec<String>> {
 }
 
 /// The only VXLAN device of the first host.
-fn vxlan(cluster: &Cluster) -> Result<String> {
+pub(super) fn vxlan(cluster: &Cluster) -> Result<String> {
     links(cluster.overlay(0), "vxlan")?.pop().context("there is no VXLAN device")
 }
 

@@ -18,6 +18,7 @@ mod lab;
 mod lagging;
 mod leader_kill;
 mod members;
+mod metrics;
 mod page;
 mod plugin;
 mod quorum;

@@ -33,7 +33,7 @@ fn inside<T: Send>(netns: &Netns, work: impl FnOnce() -> Result<T> + Send) -> Re
 }
 
 /// What a browser in a namespace gets for the beginning of a request.
-fn ask(netns: &Netns, address: &str, request: &str) -> Result<String> {
+pub(super) fn ask(netns: &Netns, address: &str, request: &str) -> Result<String> {
     let address: SocketAddr = address.parse()?;
     inside(netns, || {
         let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;

@@ -15,13 +15,13 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(10);
 
 /// A running `pontoon watch`.
-struct Watcher {
+pub(super) struct Watcher {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Watcher {
-    fn start(cluster: &Cluster, host: usize, more: &str) -> Result<Self> {
+    pub(super) fn start(cluster: &Cluster, host: usize, more: &str) -> Result<Self> {
         let mut command = cluster.cli(host).command(&format!("watch {more}"))?;
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let output = BufReader::new(child.stdout.take().context("no output")?);
@@ -36,7 +36,7 @@ impl Watcher {
     }
 
     /// Reads on until an event has these words; gives what was read.
-    fn until(&self, words: &str) -> Result<Vec<Value>> {
+    pub(super) fn until(&self, words: &str) -> Result<Vec<Value>> {
         let mut read = Vec::new();
         loop {
             read.push(self.next().with_context(|| format!("waiting for {words:?} after {read:#?}"))?);

@@ -16,6 +16,8 @@ use pontoon_store::model::apply::Change;
 use pontoon_store::model::id::NetworkId;
 use pontoon_store::model::state::State;
 use pontoon_store::{Changes, Compacted};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +35,17 @@ const AT_ONCE: usize = 64;
 /// How often a watcher is told that nothing has changed.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// What watchers do, for the metrics. Clones count the same.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Watching {
+    /// Watchers at this moment.
+    pub(crate) now: Gauge,
+    /// What they were sent.
+    pub(crate) sent: Counter,
+    /// How often one was told to begin anew.
+    pub(crate) compacted: Counter,
+}
+
 /// The service, answered by this daemon.
 #[derive(Debug)]
 pub struct Watch(pub Arc<Daemon>);
@@ -42,7 +55,7 @@ impl WatchService for Watch {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let watcher = Watcher::begin(self.0.member()?, self.0.stop.clone(), request.into_inner()).await?;
+        let watcher = Watcher::begin(&self.0, request.into_inner()).await?;
         Ok(Response::new(Box::pin(unfold(Some(watcher), step))))
     }
 }
@@ -51,7 +64,10 @@ impl WatchService for Watch {
 async fn step(watcher: Option<Watcher>) -> Option<(Result<v1::WatchResponse, Status>, Option<Watcher>)> {
     let mut watcher = watcher?;
     match watcher.next().await {
-        Ok(event) => Some((Ok(v1::WatchResponse { event: Some(event) }), Some(watcher))),
+        Ok(event) => {
+            watcher.watching.sent.inc();
+            Some((Ok(v1::WatchResponse { event: Some(event) }), Some(watcher)))
+        }
         Err(error) => Some((Err(error.into()), None)),
     }
 }
@@ -98,10 +114,18 @@ struct Watcher {
     index: u64,
     ready: VecDeque<Event>,
     applied: watch::Receiver<u64>,
+    watching: Watching,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.watching.now.dec();
+    }
 }
 
 impl Watcher {
-    async fn begin(member: Arc<Member>, stop: CancellationToken, request: v1::WatchRequest) -> Result<Self, ApiError> {
+    async fn begin(daemon: &Daemon, request: v1::WatchRequest) -> Result<Self, ApiError> {
+        let (member, stop, watching) = (daemon.member()?, daemon.stop.clone(), daemon.watching.clone());
         check_cluster(&member, &request.cluster_id)?;
         let applied = member.store().applied();
         if request.from_index > *applied.borrow() {
@@ -119,9 +143,10 @@ impl Watcher {
             (interest, snapshot)
         };
         let (index, ready) = snapshot.unwrap_or((request.from_index, VecDeque::new()));
-        let watcher = Self { member, stop, interest, index, ready, applied };
+        watching.now.inc();
+        let watcher = Self { member, stop, interest, index, ready, applied, watching };
         // Said at once, and not in the stream.
-        watcher.member.store().changes_after(watcher.index, 0).map_err(|error| compacted(&error))?;
+        watcher.member.store().changes_after(watcher.index, 0).map_err(|error| watcher.compacted(&error))?;
         Ok(watcher)
     }
 
@@ -133,7 +158,7 @@ impl Watcher {
             }
             self.applied.borrow_and_update();
             let (changes, reached) =
-                member.store().changes_after(self.index, AT_ONCE).map_err(|error| compacted(&error))?;
+                member.store().changes_after(self.index, AT_ONCE).map_err(|error| self.compacted(&error))?;
             self.index = reached;
             self.ready.extend(changes.iter().filter_map(|changes| wanted(changes, &self.interest)));
             if !self.ready.is_empty() || changes.len() == AT_ONCE {
@@ -146,6 +171,12 @@ impl Watcher {
                 Some(Ok(Err(_))) | None => return Err(ended()),
             }
         }
+    }
+
+    fn compacted(&self, error: &Compacted) -> ApiError {
+        self.watching.compacted.inc();
+        let hint = "begin anew, with index 0";
+        ApiError::new(Code::OutOfRange, "INDEX_COMPACTED", error.to_string(), hint)
     }
 }
 
@@ -197,11 +228,6 @@ fn check_cluster(member: &Member, wanted: &str) -> Result<(), ApiError> {
 fn of_the_future(wanted: u64, known: u64) -> ApiError {
     let message = format!("index {wanted} is not written yet: the log ends at {known}");
     ApiError::new(Code::OutOfRange, "INDEX_OF_FUTURE", message, "begin with 0, or with an index that you were sent")
-}
-
-fn compacted(error: &Compacted) -> ApiError {
-    let hint = "begin anew, with index 0";
-    ApiError::new(Code::OutOfRange, "INDEX_COMPACTED", error.to_string(), hint)
 }
 
 fn ended() -> ApiError {

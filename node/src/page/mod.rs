@@ -1,24 +1,21 @@
 //! The page: what a browser shows of this node and its cluster. It can only be read, and asks nobody who they are, so it
 //! is for this host alone unless somebody decides otherwise.
 //!
-//! - `visits`: how connections are taken
-//! - `view`: from what is known to HTML
+//! `view` makes HTML of what is known.
 
 mod view;
-mod visits;
 
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::uri::Authority;
+use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use pontoon_proto::v1;
@@ -30,10 +27,10 @@ use crate::api;
 use crate::config::PageConfig;
 use crate::daemon::Daemon;
 use crate::serve::{self, ServeError};
+use crate::visits::{Visits, only_for_this_host};
 use crate::{host, status};
 
 use view::View;
-use visits::Visits;
 
 /// How long after it could not be served it is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -116,7 +113,7 @@ async fn show(State(daemon): State<Arc<Daemon>>) -> Response {
 
 /// What the page shows. Without quorum it is the local copy, and says so.
 async fn collect(daemon: &Daemon) -> View {
-    let mut view = View { node: own_name(daemon), now_ms: host::now_ms(), ..View::default() };
+    let mut view = View { node: daemon.name(), now_ms: host::now_ms(), ..View::default() };
     let Some(member) = daemon.try_member() else {
         view.status = status::status(daemon);
         return view;
@@ -130,35 +127,4 @@ async fn collect(daemon: &Daemon) -> View {
     view.leases = api::select_leases(&state, &v1::ListLeasesRequest::default()).unwrap_or_default();
     view.freshness = Some(basis.of(&state));
     view
-}
-
-/// This node's name in its cluster, or what it would be.
-fn own_name(daemon: &Daemon) -> String {
-    let named = |member: &crate::member::Member| {
-        let state = member.store().state();
-        state.nodes.get(&member.node()).map(|node| node.name.clone())
-    };
-    daemon.try_member().and_then(|member| named(&member)).or_else(|| host::name().ok()).unwrap_or_default()
-}
-
-/// Refuses requests for another name than this host's. A page from elsewhere can make its own name lead here
-/// (DNS rebinding); the browser then takes the answer for a part of that page, and gives it away.
-async fn only_for_this_host(State(daemon): State<Arc<Daemon>>, request: Request, next: Next) -> Response {
-    let asked = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = own_name(&daemon);
-    if is_ours(asked, &name) {
-        return next.run(request).await;
-    }
-    let text = format!(
-        "Pontoon's page is not shown as {asked:?}: open it by an IP address, as localhost or by the name of its node, {name}\n"
-    );
-    (StatusCode::FORBIDDEN, text).into_response()
-}
-
-/// Whether a Host header, with or without a port, is an address, localhost or the name of this node.
-fn is_ours(asked: &str, name: &str) -> bool {
-    let Ok(authority) = asked.parse::<Authority>() else { return false };
-    let host = authority.host();
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    bare.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost") || host.eq_ignore_ascii_case(name)
 }

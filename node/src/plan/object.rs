@@ -303,6 +303,18 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Namespace,
+        Self::Link,
+        Self::Address,
+        Self::Route,
+        Self::Neighbour,
+        Self::Fdb,
+        Self::Rule,
+        Self::Forwarding,
+    ];
+
     /// Its name in `status`.
     pub fn as_str(self) -> &'static str {
         match self {

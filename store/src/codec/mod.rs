@@ -16,5 +16,5 @@ mod tests;
 
 pub use command::{decode_entry, encode_entry, response, result};
 pub use error::CodecError;
-pub use object::lease_view;
+pub use object::{lease_state, lease_view};
 pub use stored::{SNAPSHOT_FORMAT, decode_snapshot, encode_snapshot, object_hash};

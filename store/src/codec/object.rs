@@ -383,31 +383,41 @@ impl From<v1::EgressInterface> for EgressInterface {
     }
 }
 
-/// A lease as the API shows it: one that has cooled down by `clock_ms`, the state's clock, is free.
+/// A lease as the API shows it.
 pub fn lease_view(lease: &Lease, clock_ms: u64) -> v1::Lease {
     let mut view = v1::Lease::from(lease);
-    if let LeaseState::Cooling { until_ms } = lease.state
-        && until_ms <= clock_ms
-    {
-        view.set_state(v1::LeaseState::Free);
-    }
+    view.set_state(lease_state(lease, clock_ms));
     view
+}
+
+/// A lease's state as the API shows it: one that has cooled down by `clock_ms`, the state's clock, is free.
+pub fn lease_state(lease: &Lease, clock_ms: u64) -> v1::LeaseState {
+    match lease.state {
+        LeaseState::Cooling { until_ms } if until_ms <= clock_ms => v1::LeaseState::Free,
+        state => state.into(),
+    }
+}
+
+impl From<LeaseState> for v1::LeaseState {
+    fn from(state: LeaseState) -> Self {
+        match state {
+            LeaseState::Reserved => Self::Reserved,
+            LeaseState::Pending => Self::Pending,
+            LeaseState::Active => Self::Active,
+            LeaseState::Kept => Self::Kept,
+            LeaseState::Cooling { .. } => Self::Cooling,
+        }
+    }
 }
 
 impl From<&Lease> for v1::Lease {
     fn from(lease: &Lease) -> Self {
-        let (state, until_ms) = match lease.state {
-            LeaseState::Reserved => (v1::LeaseState::Reserved, 0),
-            LeaseState::Pending => (v1::LeaseState::Pending, 0),
-            LeaseState::Active => (v1::LeaseState::Active, 0),
-            LeaseState::Kept => (v1::LeaseState::Kept, 0),
-            LeaseState::Cooling { until_ms } => (v1::LeaseState::Cooling, until_ms),
-        };
+        let until_ms = if let LeaseState::Cooling { until_ms } = lease.state { until_ms } else { 0 };
         Self {
             network: lease.network.0,
             address: lease.address.to_string(),
             epoch: lease.epoch,
-            state: state.into(),
+            state: v1::LeaseState::from(lease.state).into(),
             endpoint: lease.endpoint.map_or(0, |id| id.0),
             node: lease.node.map_or(0, |id| id.0),
             name: lease.name.clone(),

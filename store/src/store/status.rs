@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::{Instant, RaftMetrics};
+use prometheus_client::metrics::histogram::Histogram;
 
 use super::Store;
 use crate::model::id::RaftId;
@@ -43,6 +44,8 @@ pub struct StoreStatus {
     pub log_groups: u64,
     /// How often its log called `fdatasync`.
     pub log_syncs: u64,
+    /// Entries that were written to its log since it was opened.
+    pub log_entries: u64,
 }
 
 /// A member.
@@ -59,6 +62,11 @@ pub struct MemberStatus {
 }
 
 impl Store {
+    /// How long its log's calls of `fdatasync` take, in seconds; it goes on counting.
+    pub fn log_sync_seconds(&self) -> Histogram {
+        self.0.wal.sync_seconds()
+    }
+
     /// What this member knows of itself and of the others.
     pub fn status(&self) -> StoreStatus {
         let metrics = self.metrics();
@@ -94,6 +102,7 @@ impl Store {
             stopped: self.stopped(),
             log_groups: counts.groups,
             log_syncs: counts.syncs,
+            log_entries: counts.entries,
         }
     }
 }

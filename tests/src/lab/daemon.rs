@@ -139,7 +139,7 @@ impl Daemon {
         // Each of these programs becomes the next, so the process id that we have is the daemon's.
         let mut command = self.room.map_or_else(|| self.host.command("env"), |room| room.command("env"));
         let set = ["CONFIG", "DATA_DIR", "SOCKET", "LISTEN", "NETNS", "GATEWAY_BRIDGE", "VXLAN_PORT"];
-        for name in set.into_iter().chain(["DOCKER", "DOCKER_PLUGIN", "PAGE"]) {
+        for name in set.into_iter().chain(["DOCKER", "DOCKER_PLUGIN", "PAGE", "METRICS"]) {
             command.env_remove(format!("PONTOON_{name}"));
         }
         command.args(self.options.env.iter().map(|(name, value)| format!("{name}={value}")));

@@ -5,6 +5,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -69,6 +71,16 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// How many syncs a log has timed.
+fn timed(wal: &Wal) -> u64 {
+    let mut registry = Registry::default();
+    registry.register("sync", "Syncs", wal.sync_seconds());
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    let count = text.lines().find_map(|line| line.strip_prefix("sync_count "));
+    count.unwrap().parse().unwrap()
+}
+
 /// Where the last record of a segment ends.
 fn end_of(path: &Path) -> usize {
     let data = fs::read(path).unwrap();
@@ -117,6 +129,7 @@ fn one_sync_for_each_group() {
     assert!(order.is_sorted(), "acknowledged in order");
     let counts = wal.counts();
     assert_eq!(counts.syncs, counts.groups);
+    assert_eq!((counts.entries, timed(&wal)), (1000, counts.syncs), "every sync is timed");
     assert!(counts.groups < 1000, "1000 writes in {} groups", counts.groups);
     // What nobody waits for is not synced by itself.
     wal.submit(vec![Write::Committed(Bytes::from_static(b"hint"))], None);

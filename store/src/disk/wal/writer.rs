@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
 use super::format::{self, Checkpoint, Place};
 use super::segment::{self, Segment};
@@ -117,7 +118,9 @@ impl Writer {
     }
 
     fn sync(&mut self) -> Result<(), WalError> {
+        let begun = Instant::now();
         self.segment.sync()?;
+        self.counters.sync_seconds.observe(begun.elapsed().as_secs_f64());
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         self.batch += 1;
         self.batch_start = self.end;
@@ -149,6 +152,7 @@ impl Writer {
             Write::Purge(index, bytes) => self.checkpoint.purged = Some((*index, bytes.clone())),
             Write::Truncate(_) => {}
             Write::Entry(index, _) => {
+                self.counters.entries.fetch_add(1, Ordering::Relaxed);
                 if let Some(kept) = self.kept.back_mut() {
                     kept.last_index = kept.last_index.max(Some(*index));
                 }

@@ -1,18 +1,25 @@
-//! Taking connections for the page from whoever comes: few at once, and each for a short time, so that they leave the
-//! daemon its file descriptors.
+//! Taking connections for the page and the metrics from whoever comes: few at once, and each for a short time, so that
+//! they leave the daemon its file descriptors; and not for web pages from elsewhere.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
+
+use crate::daemon::Daemon;
 
 /// Connections at once. Who comes then waits.
 const PLACES: usize = 64;
@@ -21,7 +28,7 @@ const STAY: Duration = Duration::from_secs(10);
 
 /// A port that takes connections as said above.
 #[derive(Debug)]
-pub(super) struct Visits {
+pub(crate) struct Visits {
     listener: TcpListener,
     places: Arc<Semaphore>,
     stay: Duration,
@@ -29,7 +36,7 @@ pub(super) struct Visits {
 
 impl Visits {
     /// Takes the connections of this port.
-    pub(super) fn of(listener: TcpListener) -> Self {
+    pub(crate) fn of(listener: TcpListener) -> Self {
         Self { listener, places: Arc::new(Semaphore::new(PLACES)), stay: STAY }
     }
 }
@@ -51,7 +58,7 @@ impl Listener for Visits {
 
 /// A connection that has a place, and breaks when its time is over.
 #[derive(Debug)]
-pub(super) struct Visit {
+pub(crate) struct Visit {
     stream: TcpStream,
     end: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
@@ -88,6 +95,28 @@ impl AsyncWrite for Visit {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
+}
+
+/// Refuses requests for another name than this host's. A page from elsewhere can make its own name lead here
+/// (DNS rebinding); the browser then takes the answer for a part of that page, and gives it away.
+pub(crate) async fn only_for_this_host(State(daemon): State<Arc<Daemon>>, request: Request, next: Next) -> Response {
+    let asked = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = daemon.name();
+    if is_ours(asked, &name) {
+        return next.run(request).await;
+    }
+    let text = format!(
+        "nothing is shown as {asked:?}: ask by an IP address, as localhost or by the name of this node, {name}\n"
+    );
+    (StatusCode::FORBIDDEN, text).into_response()
+}
+
+/// Whether a Host header, with or without a port, is an address, localhost or the name of this node.
+fn is_ours(asked: &str, name: &str) -> bool {
+    let Ok(authority) = asked.parse::<Authority>() else { return false };
+    let host = authority.host();
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost") || host.eq_ignore_ascii_case(name)
 }
 
 #[cfg(test)]
@@ -140,5 +169,20 @@ mod tests {
         let written = timeout(DEADLINE, visit.write_all(&much)).await.expect("its time is over");
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
         other.read_exact(&mut [0]).await.unwrap();
+    }
+
+    #[test]
+    fn it_is_shown_under_names_of_this_host_only() {
+        let ours = ["127.0.0.1", "127.0.0.1:7301", "192.168.140.200:80", "[::1]:7301", "[fd00::1]", "localhost:7301"];
+        for host in ours.into_iter().chain(["LocalHost", "host1", "Host1:7301"]) {
+            assert!(is_ours(host, "host1"), "{host}");
+        }
+        let foreign = ["", "evil.example", "evil.example:7301", "localhost.evil.example", "127.0.0.1.evil.example"];
+        for host in
+            foreign.into_iter().chain(["host1.evil.example", "host2", ":7301", "::1", "[localhost]", "a b", "@"])
+        {
+            assert!(!is_ours(host, "host1"), "{host}");
+        }
+        assert!(!is_ours("", ""));
     }
 }
