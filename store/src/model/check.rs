@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::id::NodeId;
 use super::index::Index;
-use super::object::{Endpoint, EndpointState, Lease, LeaseState, Network};
+use super::object::{Endpoint, Lease, LeaseState, Network};
 use super::state::{Session, State};
 use super::subnet::{is_host, overlap};
 
@@ -98,11 +98,7 @@ impl State {
         let one_each = endpoint.addresses.len() == network.subnets.len()
             && network.subnets.iter().zip(&endpoint.addresses).all(|(subnet, a)| is_host(subnet.cidr, *a));
         found.unless(one_each, || format!("endpoint {id} has not one address of each subnet"));
-        let state = match endpoint.state {
-            EndpointState::Pending => LeaseState::Pending,
-            EndpointState::Active => LeaseState::Active,
-            EndpointState::Stopped => LeaseState::Kept,
-        };
+        let state = endpoint.state.of_leases();
         for address in &endpoint.addresses {
             let lease = self.leases.get(&(network.id, *address));
             let holds = |l: &Lease| l.endpoint == Some(id) && l.state == state && l.epoch == endpoint.epoch;

@@ -129,7 +129,7 @@ pub enum Command {
     },
     /// An engine has placed an endpoint's interface.
     PlaceEndpoint(PlaceEndpoint),
-    /// An endpoint's container has stopped: the endpoint stays as long as its node's engine has the container.
+    /// An endpoint's container has stopped: the endpoint and its leases stay until its node ends them.
     StopEndpoint {
         /// Endpoint.
         endpoint: EndpointId,

@@ -53,11 +53,12 @@ impl Index {
 
     pub(super) fn remove_endpoint(&mut self, endpoint: &Endpoint) {
         let Endpoint { id, network, node, .. } = *endpoint;
-        self.names.remove(&(network, node, endpoint.name.clone()));
+        // What changes places with another endpoint may be the other one's by now.
+        remove_own(&mut self.names, &(network, node, endpoint.name.clone()), id);
         self.networks.remove(&(network, id));
         self.nodes.remove(&(node, id));
         self.sandboxes.remove(&(node, endpoint.sandbox.key.clone(), id));
-        self.macs.remove(&(network, endpoint.mac));
+        remove_own(&mut self.macs, &(network, endpoint.mac), id);
         if let Some(egress) = &endpoint.egress {
             self.egress_hosts.remove(node, egress.host.into());
         }
@@ -152,6 +153,12 @@ impl Index {
     pub(super) fn free_address(&self, network: NetworkId, family: Family, first: u128, last: u128) -> Option<IpAddr> {
         let free = self.busy.free((network, family), first)?;
         (free <= last).then(|| address(family, free))
+    }
+}
+
+fn remove_own<K: Ord>(owners: &mut BTreeMap<K, EndpointId>, key: &K, owner: EndpointId) {
+    if owners.get(key) == Some(&owner) {
+        owners.remove(key);
     }
 }
 

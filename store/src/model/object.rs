@@ -214,6 +214,17 @@ pub enum EndpointState {
     Stopped,
 }
 
+impl EndpointState {
+    /// The state that the leases of an endpoint in this state have.
+    pub fn of_leases(self) -> LeaseState {
+        match self {
+            Self::Pending => LeaseState::Pending,
+            Self::Active => LeaseState::Active,
+            Self::Stopped => LeaseState::Kept,
+        }
+    }
+}
+
 /// A container's place in a network. It owns its leases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -267,6 +278,11 @@ impl Endpoint {
     /// Whether its container runs, or is about to.
     pub fn is_up(&self) -> bool {
         self.state != EndpointState::Stopped
+    }
+
+    /// The same without a place: no namespace, interface or ports.
+    pub fn unplaced(self) -> Self {
+        Self { sandbox: Sandbox::default(), ifname: String::new(), ports: Vec::new(), ..self }
     }
 
     /// Whether its interface is in its namespace, as far as the cluster knows.

@@ -26,10 +26,8 @@ impl Changing<'_> {
         for &address in &endpoint.addresses {
             self.take_lease(&endpoint, address);
         }
-        match former {
-            Some(former) => self.exchange_macs(endpoint.clone(), former),
-            None => self.put_endpoint(endpoint.clone()),
-        }
+        self.put_endpoint(endpoint.clone());
+        former.into_iter().for_each(|former| self.put_endpoint(former));
         Ok(Outcome::Endpoint(endpoint))
     }
 
@@ -157,7 +155,7 @@ impl Changing<'_> {
     /// Puts an endpoint that is in use, and its leases.
     pub(super) fn activate(&mut self, endpoint: Endpoint) -> Outcome {
         let endpoint = Endpoint { state: EndpointState::Active, ..endpoint };
-        self.put_with_leases(endpoint.clone(), LeaseState::Active);
+        self.put_with_leases(endpoint.clone());
         Outcome::Endpoint(endpoint)
     }
 

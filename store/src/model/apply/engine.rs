@@ -195,18 +195,10 @@ impl Changing<'_> {
         }
         self.check_not_on(network, node.id, &placed.sandbox, Some(endpoint.id))?;
         self.check_ifname_free(&endpoint, placed)?;
-        // Each name is one endpoint's at a time.
-        if let Some(handed) = handed_id.and_then(|id| self.state.endpoints.get(&id)).cloned() {
-            self.drop_endpoint(&handed);
-        }
-        if let Some(former) = former {
-            self.rename(former);
-        }
+        former.into_iter().for_each(|former| self.put_with_leases(former));
         let PlaceEndpoint { name, container_id, aliases, sandbox, ifname, ports, .. } = placed.clone();
         let outcome = self.activate(Endpoint { name, container_id, aliases, sandbox, ifname, ports, ..endpoint });
-        if let Some(handed) = handed {
-            self.put_with_leases(handed, LeaseState::Kept);
-        }
+        handed.into_iter().for_each(|handed| self.put_with_leases(handed));
         Ok(outcome)
     }
 
@@ -226,20 +218,9 @@ impl Changing<'_> {
             let container = known.containers.iter().find(|container| container.id == endpoint.container_id);
             let Some(EngineContainer { name, .. }) = container else { continue };
             if self.state.endpoint_named(known.network, known.node, name).is_none() {
-                self.rename(Endpoint { name: name.clone(), ..endpoint });
+                self.put_with_leases(Endpoint { name: name.clone(), ..endpoint });
             }
         }
-    }
-
-    /// Puts an endpoint that has another name, and its leases.
-    fn rename(&mut self, endpoint: Endpoint) {
-        for &address in &endpoint.addresses {
-            if let Some(mut lease) = self.state.leases.get(&(endpoint.network, address)).cloned() {
-                lease.name.clone_from(&endpoint.name);
-                self.put_lease(lease);
-            }
-        }
-        self.put_endpoint(endpoint);
     }
 
     fn check_ifname_free(&self, endpoint: &Endpoint, placed: &PlaceEndpoint) -> Result<(), Rejection> {

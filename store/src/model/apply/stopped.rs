@@ -2,7 +2,7 @@
 
 use crate::model::command::{Outcome, PlaceEndpoint, RebindEndpoint};
 use crate::model::id::EndpointId;
-use crate::model::object::{Endpoint, EndpointState, LeaseState, Sandbox};
+use crate::model::object::{Endpoint, EndpointState};
 use crate::model::rejection::{Reason, Rejection};
 
 use super::Changing;
@@ -16,14 +16,8 @@ impl Changing<'_> {
         if endpoint.engine_id.is_empty() {
             return Err(not_of_an_engine(&endpoint));
         }
-        let stopped = Endpoint {
-            state: EndpointState::Stopped,
-            sandbox: Sandbox::default(),
-            ifname: String::new(),
-            ports: Vec::new(),
-            ..endpoint
-        };
-        self.put_with_leases(stopped.clone(), LeaseState::Kept);
+        let stopped = Endpoint { state: EndpointState::Stopped, ..endpoint.unplaced() };
+        self.put_with_leases(stopped.clone());
         Ok(Outcome::Endpoint(stopped))
     }
 
@@ -51,26 +45,23 @@ impl Changing<'_> {
         }
         let former = self.state.kept_with_mac(endpoint.network, endpoint.node, mac);
         let former = former.filter(|former| former.id != endpoint.id).cloned();
-        let left = endpoint.mac;
+        // They change places.
+        let former = former.map(|former| Endpoint { mac: endpoint.mac, ..former });
         let rebound = Endpoint {
             mac,
             engine_id: wanted.engine_id.clone(),
             epoch: self.entry_index,
             state: EndpointState::Pending,
-            sandbox: Sandbox::default(),
-            ifname: String::new(),
-            ports: Vec::new(),
-            ..endpoint
+            ..endpoint.unplaced()
         };
-        match former {
-            Some(former) => self.exchange_macs(rebound.clone(), Endpoint { mac: left, ..former }),
-            None => self.put_with_leases(rebound.clone(), LeaseState::Pending),
-        }
+        self.put_with_leases(rebound.clone());
+        former.into_iter().for_each(|former| self.put_endpoint(former));
         Ok(Outcome::Endpoint(rebound))
     }
 
-    /// Puts an endpoint, and its leases in this state.
-    pub(super) fn put_with_leases(&mut self, endpoint: Endpoint, state: LeaseState) {
+    /// Puts an endpoint, and its leases as they are with it.
+    pub(super) fn put_with_leases(&mut self, endpoint: Endpoint) {
+        let state = endpoint.state.of_leases();
         for &address in &endpoint.addresses {
             if let Some(mut lease) = self.state.leases.get(&(endpoint.network, address)).cloned() {
                 if lease.state != state {
@@ -82,16 +73,6 @@ impl Changing<'_> {
             }
         }
         self.put_endpoint(endpoint);
-    }
-
-    /// Puts an endpoint that starts, and the one that waits and had its MAC before, with the MAC that is left.
-    pub(super) fn exchange_macs(&mut self, starting: Endpoint, waiting: Endpoint) {
-        // Each MAC is one endpoint's at a time.
-        if let Some(former) = self.state.endpoints.get(&waiting.id).cloned() {
-            self.drop_endpoint(&former);
-        }
-        self.put_with_leases(starting, LeaseState::Pending);
-        self.put_endpoint(waiting);
     }
 
     /// The endpoint that waits for a container on the network and node of `me`.
