@@ -327,7 +327,6 @@ pub(crate) async fn end_by(member: &Member, endpoints: &[(EndpointId, u64)], by:
 /// Releases an endpoint's leases, or keeps them for its container if that is an engine's. One that somebody else has ended
 /// in the meantime is as good.
 async fn release(member: &Member, endpoint: EndpointId, epoch: u64, by: Instant) -> Result<(), ApiError> {
-    let gone = [Reason::EndpointNotFound.as_str(), Reason::EpochMismatch.as_str()];
     let known = member.store().state().endpoints.get(&endpoint).cloned().filter(|e| !e.engine_id.is_empty());
     let command = match known {
         Some(known) if !known.container_id.is_empty() => Command::StopEndpoint { endpoint, epoch },
@@ -339,7 +338,7 @@ async fn release(member: &Member, endpoint: EndpointId, epoch: u64, by: Instant)
         }
     };
     match member.propose_by(command, by).await {
-        Err(error) if !gone.contains(&error.reason) => return Err(error),
+        Err(error) if !error.is_over() => return Err(error),
         _ => {}
     }
     // The state here can be older than the answer: then it still asks for the interface.

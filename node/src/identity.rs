@@ -248,7 +248,8 @@ impl DataDir {
             unclean: record.unclean,
         };
         let text = serde_json::to_string_pretty(&file).expect("strings and numbers always serialise");
-        write_durably(&self.path, "identity.json", text.as_bytes(), 0o644)?;
+        let path = self.path.join("identity.json");
+        write_durably(&path, text.as_bytes(), 0o644).map_err(io_error("write", &path))?;
         self.record = record;
         Ok(())
     }
@@ -331,7 +332,7 @@ fn read_or_make_key(dir: &Path) -> Result<NodeKey, DataDirError> {
                 path: path.clone(),
                 source: io::Error::other("the system gave no random numbers"),
             })?;
-            write_durably(dir, "node.key", made.as_ref(), 0o600)?;
+            write_durably(&path, made.as_ref(), 0o600).map_err(io_error("write", &path))?;
             made.as_ref().to_vec()
         }
     };
@@ -339,17 +340,16 @@ fn read_or_make_key(dir: &Path) -> Result<NodeKey, DataDirError> {
 }
 
 /// Writes a file so that after a crash either the old or the new content is there.
-fn write_durably(dir: &Path, name: &str, content: &[u8], mode: u32) -> Result<(), DataDirError> {
-    let path = dir.join(name);
-    let temporary = dir.join(format!("{name}.new"));
-    let write = || {
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(dir)?.sync_all()
-    };
-    write().map_err(io_error("write", &path))
+pub(crate) fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    // Of a file in the data folder, which is never the root.
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

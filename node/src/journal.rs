@@ -16,10 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 
 use pontoon_store::StoreOptions;
 use pontoon_store::model::id::EndpointId;
-use pontoon_store::model::object::{Endpoint, EndpointState, Sandbox};
+use pontoon_store::model::object::{Endpoint, EndpointState};
 use pontoon_store::model::state::State;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::identity::write_durably;
+use crate::plan::engine::{GivenUp, is_given_up};
 
 /// How many given-up endpoints are remembered. The state here can be as old as the latest snapshot when a daemon starts
 /// without a majority, and the end of each endpoint has taken an entry of the log since.
@@ -86,6 +89,8 @@ enum Line {
 struct Content {
     /// In the order in which they were given up, with the epochs up to which that holds.
     given_up: VecDeque<(EndpointId, u64)>,
+    /// The same by endpoint, each with its latest epoch. Whoever asks gets all of it, for every container that starts.
+    latest: Arc<GivenUp>,
     /// The engine's ids of endpoints.
     rebound: BTreeMap<EndpointId, String>,
 }
@@ -94,9 +99,15 @@ impl Content {
     fn add(&mut self, line: Line) {
         match line {
             Line::GivenUp(id, epoch) => {
+                let latest = Arc::make_mut(&mut self.latest);
                 self.given_up.push_back((EndpointId(id), epoch));
-                if self.given_up.len() > REMEMBERED {
-                    self.given_up.pop_front();
+                let known = latest.entry(EndpointId(id)).or_insert(epoch);
+                *known = epoch.max(*known);
+                if self.given_up.len() > REMEMBERED
+                    && let Some((oldest, epoch)) = self.given_up.pop_front()
+                    && latest.get(&oldest) == Some(&epoch)
+                {
+                    latest.remove(&oldest);
                 }
             }
             Line::Rebound { endpoint, engine_id } => drop(self.rebound.insert(EndpointId(endpoint), engine_id)),
@@ -208,7 +219,7 @@ impl Journal {
     pub async fn give_up(self: &Arc<Self>, endpoint: EndpointId, epoch: u64) -> Result<(), JournalError> {
         let decide = move |content: &Content| match content.rebound.get(&endpoint) {
             Some(_) => Err(JournalError::InUse { endpoint }),
-            None if content.given_up.contains(&(endpoint, epoch)) => Ok(Vec::new()),
+            None if is_given_up(&content.latest, endpoint, epoch) => Ok(Vec::new()),
             None => Ok(vec![Line::GivenUp(endpoint.0, epoch)]),
         };
         self.append(decide).await
@@ -230,10 +241,7 @@ impl Journal {
         let decide = move |content: &Content| match content.rebound.get(&endpoint) {
             Some(known) if *known == engine_id => Ok(Vec::new()),
             Some(_) => Err(JournalError::InUse { endpoint }),
-            // A state that is older than what was given up has an older epoch.
-            None if content.given_up.iter().any(|(id, given)| *id == endpoint && *given >= epoch) => {
-                Err(JournalError::GivenUp { endpoint })
-            }
+            None if is_given_up(&content.latest, endpoint, epoch) => Err(JournalError::GivenUp { endpoint }),
             None => Ok(vec![Line::Rebound { endpoint: endpoint.0, engine_id }]),
         };
         self.append(decide).await
@@ -254,8 +262,8 @@ impl Journal {
     }
 
     /// Endpoints, with the epochs up to which somebody else may have them by now.
-    pub fn given_up(&self) -> BTreeSet<(EndpointId, u64)> {
-        self.content().given_up.iter().copied().collect()
+    pub fn given_up(&self) -> Arc<GivenUp> {
+        self.content().latest.clone()
     }
 
     /// Endpoints that the cluster has to be told of, with the engine's ids of them.
@@ -273,8 +281,7 @@ impl Journal {
         let mut known = BTreeSet::new();
         for (id, engine_id) in rebound {
             if let Some(endpoint) = own.endpoints.get_mut(&id).filter(|endpoint| !has_id(endpoint, &engine_id)) {
-                (endpoint.state, endpoint.engine_id) = (EndpointState::Pending, engine_id);
-                (endpoint.sandbox, endpoint.ifname) = (Sandbox::default(), String::new());
+                *endpoint = Endpoint { state: EndpointState::Pending, engine_id, ..endpoint.clone().unplaced() };
                 known.insert(id);
             }
         }
@@ -321,14 +328,7 @@ fn text(line: &Line) -> String {
 
 /// Replaces the file by what counts, and opens it to append.
 fn rewrite(path: &Path, content: &Content) -> io::Result<File> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(content.lines().map(|line| text(&line)).collect::<String>().as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    if let Some(dir) = path.parent() {
-        File::open(dir)?.sync_all()?;
-    }
+    write_durably(path, content.lines().map(|line| text(&line)).collect::<String>().as_bytes(), 0o644)?;
     OpenOptions::new().append(true).open(path)
 }
 
@@ -429,7 +429,14 @@ mod tests {
     #[test]
     fn the_oldest_given_up_are_forgotten() {
         let mut content = Content::default();
-        (0..=REMEMBERED as u64).for_each(|id| content.add(Line::GivenUp(id, 1)));
+        content.add(Line::GivenUp(0, 1));
+        // Of one that was given up again, the later one counts.
+        content.add(Line::GivenUp(1, 1));
+        content.add(Line::GivenUp(1, 2));
+        (2..REMEMBERED as u64).for_each(|id| content.add(Line::GivenUp(id, 1)));
         assert_eq!((content.given_up.len(), content.given_up.front()), (REMEMBERED, Some(&(EndpointId(1), 1))));
+        content.add(Line::GivenUp(REMEMBERED as u64, 1));
+        assert!(!is_given_up(&content.latest, EndpointId(0), 1) && is_given_up(&content.latest, EndpointId(1), 2));
+        assert_eq!(content.latest.len(), REMEMBERED);
     }
 }

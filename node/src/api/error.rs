@@ -45,6 +45,11 @@ impl ApiError {
         ["NO_QUORUM", "UNKNOWN_OUTCOME"].contains(&self.reason)
     }
 
+    /// Whether the endpoint that it is about was ended, or taken into use anew: whoever wanted to end it has nothing to do.
+    pub fn is_over(&self) -> bool {
+        [Reason::EndpointNotFound, Reason::EpochMismatch].iter().any(|reason| reason.as_str() == self.reason)
+    }
+
     /// The store does not go on.
     fn stopped(message: String) -> Self {
         Self::new(Code::Internal, "STOPPED", message, "the log of pontoond says more; containers keep their network")

@@ -197,9 +197,10 @@ pub(super) async fn create_endpoint(daemon: &Daemon, request: wire::CreateEndpoi
     let has_asked = |e: &Endpoint| e.network == network && asked.iter().all(|address| e.addresses.contains(address));
     let known = member.view().endpoint_of_engine(member.node(), &endpoint_id).cloned();
     let known = known.filter(|known| known.is_up() && has_asked(known));
-    // A container of this node had these addresses and starts again, with the same MAC.
-    let had = waiting(&member, &daemon.containers, |waiting| waiting.with_addresses(network, &asked).cloned());
-    let had = match had.filter(|_| known.is_none()) {
+    // A container of this node had these addresses and starts again.
+    let find = || waiting(&member, &daemon.containers, |waiting| waiting.with_addresses(network, &asked).cloned());
+    let had = if known.is_none() { find() } else { None };
+    let had = match had {
         Some(had) => match rebind(&member, &had, &endpoint_id, mac).await {
             // It has been ended, and its addresses cool for this node.
             Err(error) if error.reason == Reason::EndpointNotFound.as_str() => None,

@@ -143,8 +143,9 @@ async fn settle(
     for _ in 0..ROUNDS {
         let told = rebind::tell(&sync.member).await;
         let planned = current_plan(sync, seen);
-        problems = planned.problems.clone();
-        problems.extend(end_strays(sync, &planned, strays).await);
+        let unended = end_strays(sync, &planned, strays).await;
+        problems = planned.problems;
+        problems.extend(unended);
         // The steps are about containers as the cluster knows them.
         if let Err(error) = told {
             problems.push(format!("cannot tell the cluster who runs here: {error}"));
@@ -286,9 +287,8 @@ async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncEr
             let (endpoint, epoch) = (*endpoint, *epoch);
             // From here on somebody else may get its address.
             sync.member.journal.give_up(endpoint, epoch).await?;
-            let gone = [Reason::EndpointNotFound.as_str(), Reason::EpochMismatch.as_str()];
             match propose(sync, Command::RemoveEndpoint { endpoint, epoch }).await {
-                Err(error) if !gone.contains(&error.reason) => Err(error.into()),
+                Err(error) if !error.is_over() => Err(error.into()),
                 _ => Ok(()),
             }
         }

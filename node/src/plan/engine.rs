@@ -22,7 +22,7 @@ mod waiting;
 mod tests;
 
 pub use leaving::{leaving, left_behind};
-pub use waiting::Waiting;
+pub use waiting::{GivenUp, Waiting, is_given_up};
 
 /// A network of the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

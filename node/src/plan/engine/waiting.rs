@@ -1,6 +1,6 @@
 //! Endpoints that wait for their containers to start again, and which of them an engine gets for one that starts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use pontoon_store::model::id::{EndpointId, NetworkId, NodeId};
@@ -12,6 +12,15 @@ use super::{SeenAttachment, Step, View};
 /// The most stopped containers of one node that keep their endpoints on a network.
 const MAX_KEPT: usize = 64;
 
+/// Endpoints that a node may have given up, with the epochs up to which it has: only the cluster can say whether it still
+/// has them.
+pub type GivenUp = BTreeMap<EndpointId, u64>;
+
+/// Whether an endpoint is among them. A state that is older than what was given up has an older epoch.
+pub fn is_given_up(all: &GivenUp, endpoint: EndpointId, epoch: u64) -> bool {
+    all.get(&endpoint).is_some_and(|given| *given >= epoch)
+}
+
 /// The endpoints of a node whose containers do not run.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting<'a> {
@@ -21,9 +30,8 @@ pub struct Waiting<'a> {
     pub me: NodeId,
     /// Endpoints that are known here to have no container that runs, although the cluster may not know it yet.
     pub ended: &'a BTreeSet<EndpointId>,
-    /// Endpoints that this node may have given up, with the epochs up to which it has: only the cluster can say whether it
-    /// still has them.
-    pub given_up: &'a BTreeSet<(EndpointId, u64)>,
+    /// Those that this node may have given up.
+    pub given_up: &'a GivenUp,
     /// Addresses that the engine was given a moment ago, for a container that starts.
     pub handed: &'a BTreeSet<(NetworkId, IpAddr)>,
 }
@@ -65,7 +73,7 @@ impl<'a> Waiting<'a> {
         let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
         let half = self.on(network).find(|e| is_handed(e, other) && !is_handed(e, family));
         let free = |e: &&Endpoint| !is_handed(e, family) && !is_handed(e, other);
-        let is_ours = |e: &Endpoint| self.given_up.range((e.id, e.epoch)..=(e.id, u64::MAX)).next().is_none();
+        let is_ours = |e: &Endpoint| !is_given_up(self.given_up, e.id, e.epoch);
         // The cluster has not been told yet of those that it takes for running.
         let when = |e: &Endpoint| if e.is_up() { u64::MAX } else { stopped_ms(self.state, e) };
         let all = || self.on(network).filter(guessed).filter(free);

@@ -294,7 +294,7 @@ impl Sim {
         if !self.listens {
             return None;
         }
-        let none = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let none = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
         let waiting = Waiting { state: &self.world.state, me, ended: &none.0, given_up: &none.1, handed: &none.2 };
         if let Some(had) = waiting.likeliest(network, Family::V4).cloned() {
             let engine_id = endpoint.to_owned();

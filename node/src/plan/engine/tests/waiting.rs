@@ -8,7 +8,7 @@ use super::*;
 #[derive(Default)]
 struct Known {
     ended: BTreeSet<EndpointId>,
-    given_up: BTreeSet<(EndpointId, u64)>,
+    given_up: GivenUp,
     handed: BTreeSet<(NetworkId, IpAddr)>,
 }
 
@@ -52,10 +52,10 @@ fn an_endpoint_waits_for_its_container() {
         "the cluster does not know yet that it has stopped"
     );
     known.handed.extend(c[2].addresses.iter().map(|address| (web.id, *address)));
-    known.given_up.insert((c[0].id, c[0].epoch));
+    known.given_up.insert(c[0].id, c[0].epoch);
     assert_eq!(known.likeliest(&world, &web).as_deref(), Some("c2"), "rather one that is not given up");
     assert_eq!(with(&known, &c[0].addresses), Some(c[0].id), "the cluster says whether it is there");
-    known.given_up.insert((c[1].id, c[1].epoch));
+    known.given_up.insert(c[1].id, c[1].epoch);
     assert_eq!(known.likeliest(&world, &web).as_deref(), Some("c1"));
 }
 
