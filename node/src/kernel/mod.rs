@@ -12,8 +12,8 @@ mod facts;
 mod firewall;
 mod link;
 mod linux;
-#[cfg(test)]
-pub(crate) mod memory;
+#[cfg(any(test, feature = "sim"))]
+pub mod memory;
 mod neighbour;
 mod netns;
 mod observe;
