@@ -34,7 +34,7 @@ use crate::report;
 /// in which a request without quorum must be answered.
 pub(crate) const WRITE_DEADLINE: Duration = Duration::from_secs(4);
 /// How long a read waits for the leader before the local copy answers.
-const READ_DEADLINE: Duration = Duration::from_secs(2);
+pub(crate) const READ_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a change of the Raft membership may take.
 const EXPEL_DEADLINE: Duration = Duration::from_secs(15);
 /// How often it is looked meanwhile whether there is a majority.
@@ -301,6 +301,11 @@ impl Member {
             Ok(()) => ReadBasis { linearizable: true, reason: String::new() },
             Err(error) => ReadBasis { linearizable: false, reason: error.to_string() },
         }
+    }
+
+    /// Cancelled when the member is stopped.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
     }
 
     /// Runs something until its end; none when the member is stopped before.

@@ -23,6 +23,8 @@ pub use store::{
     ExpelError, Fatal, MemberStatus, Missing, OpenError, ProposeError, ReadError, Store, StoreOptions, StoreStatus,
     Timing,
 };
+#[cfg(feature = "sim")]
+pub use store::{Logged, Probe};
 pub use tls::{KeyError, NodeKey, PublicKey};
 
 /// Largest command, in bytes of its encoding. A request between members carries about 1 MiB of entries,

@@ -16,7 +16,7 @@ use pontoon_store::model::apply::Change;
 use pontoon_store::model::id::NetworkId;
 use pontoon_store::model::state::State;
 use pontoon_store::rt::{timeout, watch};
-use pontoon_store::{Changes, Compacted};
+use pontoon_store::{Changes, Compacted, Store};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
@@ -26,7 +26,7 @@ use tonic::{Code, Request, Response, Status};
 use super::error::ApiError;
 use super::find_network;
 use crate::daemon::Daemon;
-use crate::member::Member;
+use crate::member::READ_DEADLINE;
 
 /// Most bytes of objects in one part of what there is.
 const PART_BYTES: usize = 1 << 20;
@@ -37,13 +37,13 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// What watchers do, for the metrics. Clones count the same.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Watching {
+pub struct Watching {
     /// Watchers at this moment.
-    pub(crate) now: Gauge,
+    pub now: Gauge,
     /// What they were sent.
-    pub(crate) sent: Counter,
+    pub sent: Counter,
     /// How often one was told to begin anew.
-    pub(crate) compacted: Counter,
+    pub compacted: Counter,
 }
 
 /// The service, answered by this daemon.
@@ -105,10 +105,12 @@ impl Interest {
     }
 }
 
-struct Watcher {
-    member: Arc<Member>,
-    /// Of the daemon, which waits for its requests to end.
-    stop: CancellationToken,
+/// A watcher: where it is, and what it asked for.
+#[derive(Debug)]
+pub struct Watcher {
+    store: Store,
+    /// It ends with either: the daemon waits for its requests to end.
+    ends: [CancellationToken; 2],
     interest: Interest,
     /// Everything up to this index was sent, or is in `ready`.
     index: u64,
@@ -125,47 +127,67 @@ impl Drop for Watcher {
 
 impl Watcher {
     async fn begin(daemon: &Daemon, request: v1::WatchRequest) -> Result<Self, ApiError> {
-        let (member, stop, watching) = (daemon.member()?, daemon.stop.clone(), daemon.watching.clone());
-        check_cluster(&member, &request.cluster_id)?;
-        let applied = member.store().applied();
+        let member = daemon.member()?;
+        let ends = [daemon.stop.clone(), member.stopping()];
+        Self::follow(member.store().clone(), ends, daemon.watching.clone(), request).await
+    }
+
+    /// Follows a store until either of the two is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// What was asked for is not there, or not any more, or not yet.
+    pub async fn follow(
+        store: Store,
+        ends: [CancellationToken; 2],
+        watching: Watching,
+        request: v1::WatchRequest,
+    ) -> Result<Self, ApiError> {
+        check_cluster(&store, &request.cluster_id)?;
+        let applied = store.applied();
         if request.from_index > *applied.borrow() {
             // Somebody else may have told the caller of what this copy has not heard of yet.
-            member.refresh().await?;
+            store.read_barrier(READ_DEADLINE).await?;
         }
         let known = *applied.borrow();
         if request.from_index > known {
             return Err(of_the_future(request.from_index, known));
         }
         let (interest, snapshot) = {
-            let state = member.store().state();
+            let state = store.state();
             let interest = Interest::of(&state, &request)?;
             let snapshot = (request.from_index == 0).then(|| snapshot(&state, &interest));
             (interest, snapshot)
         };
         let (index, ready) = snapshot.unwrap_or((request.from_index, VecDeque::new()));
         watching.now.inc();
-        let watcher = Self { member, stop, interest, index, ready, applied, watching };
+        let watcher = Self { store, ends, interest, index, ready, applied, watching };
         // Said at once, and not in the stream.
-        watcher.member.store().changes_after(watcher.index, 0).map_err(|error| watcher.compacted(&error))?;
+        watcher.store.changes_after(watcher.index, 0).map_err(|error| watcher.compacted(&error))?;
         Ok(watcher)
     }
 
-    async fn next(&mut self) -> Result<Event, ApiError> {
-        let member = self.member.clone();
+    /// The next thing that it is sent.
+    ///
+    /// # Errors
+    ///
+    /// There is nothing more: it is too far behind, or the daemon stops.
+    pub async fn next(&mut self) -> Result<Event, ApiError> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
             self.applied.borrow_and_update();
             let (changes, reached) =
-                member.store().changes_after(self.index, AT_ONCE).map_err(|error| self.compacted(&error))?;
+                self.store.changes_after(self.index, AT_ONCE).map_err(|error| self.compacted(&error))?;
             self.index = reached;
             self.ready.extend(changes.iter().filter_map(|changes| wanted(changes, &self.interest)));
             if !self.ready.is_empty() || changes.len() == AT_ONCE {
                 continue;
             }
             let changed = timeout(QUIET, self.applied.changed());
-            match self.stop.run_until_cancelled(member.unless_stopped(changed)).await.flatten() {
+            let [first, second] = &self.ends;
+            match first.run_until_cancelled(second.run_until_cancelled(changed)).await.flatten() {
                 Some(Ok(Ok(()))) => {}
                 Some(Err(_)) => return Ok(Event::Progress(v1::WatchProgress { index: self.index })),
                 Some(Ok(Err(_))) | None => return Err(ended()),
@@ -215,8 +237,8 @@ fn wanted(changes: &Changes, interest: &Interest) -> Option<Event> {
     (!sent.put.is_empty() || !sent.deleted.is_empty()).then_some(Event::Changes(sent))
 }
 
-fn check_cluster(member: &Member, wanted: &str) -> Result<(), ApiError> {
-    let own = member.cluster().to_string();
+fn check_cluster(store: &Store, wanted: &str) -> Result<(), ApiError> {
+    let own = store.cluster().to_string();
     if wanted.is_empty() || wanted == own {
         return Ok(());
     }

@@ -60,6 +60,12 @@ impl LogStore {
         self.read().purged
     }
 
+    /// Entries from an index on.
+    #[cfg(feature = "sim")]
+    pub(crate) fn entries_from(&self, index: u64) -> BTreeMap<u64, LogEntry> {
+        self.read().entries.range(index..).map(|(index, entry)| (*index, entry.clone())).collect()
+    }
+
     /// Waits until everything that was queued is on disk.
     pub(crate) async fn drain(&self) {
         let (sender, receiver) = oneshot::channel();

@@ -169,9 +169,8 @@ where
 /// Waits until what was done to the host's files since the last time is over.
 pub async fn settle() {
     let Some(run) = Run::current() else { return };
-    let busy = run.take_busy();
-    if !busy.is_zero() {
-        sleep(busy).await;
+    if let Some(until) = run.busy_until() {
+        sleep_until(until).await;
     }
 }
 

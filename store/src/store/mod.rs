@@ -2,6 +2,8 @@
 
 mod members;
 mod open;
+#[cfg(feature = "sim")]
+mod probe;
 mod propose;
 mod read;
 mod status;
@@ -38,6 +40,8 @@ use crate::tls::{NodeKey, PublicKey};
 
 pub use members::ExpelError;
 pub use open::OpenError;
+#[cfg(feature = "sim")]
+pub use probe::{Logged, Probe};
 pub(crate) use propose::Proposed;
 pub use propose::{Missing, ProposeError};
 pub use read::ReadError;

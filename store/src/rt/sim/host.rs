@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fs::Disk;
 use super::link::Net;
+use super::{Instant, now};
 
 thread_local! {
     static CURRENT: RefCell<Option<Run>> = const { RefCell::new(None) };
@@ -55,8 +56,8 @@ struct Life {
     /// What wakes its tasks.
     tasks: BTreeMap<u64, Waker>,
     next_task: u64,
-    /// How long what was done to its files takes that nobody has waited for yet.
-    busy: Duration,
+    /// When what was done to its files is over. A disk does one thing after the other.
+    busy_until: Option<Instant>,
 }
 
 impl Run {
@@ -125,15 +126,17 @@ impl Run {
         work()
     }
 
-    /// Adds to how long its files keep it busy, and tells when that is over.
-    pub(super) fn add_busy(&self, time: Duration) -> super::Instant {
+    /// Something more is done to its files, which takes so long. Tells when it is over.
+    pub(super) fn add_busy(&self, time: Duration) -> Instant {
         let mut life = self.life();
-        life.busy += time;
-        super::now() + life.busy
+        let until = life.busy_until.map_or(now(), |until| until.max(now())) + time;
+        life.busy_until = Some(until);
+        until
     }
 
-    pub(super) fn take_busy(&self) -> Duration {
-        std::mem::take(&mut self.life().busy)
+    /// When what was done to its files is over, unless it is.
+    pub(super) fn busy_until(&self) -> Option<Instant> {
+        self.life().busy_until.filter(|until| *until > now())
     }
 
     fn life(&self) -> MutexGuard<'_, Life> {

@@ -75,6 +75,11 @@ impl Net {
         self.state().cut.insert((from, to));
     }
 
+    /// Everything goes from one host to another again.
+    pub fn mend(&self, from: u64, to: u64) {
+        self.state().cut.remove(&(from, to));
+    }
+
     /// Everything goes everywhere again.
     pub fn heal(&self) {
         self.state().cut.clear();

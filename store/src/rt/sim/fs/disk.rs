@@ -246,12 +246,9 @@ impl State {
     fn settle(&mut self) {
         let moment = now();
         let is_due = |due: &Option<Instant>| due.is_some_and(|due| due <= moment);
-        // Names are kept in the order in which they were changed.
-        while let Some((change, due)) = self.changes.first()
-            && is_due(due)
-        {
+        // Names in a folder are kept in the order in which they were changed: a sync takes all of them.
+        for (change, _) in self.changes.extract_if(.., |(_, due)| is_due(due)) {
             change.apply(&mut self.lasting);
-            self.changes.remove(0);
         }
         for file in self.files.values_mut() {
             let due = file.writes.iter().take_while(|(_, due)| is_due(due)).count();

@@ -1,0 +1,49 @@
+//! What a simulation looks at to see whether Raft keeps its promises.
+
+use openraft::ServerState;
+
+use super::Store;
+use crate::raft::convert;
+
+/// An entry of a log: who made it, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// Term of the leader that made it.
+    pub term: u64,
+    /// That leader.
+    pub leader: u64,
+    /// The entry, encoded.
+    pub bytes: Vec<u8>,
+}
+
+/// A member at one moment.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Its term.
+    pub term: u64,
+    /// Whether it takes itself for the leader of that term.
+    pub leads: bool,
+    /// Up to where its own log is committed.
+    pub committed: u64,
+    /// Entries of its log, by index.
+    pub log: Vec<(u64, Logged)>,
+}
+
+impl Store {
+    /// This member at this moment, with the last so many entries of its log.
+    pub fn probe(&self, entries: u64) -> Probe {
+        let metrics = self.metrics();
+        let from = metrics.last_log_index.unwrap_or(0).saturating_sub(entries);
+        let logged = |entry: &crate::raft::types::LogEntry| Logged {
+            term: entry.log_id.leader_id.term,
+            leader: entry.log_id.leader_id.node_id,
+            bytes: prost::Message::encode_to_vec(&convert::entry_out(entry)),
+        };
+        Probe {
+            term: metrics.current_term,
+            leads: metrics.state == ServerState::Leader,
+            committed: metrics.local_committed.map_or(0, |id| id.index),
+            log: self.0.log.entries_from(from).iter().map(|(index, entry)| (*index, logged(entry))).collect(),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! A daemon on a simulated host: a store, a reconcile loop with a kernel in memory, and what they need to know at a start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pontoon_node::kernel::memory::Memory;
+use pontoon_node::plan::desired::{Names, desired};
+use pontoon_node::plan::diff::plan;
+use pontoon_node::reconcile::{self, StateSource};
+use pontoon_store::model::command::{AdmitNode, Command, FEATURE_LEVEL, Outcome, ReportNode};
+use pontoon_store::model::id::{ClusterId, EndpointId, FOUNDER, NodeId, RaftId};
+use pontoon_store::model::object::{Cluster, Family, Pool};
+use pontoon_store::model::state::State;
+use pontoon_store::rt::sim::fs::Disk;
+use pontoon_store::rt::sim::link::Net;
+use pontoon_store::rt::sim::{Chance, Host, Run};
+use pontoon_store::rt::{now, sleep, spawn};
+use pontoon_store::tasks::TaskBoard;
+use pontoon_store::{NodeKey, Peer, PeerServer, Store, StoreOptions, StoreSlot, Timing, admit};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::bug::Bug;
+use crate::notes::Notes;
+
+/// The cluster.
+const CLUSTER: ClusterId = ClusterId(0x5eed);
+/// How long a request may take.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(3);
+/// How long a daemon waits before it tries again.
+const AGAIN: Duration = Duration::from_millis(300);
+
+/// What every daemon of a run has in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) seed: u64,
+    pub(crate) snapshot_every: u64,
+    pub(crate) keep_entries: u64,
+    pub(crate) bug: Option<Bug>,
+}
+
+/// What is in the data folder of a member.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    raft_id: RaftId,
+    pub(crate) node: NodeId,
+    members: BTreeMap<RaftId, Peer>,
+}
+
+/// A daemon, on or off.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    pub(crate) number: u64,
+    name: String,
+    address: SocketAddr,
+    pub(crate) host: Host,
+    key: NodeKey,
+    settings: Settings,
+    notes: Notes,
+    chance: Mutex<Chance>,
+    /// Tells a retry of joining from joining anew.
+    attempt: Mutex<u64>,
+    identity: Mutex<Option<Identity>>,
+    up: Mutex<Option<(Run, StoreSlot)>>,
+    /// Of this host, which may go on while the daemon does not.
+    kernel: Mutex<Arc<Mutex<Memory>>>,
+}
+
+/// Milliseconds since the Unix epoch, as a host's clock has them: no two hosts agree.
+fn clock() -> u64 {
+    let skew = Run::current().map_or(0, |run| run.host().number * 170);
+    1_790_000_000_000 + skew + now().elapsed_since_start().as_millis() as u64
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An Ed25519 key pair in PKCS #8 (RFC 8410, section 7).
+fn key(number: u64) -> anyhow::Result<NodeKey> {
+    let mut document = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    document.extend_from_slice(&[number as u8; 32]);
+    Ok(NodeKey::from_pkcs8(&document)?)
+}
+
+struct Source {
+    store: Store,
+    node: NodeId,
+}
+
+impl StateSource for Source {
+    fn node(&self) -> Option<NodeId> {
+        Some(self.node)
+    }
+
+    fn with_state<R>(&self, look: impl FnOnce(&State, &BTreeSet<EndpointId>) -> R) -> R {
+        look(&self.store.state(), &BTreeSet::new())
+    }
+}
+
+impl Daemon {
+    /// A daemon that is off and in no cluster.
+    pub(crate) fn new(number: u64, net: &Net, settings: &Settings, notes: &Notes) -> anyhow::Result<Arc<Self>> {
+        let seed = settings.seed.wrapping_mul(31).wrapping_add(number);
+        let disk = Disk::new(seed);
+        if settings.bug == Some(Bug::AcknowledgedBeforeSync) {
+            disk.lie();
+        }
+        let ip = Ipv4Addr::new(192, 0, 2, number as u8);
+        Ok(Arc::new(Self {
+            number,
+            name: format!("host-{number}"),
+            address: SocketAddr::new(ip.into(), 7300),
+            host: Host { number, disk, net: net.clone() },
+            key: key(number)?,
+            settings: settings.clone(),
+            notes: notes.clone(),
+            chance: Mutex::new(Chance::new(seed)),
+            attempt: Mutex::new(1),
+            identity: Mutex::default(),
+            up: Mutex::default(),
+            kernel: Mutex::default(),
+        }))
+    }
+
+    /// Its run and its store, if it is on and has one.
+    pub(crate) fn up(&self) -> Option<(Run, Store)> {
+        let up = lock(&self.up).clone();
+        up.and_then(|(run, slot)| Some((run, slot.get()?)))
+    }
+
+    /// Whether it is on.
+    pub(crate) fn is_on(&self) -> bool {
+        lock(&self.up).is_some()
+    }
+
+    /// The node it is.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        lock(&self.identity).as_ref().map(|identity| identity.node)
+    }
+
+    /// Who it is as a member.
+    pub(crate) fn raft_id(&self) -> Option<RaftId> {
+        lock(&self.identity).as_ref().map(|identity| identity.raft_id)
+    }
+
+    /// Does something as a part of its run. None: it is off, or ended meanwhile.
+    pub(crate) async fn on<T, F>(&self, work: impl FnOnce(Store) -> F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (run, store) = self.up()?;
+        let task = run.within(|| spawn(work(store)));
+        tokio::select! {
+            biased;
+            () = run.over() => None,
+            done = task => done.ok(),
+        }
+    }
+
+    /// Switches it on; it goes on as what it was.
+    pub(crate) fn start(self: &Arc<Self>) {
+        let run = self.host.start();
+        let slot = StoreSlot::new(self.name.clone(), self.key.clone(), clock);
+        *lock(&self.up) = Some((run.clone(), slot.clone()));
+        let identity = lock(&self.identity).clone();
+        run.within(|| {
+            PeerServer::new(slot.clone()).listen(self.address);
+            if let Some(identity) = identity {
+                drop(spawn(Arc::clone(self).go_on(slot, identity)));
+            }
+        });
+    }
+
+    /// Kills it. With `reboot`, its host goes with it, and what was in the kernel.
+    pub(crate) fn kill(&self, reboot: bool) {
+        let Some((run, _)) = lock(&self.up).take() else { return };
+        run.kill();
+        if reboot {
+            *lock(&self.kernel) = Arc::default();
+        }
+    }
+
+    /// Takes everything from its disk. It is off.
+    pub(crate) fn wipe(&self) {
+        self.host.disk.wipe();
+        if self.settings.bug != Some(Bug::IdReused) {
+            *lock(&self.identity) = None;
+            *lock(&self.attempt) += 1;
+        }
+        *lock(&self.kernel) = Arc::default();
+    }
+
+    /// Ends it as an administrator would, who waits for it.
+    pub(crate) async fn stop(&self) {
+        self.on(Store::shutdown).await;
+        self.kill(false);
+    }
+
+    /// Founds the cluster.
+    pub(crate) async fn found(self: &Arc<Self>) -> Option<()> {
+        let (run, slot) = lock(&self.up).clone()?;
+        let this = Arc::clone(self);
+        let founding = async move {
+            let options = this.options(&Identity { raft_id: FOUNDER, node: NodeId(0), members: BTreeMap::new() });
+            let store = Store::open(options).await.ok()?;
+            store.initialize(this.address).await.ok()?;
+            slot.set(Some(store.clone()));
+            let cluster = Cluster {
+                id: CLUSTER,
+                created_ms: 0,
+                pools: vec![Pool { cidr: "10.0.0.0/8".parse().ok()?, prefix: 24 }],
+                pool6: "fd00:1:2::/48".parse().ok()?,
+                vxlan_port: 4789,
+                feature_level: FEATURE_LEVEL,
+                underlay: Family::V4,
+            };
+            let node = AdmitNode { raft_id: Some(FOUNDER), ..this.admission() };
+            let Ok(Outcome::Node(node)) = store.propose(Command::FoundCluster { cluster, node }, DEADLINE).await else {
+                return None;
+            };
+            let identity = Identity { raft_id: FOUNDER, node: node.id, members: BTreeMap::new() };
+            *lock(&this.identity) = Some(identity.clone());
+            this.work(store, identity.node);
+            Some(())
+        };
+        let founded = run.within(|| spawn(founding));
+        founded.await.ok()?
+    }
+
+    /// Joins the cluster through another daemon.
+    pub(crate) async fn join(self: &Arc<Self>, through: SocketAddr) -> Option<()> {
+        let (run, slot) = lock(&self.up).clone()?;
+        let this = Arc::clone(self);
+        let joining = async move {
+            let node = this.admission();
+            let admitted = admit(&this.key, through, &node, Duration::from_secs(5)).await.ok()?;
+            let identity =
+                Identity { raft_id: admitted.raft_id, node: admitted.node, members: admitted.members.clone() };
+            *lock(&this.identity) = Some(identity.clone());
+            this.go_on(slot, identity).await;
+            Some(())
+        };
+        let joined = run.within(|| spawn(joining));
+        tokio::select! {
+            biased;
+            () = run.over() => None,
+            joined = joined => joined.ok()?,
+        }
+    }
+
+    /// Where it is reached.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    async fn go_on(self: Arc<Self>, slot: StoreSlot, identity: Identity) {
+        match Store::open(self.options(&identity)).await {
+            Ok(store) => {
+                slot.set(Some(store.clone()));
+                self.work(store, identity.node);
+            }
+            Err(error) => {
+                let number = self.number;
+                let mut chain = vec![error.to_string()];
+                let mut source = std::error::Error::source(&error);
+                while let Some(cause) = source {
+                    chain.push(cause.to_string());
+                    source = cause.source();
+                }
+                self.notes.violation(format!("daemon {number} does not start: {}", chain.join(": ")));
+            }
+        }
+    }
+
+    /// What a member does beside its store.
+    fn work(&self, store: Store, node: NodeId) {
+        let kernel = lock(&self.kernel).clone();
+        let source = Arc::new(Source { store: store.clone(), node });
+        let task = TaskBoard::new(clock).task("reconcile");
+        let wake = Arc::new(Notify::new());
+        let (reconciler, run) = reconcile::new(kernel, Names::default(), source, store.applied(), wake, task);
+        let opened = store.clone();
+        drop(spawn(async move {
+            opened.recovered(DEADLINE).await;
+            run.run(CancellationToken::new()).await;
+            drop(reconciler);
+        }));
+        drop(spawn(async move {
+            let report = ReportNode {
+                node,
+                version: "0.1.0".into(),
+                feature_level: FEATURE_LEVEL,
+                routes: Vec::new(),
+                underlay_mtu: 1500,
+                egress_subnets: Vec::new(),
+                engine: String::new(),
+            };
+            while store.propose(Command::ReportNode(report.clone()), DEADLINE).await.is_err() {
+                sleep(AGAIN).await;
+            }
+        }));
+    }
+
+    /// Steps that its kernel lacks to be as its copy of the state wants it.
+    pub(crate) fn steps_to_go(&self) -> Option<usize> {
+        let (_, store) = self.up()?;
+        let kernel = lock(&self.kernel).clone();
+        let kernel = lock(&kernel);
+        let wanted = desired(&store.state(), self.node()?, &Names::default(), &kernel.facts);
+        Some(plan(&wanted, &kernel.observed(&wanted)).len())
+    }
+
+    fn admission(&self) -> AdmitNode {
+        AdmitNode {
+            name: self.name.clone(),
+            advertise: self.address,
+            data_addr: IpAddr::V4(Ipv4Addr::new(198, 51, 100, self.number as u8)),
+            public_key: self.key.public(),
+            version: "0.1.0".into(),
+            feature_level: FEATURE_LEVEL,
+            raft_id: None,
+            attempt: *lock(&self.attempt),
+        }
+    }
+
+    fn options(&self, identity: &Identity) -> StoreOptions {
+        let run = match self.settings.bug {
+            Some(Bug::LeaseGivenTwice) => 1,
+            _ => lock(&self.chance).below(u64::MAX),
+        };
+        let (notes, number) = (self.notes.clone(), self.number);
+        StoreOptions {
+            dir: "data".into(),
+            cluster: CLUSTER,
+            raft_id: identity.raft_id,
+            node: identity.node,
+            key: self.key.clone(),
+            members: identity.members.clone(),
+            run,
+            timing: Timing::default(),
+            clock,
+            fatal: Arc::new(move |reason| notes.violation(format!("daemon {number} cannot write its log: {reason}"))),
+            snapshot_every: self.settings.snapshot_every,
+            keep_entries: self.settings.keep_entries,
+            segment_bytes: 16 << 10,
+            tasks: TaskBoard::new(clock),
+        }
+    }
+}

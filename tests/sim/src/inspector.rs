@@ -1,0 +1,126 @@
+//! Looks at every daemon again and again: whether Raft keeps its promises, and we ours.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_store::rt::sim::Run;
+use pontoon_store::rt::{Instant, now, sleep};
+use pontoon_store::{Logged, Store};
+
+use crate::daemon::Daemon;
+use crate::notes::Notes;
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(25);
+/// How many entries at the end of each log it looks at.
+const TAIL: u64 = 48;
+/// After how many looks the objects are checked, too.
+const OBJECTS_EACH: u64 = 8;
+
+/// Term and leader of the entry before another; none: it was not looked at.
+type Maker = Option<(u64, u64)>;
+
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub(crate) struct Inspector {
+    /// Entries that somebody took for committed.
+    committed: BTreeMap<u64, Logged>,
+    /// Every entry by index, term and leader, with that before it.
+    entries: BTreeMap<(u64, u64, u64), (Logged, Maker)>,
+    /// Hash of the state by index.
+    hashes: BTreeMap<u64, u128>,
+    /// The latest term in which somebody led, and who.
+    leader: (u64, u64),
+    /// Term, committed and applied, by daemon and run of it.
+    latest: BTreeMap<u64, (Run, [u64; 3])>,
+}
+
+impl Inspector {
+    /// Looks until a moment.
+    pub(crate) async fn run(mut self, daemons: Vec<Arc<Daemon>>, notes: Notes, end: Instant) -> Self {
+        let mut looks = 0;
+        while now() < end && !notes.is_bad() {
+            looks += 1;
+            for daemon in &daemons {
+                if let Some((run, store)) = daemon.up() {
+                    self.look(daemon.number, &run, &store, &notes);
+                    if looks % OBJECTS_EACH == 0 {
+                        check_objects(daemon.number, &store, &notes);
+                    }
+                } else {
+                    self.latest.remove(&daemon.number);
+                }
+            }
+            sleep(LOOK).await;
+        }
+        self
+    }
+
+    /// Looks at one daemon.
+    pub(crate) fn look(&mut self, number: u64, run: &Run, store: &Store, notes: &Notes) {
+        let (probe, status) = (store.probe(TAIL), store.status());
+        let figures = [probe.term, probe.committed, status.applied_index];
+        let before = self.latest.insert(number, (run.clone(), figures));
+        if let Some((known, before)) = before
+            && known.is(run)
+            && before.iter().zip(figures).any(|(before, after)| *before > after)
+        {
+            notes.violation(format!("daemon {number}: term, committed or applied fell from {before:?} to {figures:?}"));
+        }
+        self.compare_log(number, &probe, notes);
+        if probe.leads && (probe.term, store.id().0) >= self.leader {
+            self.leader = (probe.term, store.id().0);
+            self.check_leader(number, &probe, notes);
+        }
+        let hash = *self.hashes.entry(status.applied_index).or_insert(status.state_hash);
+        if hash != status.state_hash {
+            let index = status.applied_index;
+            notes.violation(format!("daemon {number}: its state at index {index} is not that of another"));
+        }
+    }
+
+    fn compare_log(&mut self, number: u64, probe: &pontoon_store::Probe, notes: &Notes) {
+        let mut previous = None;
+        for (index, entry) in &probe.log {
+            let id = (*index, entry.term, entry.leader);
+            let known = self.entries.entry(id).or_insert_with(|| (entry.clone(), previous));
+            let same_before = previous.is_none() || known.1.is_none() || known.1 == previous;
+            if known.0 != *entry || !same_before {
+                notes.violation(format!(
+                    "daemon {number}: entry {id:?} is another one elsewhere, or follows another one"
+                ));
+            }
+            if known.1.is_none() {
+                known.1 = previous;
+            }
+            previous = Some((entry.term, entry.leader));
+            if *index <= probe.committed {
+                let known = self.committed.entry(*index).or_insert_with(|| entry.clone());
+                if known != entry {
+                    notes.violation(format!("daemon {number}: entry {index} was committed as something else"));
+                }
+            }
+        }
+    }
+
+    /// The latest leader has all that was ever committed.
+    fn check_leader(&self, number: u64, probe: &pontoon_store::Probe, notes: &Notes) {
+        let Some((first, _)) = probe.log.first() else { return };
+        let log: BTreeMap<u64, &Logged> = probe.log.iter().map(|(index, entry)| (*index, entry)).collect();
+        let lacks = self.committed.range(first..).find(|(index, entry)| log.get(index) != Some(entry));
+        if let Some((index, _)) = lacks {
+            notes.violation(format!(
+                "daemon {number} leads term {} without entry {index}, which is committed",
+                probe.term
+            ));
+        }
+    }
+}
+
+/// Looks whether the objects of a daemon's state go together.
+pub(crate) fn check_objects(number: u64, store: &Store, notes: &Notes) {
+    for violation in store.state().check() {
+        notes.violation(format!("daemon {number}: {violation}"));
+    }
+}
