@@ -3,10 +3,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-docker test test-engines lint check bench install clean root
+.PHONY: help demo demo-docker test test-engines sim lint check bench install clean root
 
 PREFIX ?= /usr/local
 DESTDIR ?=
+SEEDS ?= 100
+# The store is optimised there: a simulation spends its time in it.
+SIM := --package pontoon-sim --features sim --config profile.dev.package.pontoon-store.opt-level=2
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 export PATH := $(PATH):$(abspath $(TARGET))/tools/bin:/usr/sbin:/sbin
 
@@ -27,19 +30,25 @@ test: root ## Install what the tests need and run them all
 	@tests/setup.sh test
 	cargo nextest run --locked --workspace
 	cargo test --locked --workspace --doc
+	cargo nextest run --locked $(SIM)
 
 test-engines: root ## The steps of the Docker scenario on the newest engine of Debian's unstable suite
 	@tests/setup.sh engines
 	cargo nextest run --locked --package pontoon-tests --ignore-default-filter --no-capture -E 'test(/newest_engine/)'
 
+sim: ## SEEDS=100 whole clusters in a simulated world in which much goes wrong (SEED=7: that one, told; BUG=stale-read: planted)
+	cargo run --quiet --locked $(SIM) -- \
+	  $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(BUG),--bug $(BUG))
+
 lint: ## Formatting, lints, documentation, licences (no root needed)
 	@tests/setup.sh check
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --package pontoon-sim --features sim --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	cargo deny --workspace check licenses bans sources
 
-check: lint test ## Everything that must hold before a change goes in: lint and test, house rules among the tests
+check: lint test sim ## Everything that must hold before a change goes in: lint, test and sim, house rules among the tests
 
 bench: root ## Measure beside peers, on an idle machine (docs/benchmarks.md keeps what it printed)
 	@tests/setup.sh bench

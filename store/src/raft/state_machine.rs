@@ -235,6 +235,7 @@ impl RaftStateMachine<Types> for StateMachine {
         state.applied_index = meta.last_log_id.map_or(0, |id| id.index);
         let header = convert::snapshot_out(None, meta, snapshot.data_bytes);
         let kept = self.snapshots.keep(snapshot, &header).map_err(io::Error::other)?;
+        rt::settle().await;
         let mut described = StateMeta { applied: header, clock_ms: state.clock_ms, hash: 0 };
         self.db.replace(&state, &mut described).map_err(io::Error::other)?;
         self.applied = meta.last_log_id;

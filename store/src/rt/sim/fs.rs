@@ -15,14 +15,13 @@ pub use file::{File, FileExt, Metadata, OpenOptions, TryLockError, allocate};
 use super::Run;
 use disk::Name;
 
-/// The disk of the host that asks.
+/// The run of the host that asks.
 ///
 /// # Errors
 ///
 /// The host is off.
-fn disk() -> io::Result<Disk> {
-    let run = Run::current().filter(|run| !run.is_over());
-    run.map(|run| run.host().disk.clone()).ok_or_else(|| io::Error::other("the host is off"))
+fn here() -> io::Result<Run> {
+    Run::current().filter(|run| !run.is_over()).ok_or_else(|| io::Error::other("the host is off"))
 }
 
 /// Makes a folder and those above it. It lasts at once.
@@ -31,8 +30,8 @@ fn disk() -> io::Result<Disk> {
 ///
 /// The host is off.
 pub fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
-    let disk = disk()?;
-    let mut state = disk.state();
+    let run = here()?;
+    let mut state = run.host().disk.state();
     let all = path.as_ref().ancestors().filter(|path| !path.as_os_str().is_empty());
     state.folders.extend(all.map(Path::to_owned));
     Ok(())
@@ -44,8 +43,8 @@ pub fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
 ///
 /// There is none; the host is off.
 pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-    let disk = disk()?;
-    let state = disk.state();
+    let run = here()?;
+    let state = run.host().disk.state();
     let file = state.names.get(path.as_ref()).ok_or(ErrorKind::NotFound)?;
     Ok(state.files[file].data.clone())
 }
@@ -56,13 +55,13 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 ///
 /// There is none; the host is off.
 pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
-    let (disk, from, to) = (disk()?, from.as_ref(), to.as_ref());
-    let mut state = disk.state();
+    let (run, from, to) = (here()?, from.as_ref(), to.as_ref());
+    let mut state = run.host().disk.state();
     if state.folders.contains(from) {
         let inside: Vec<PathBuf> = state.names.keys().filter(|path| path.starts_with(from)).cloned().collect();
         for path in inside {
             let moved = path.strip_prefix(from).map_or_else(|_| to.to_owned(), |rest| to.join(rest));
-            state.rename(path, moved);
+            state.change(Name::Move(path, moved), &run);
         }
         state.folders.remove(from);
         state.folders.insert(to.to_owned());
@@ -71,7 +70,7 @@ pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
     if !state.names.contains_key(from) {
         return Err(ErrorKind::NotFound.into());
     }
-    state.rename(from.to_owned(), to.to_owned());
+    state.change(Name::Move(from.to_owned(), to.to_owned()), &run);
     Ok(())
 }
 
@@ -81,12 +80,12 @@ pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
 ///
 /// There is none; the host is off.
 pub fn remove_file(path: impl AsRef<Path>) -> io::Result<()> {
-    let disk = disk()?;
-    let mut state = disk.state();
+    let run = here()?;
+    let mut state = run.host().disk.state();
     if !state.names.contains_key(path.as_ref()) {
         return Err(ErrorKind::NotFound.into());
     }
-    state.change(Name::Remove(path.as_ref().to_owned()));
+    state.change(Name::Remove(path.as_ref().to_owned()), &run);
     Ok(())
 }
 
@@ -96,13 +95,13 @@ pub fn remove_file(path: impl AsRef<Path>) -> io::Result<()> {
 ///
 /// There is none; the host is off.
 pub fn remove_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
-    let disk = disk()?;
-    let mut state = disk.state();
+    let run = here()?;
+    let mut state = run.host().disk.state();
     if !state.folders.remove(path.as_ref()) {
         return Err(ErrorKind::NotFound.into());
     }
     let inside: Vec<PathBuf> = state.names.keys().filter(|name| name.starts_with(path.as_ref())).cloned().collect();
-    inside.into_iter().for_each(|path| state.change(Name::Remove(path)));
+    inside.into_iter().for_each(|path| state.change(Name::Remove(path), &run));
     Ok(())
 }
 
@@ -128,8 +127,8 @@ impl DirEntry {
 ///
 /// There is none; the host is off.
 pub fn read_dir(path: impl AsRef<Path>) -> io::Result<std::vec::IntoIter<io::Result<DirEntry>>> {
-    let (disk, path) = (disk()?, path.as_ref());
-    let state = disk.state();
+    let (run, path) = (here()?, path.as_ref());
+    let state = run.host().disk.state();
     if !state.folders.contains(path) {
         return Err(ErrorKind::NotFound.into());
     }

@@ -26,8 +26,8 @@ pub(super) struct State {
     pub(super) names: BTreeMap<PathBuf, u64>,
     /// Names as they are on the disk.
     lasting: BTreeMap<PathBuf, u64>,
-    /// Changes of names that may not be on the disk yet, and when they are.
-    changes: Vec<(Name, Option<Instant>)>,
+    /// Changes of names that may not be on the disk yet.
+    changes: Vec<Pending<Name>>,
     pub(super) files: BTreeMap<u64, Contents>,
     next: u64,
     latency: Latency,
@@ -35,6 +35,26 @@ pub(super) struct State {
     lies: bool,
     /// Decides how long a sync takes, and what a crash leaves.
     chance: Chance,
+}
+
+/// Something that may not be on the disk yet.
+#[derive(Debug, Clone)]
+struct Pending<T> {
+    what: T,
+    /// When it is asked for. What comes behind a sync is, once that is over.
+    begins: Instant,
+    /// When a sync that covers it is over; none: it was not synced.
+    lasts: Option<Instant>,
+}
+
+impl<T> Pending<T> {
+    fn new(what: T, run: &Run) -> Self {
+        Self { what, begins: run.busy_until().unwrap_or_else(now), lasts: None }
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.lasts.is_some_and(|lasts| lasts <= now())
+    }
 }
 
 /// A change of names.
@@ -52,8 +72,8 @@ pub(super) struct Contents {
     pub(super) data: Vec<u8>,
     /// As it is on the disk.
     lasting: Vec<u8>,
-    /// What may not be on the disk yet, and when it is.
-    writes: Vec<(Write, Option<Instant>)>,
+    /// What may not be on the disk yet.
+    writes: Vec<Pending<Write>>,
     /// Whether somebody has locked it.
     pub(super) locked: bool,
 }
@@ -137,17 +157,19 @@ impl Disk {
     pub(in super::super) fn crash(&self) {
         let mut state = self.state();
         state.settle();
-        let changes = std::mem::take(&mut state.changes);
+        let mut changes = std::mem::take(&mut state.changes);
+        changes.retain(|change| change.begins <= now());
         let kept = state.chance_below(changes.len() + 1);
         let mut lasting = std::mem::take(&mut state.lasting);
-        changes.iter().take(kept).for_each(|(change, _)| change.apply(&mut lasting));
+        changes.iter().take(kept).for_each(|change| change.what.apply(&mut lasting));
         let used: BTreeSet<u64> = lasting.values().copied().collect();
         state.files.retain(|id, _| used.contains(id));
         for id in used {
             // None of it, what came first, any of it, or all of it.
             let luck = state.chance_below(4);
             let writes = state.files.get_mut(&id).map(|file| std::mem::take(&mut file.writes)).unwrap_or_default();
-            let parts: Vec<Write> = writes.iter().flat_map(|(write, _)| write.sectors()).collect();
+            let asked = writes.iter().filter(|write| write.begins <= now());
+            let parts: Vec<Write> = asked.flat_map(|write| write.what.sectors()).collect();
             let first = state.chance_below(parts.len() + 1);
             let kept = |state: &mut State, at: usize| match luck {
                 0 => false,
@@ -192,28 +214,24 @@ impl Name {
 
 impl State {
     /// Changes a name.
-    pub(super) fn change(&mut self, change: Name) {
+    pub(super) fn change(&mut self, change: Name, run: &Run) {
         change.apply(&mut self.names);
-        self.changes.push((change, None));
-    }
-
-    pub(super) fn rename(&mut self, from: PathBuf, to: PathBuf) {
-        self.change(Name::Move(from, to));
+        self.changes.push(Pending::new(change, run));
     }
 
     /// Makes an empty file.
-    pub(super) fn create(&mut self, path: &Path) -> u64 {
+    pub(super) fn create(&mut self, path: &Path, run: &Run) -> u64 {
         let id = self.next;
         self.next += 1;
         self.files.insert(id, Contents::default());
-        self.change(Name::Give(path.to_owned(), id));
+        self.change(Name::Give(path.to_owned(), id), run);
         id
     }
 
-    pub(super) fn write(&mut self, file: u64, write: Write) {
+    pub(super) fn write(&mut self, file: u64, write: Write, run: &Run) {
         if let Some(file) = self.files.get_mut(&file) {
             write.apply(&mut file.data);
-            file.writes.push((write, None));
+            file.writes.push(Pending::new(write, run));
         }
     }
 
@@ -222,7 +240,7 @@ impl State {
         self.settle();
         let due = self.due(run);
         if let Some(file) = self.files.get_mut(&file) {
-            file.writes.iter_mut().filter(|(_, known)| known.is_none()).for_each(|(_, known)| *known = due);
+            file.writes.iter_mut().filter(|write| write.lasts.is_none()).for_each(|write| write.lasts = due);
         }
     }
 
@@ -230,8 +248,9 @@ impl State {
     pub(super) fn sync_folder(&mut self, folder: &Path, run: &Run) {
         self.settle();
         let due = self.due(run);
-        let changes = self.changes.iter_mut().filter(|(change, known)| known.is_none() && change.concerns(folder));
-        changes.for_each(|(_, known)| *known = due);
+        let changes = self.changes.iter_mut();
+        let changes = changes.filter(|change| change.lasts.is_none() && change.what.concerns(folder));
+        changes.for_each(|change| change.lasts = due);
     }
 
     fn due(&mut self, run: &Run) -> Option<Instant> {
@@ -242,18 +261,16 @@ impl State {
         (!self.lies).then_some(due)
     }
 
-    /// Puts on the disk what is due.
+    /// Puts on the disk what lasts by now.
     fn settle(&mut self) {
-        let moment = now();
-        let is_due = |due: &Option<Instant>| due.is_some_and(|due| due <= moment);
         // Names in a folder are kept in the order in which they were changed: a sync takes all of them.
-        for (change, _) in self.changes.extract_if(.., |(_, due)| is_due(due)) {
-            change.apply(&mut self.lasting);
+        for change in self.changes.extract_if(.., |change| change.is_lasting()) {
+            change.what.apply(&mut self.lasting);
         }
         for file in self.files.values_mut() {
-            let due = file.writes.iter().take_while(|(_, due)| is_due(due)).count();
-            for (write, _) in file.writes.drain(..due) {
-                write.apply(&mut file.lasting);
+            let lasting = file.writes.iter().take_while(|write| write.is_lasting()).count();
+            for write in file.writes.drain(..lasting) {
+                write.what.apply(&mut file.lasting);
             }
         }
     }

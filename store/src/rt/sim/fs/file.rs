@@ -92,18 +92,18 @@ impl OpenOptions {
     /// It is not there, or it is and must not be; the host is off.
     pub fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
-        let run = Run::current().filter(|run| !run.is_over()).ok_or_else(|| io::Error::other("the host is off"))?;
+        let run = super::here()?;
         let mut state = run.host().disk.state();
         let known = state.names.get(path).copied();
         let opened = match known {
             Some(_) if self.create_new => return Err(ErrorKind::AlreadyExists.into()),
             Some(file) => {
                 if self.truncate {
-                    state.write(file, Write::Length(0));
+                    state.write(file, Write::Length(0), &run);
                 }
                 Opened::File(file)
             }
-            None if self.create || self.create_new => Opened::File(state.create(path)),
+            None if self.create || self.create_new => Opened::File(state.create(path, &run)),
             None if state.folders.contains(path) => Opened::Folder(path.to_owned()),
             None => return Err(ErrorKind::NotFound.into()),
         };
@@ -153,7 +153,7 @@ impl File {
     /// The host is off.
     pub fn set_len(&self, length: u64) -> io::Result<()> {
         let (disk, file) = self.file()?;
-        disk.state().write(file, Write::Length(length));
+        disk.state().write(file, Write::Length(length), &self.run);
         Ok(())
     }
 
@@ -224,7 +224,7 @@ impl Metadata {
 impl FileExt for File {
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let (disk, file) = self.file()?;
-        disk.state().write(file, Write::Data(offset, data.to_vec()));
+        disk.state().write(file, Write::Data(offset, data.to_vec()), &self.run);
         Ok(())
     }
 }
