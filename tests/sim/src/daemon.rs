@@ -161,8 +161,11 @@ impl Daemon {
         }
     }
 
-    /// Switches it on; it goes on as what it was.
+    /// Switches it on, unless it is; it goes on as what it was.
     pub(crate) fn start(self: &Arc<Self>) {
+        if self.is_on() {
+            return;
+        }
         let run = self.host.start();
         let slot = StoreSlot::new(self.name.clone(), self.key.clone(), clock);
         *lock(&self.up) = Some((run.clone(), slot.clone()));
@@ -177,6 +180,12 @@ impl Daemon {
 
     /// Kills it. With `reboot`, its host goes with it, and what was in the kernel.
     pub(crate) fn kill(&self, reboot: bool) {
+        if let Some((_, store)) = self.up() {
+            let status = store.status();
+            let (purged, last, snapshot) = (status.purged_index, status.last_index, status.snapshot_index);
+            let number = self.number;
+            self.notes.event(format!("{number} had entries {purged} to {last}, and a snapshot at {snapshot}"));
+        }
         let Some((run, _)) = lock(&self.up).take() else { return };
         run.kill();
         if reboot {

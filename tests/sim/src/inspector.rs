@@ -24,14 +24,12 @@ type Maker = Option<(u64, u64)>;
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Inspector {
-    /// Entries that somebody took for committed.
-    committed: BTreeMap<u64, Logged>,
+    /// Entries that somebody took for committed, and the term that he was in when that was first seen.
+    committed: BTreeMap<u64, (Logged, u64)>,
     /// Every entry by index, term and leader, with that before it.
     entries: BTreeMap<(u64, u64, u64), (Logged, Maker)>,
     /// Hash of the state by index.
     hashes: BTreeMap<u64, u128>,
-    /// The latest term in which somebody led, and who.
-    leader: (u64, u64),
     /// Term, committed and applied, by daemon and run of it.
     latest: BTreeMap<u64, (Run, [u64; 3])>,
 }
@@ -69,8 +67,7 @@ impl Inspector {
             notes.violation(format!("daemon {number}: term, committed or applied fell from {before:?} to {figures:?}"));
         }
         self.compare_log(number, &probe, notes);
-        if probe.leads && (probe.term, store.id().0) >= self.leader {
-            self.leader = (probe.term, store.id().0);
+        if probe.leads {
             self.check_leader(number, &probe, notes);
         }
         let hash = *self.hashes.entry(status.applied_index).or_insert(status.state_hash);
@@ -96,7 +93,7 @@ impl Inspector {
             }
             previous = Some((entry.term, entry.leader));
             if *index <= probe.committed {
-                let known = self.committed.entry(*index).or_insert_with(|| entry.clone());
+                let (known, _) = self.committed.entry(*index).or_insert_with(|| (entry.clone(), probe.term));
                 if known != entry {
                     notes.violation(format!("daemon {number}: entry {index} was committed as something else"));
                 }
@@ -104,12 +101,12 @@ impl Inspector {
         }
     }
 
-    /// The latest leader has all that was ever committed.
+    /// A leader has all that was committed in earlier terms.
     fn check_leader(&self, number: u64, probe: &pontoon_store::Probe, notes: &Notes) {
         let Some((first, _)) = probe.log.first() else { return };
         let log: BTreeMap<u64, &Logged> = probe.log.iter().map(|(index, entry)| (*index, entry)).collect();
-        let lacks = self.committed.range(first..).find(|(index, entry)| log.get(index) != Some(entry));
-        if let Some((index, _)) = lacks {
+        let mut earlier = self.committed.range(first..).filter(|(_, (_, term))| *term < probe.term);
+        if let Some((index, _)) = earlier.find(|(index, (entry, _))| log.get(index) != Some(&entry)) {
             notes.violation(format!(
                 "daemon {number} leads term {} without entry {index}, which is committed",
                 probe.term

@@ -171,9 +171,7 @@ impl Nemesis {
         self.meanwhile(async move {
             daemon.stop().await;
             sleep(pause / 4).await;
-            if !daemon.is_on() {
-                daemon.start();
-            }
+            daemon.start();
         });
     }
 
