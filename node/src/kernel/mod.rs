@@ -13,8 +13,8 @@ mod firewall;
 mod generation;
 mod link;
 mod linux;
-#[cfg(test)]
-pub(crate) mod memory;
+#[cfg(any(test, feature = "sim"))]
+pub mod memory;
 mod neighbour;
 mod netns;
 mod observe;

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use openraft::{Config, Raft, SnapshotPolicy};
 use thiserror::Error;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::window::Window;
@@ -21,6 +20,7 @@ use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::SnapshotMeta;
+use crate::rt;
 
 /// How long a folder may be in use by a daemon that is ending.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
@@ -182,12 +182,12 @@ type Opened = (Arc<Wal>, LogStore, StateMachine);
 
 /// Opens the folder; a daemon that is ending may have it a little longer.
 async fn open_when_free(options: &StoreOptions) -> Result<Opened, OpenError> {
-    let end = Instant::now() + LOCK_WAIT;
+    let end = rt::now() + LOCK_WAIT;
     loop {
         let opening = options.clone();
-        let opened = tokio::task::spawn_blocking(move || open_disk(&opening)).await;
+        let opened = rt::spawn_blocking(move || open_disk(&opening)).await;
         match opened.map_err(|error| OpenError::raft(&error))? {
-            Err(OpenError::InUse { .. }) if Instant::now() < end => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(OpenError::InUse { .. }) if rt::now() < end => rt::sleep(LOOK_AGAIN).await,
             other => return other,
         }
     }
@@ -212,6 +212,6 @@ fn open_snapshots(dir: PathBuf) -> Result<(SnapshotDir, Current), SnapshotError>
 }
 
 fn is_empty(dir: &Path) -> bool {
-    let lock = |entry: &std::fs::DirEntry| entry.file_name() == "lock";
-    std::fs::read_dir(dir).map_or(true, |entries| entries.flatten().all(|entry| lock(&entry)))
+    let lock = |entry: &rt::fs::DirEntry| entry.file_name() == "lock";
+    rt::fs::read_dir(dir).map_or(true, |entries| entries.flatten().all(|entry| lock(&entry)))
 }
