@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,11 @@ use super::convert;
 use super::types::{Peer, Types, Vote};
 use crate::disk::snapshot::SnapshotFile;
 use crate::rt::{self, fs::File};
+
+/// How long a member that cannot be reached, or does not take entries yet, is left alone. openraft takes the next step of its
+/// delays for each stream that fails, but waits only before it sends on one: a member that refuses streams at once was
+/// asked without a pause, and got nothing for the longest delay once it took them.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a follower may take to answer what it was sent. openraft would give it three quarters of a
 /// heartbeat, which is less than a slow disk's sync.
@@ -106,7 +112,7 @@ impl Member {
 
 impl NetBackoff<Types> for Member {
     fn backoff(&self) -> Option<Backoff> {
-        None
+        Some(Backoff::new(iter::repeat(AGAIN)))
     }
 }
 
@@ -153,8 +159,13 @@ impl NetStreamAppend<Types> for Member {
                 convert::append_out(&request)
             });
             let opened = rt::timeout(ANSWER, client.append(self.request(requests))).await;
-            let responses = opened.map_err(|_| silent(&self.peer.address))?.map_err(failure)?.into_inner();
-            Ok(answers(responses, sent, self.peer.address.clone()))
+            match opened.map_err(|_| silent(&self.peer.address)).and_then(|opened| opened.map_err(failure)) {
+                Ok(opened) => Ok(answers(opened.into_inner(), sent, self.peer.address.clone())),
+                Err(error) => {
+                    rt::sleep(AGAIN).await;
+                    Err(error)
+                }
+            }
         })
     }
 }

@@ -135,8 +135,6 @@ fn config(options: &StoreOptions) -> Result<Config, OpenError> {
         // A follower that is behind gets entries as long as they are kept.
         replication_lag_threshold: options.snapshot_every.saturating_mul(2),
         install_snapshot_timeout: 60_000,
-        // A member that was gone hears of what it has missed this long after it is back, at most.
-        backoff: "50ms 100ms 200ms".into(),
         ..Config::default()
     };
     config.validate().map_err(|error| OpenError::raft(&error))
