@@ -15,7 +15,7 @@ use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
 use crate::peer::{StoreSlot, greet, unproposed, unreachable};
 use crate::rt;
-use crate::store::Proposed;
+use crate::store::{Proposed, hash_out};
 use crate::tls::NodeKey;
 
 /// How long writing an admission may take. With the call back it stays below 5 s.
@@ -137,6 +137,11 @@ impl v1::peer_server::Peer for Service {
             Proposed::NotUnderstood(reason) => Err(Status::invalid_argument(reason)),
             Proposed::Stopped(reason) => Err(Status::unavailable(reason)),
         }
+    }
+
+    async fn hashes(&self, request: Request<v1::HashesRequest>) -> Answer<v1::HashesResponse> {
+        let store = self.slot.member(&request).await?;
+        Ok(Response::new(v1::HashesResponse { hashes: store.hashes().iter().map(hash_out).collect() }))
     }
 
     async fn read_index(&self, request: Request<v1::ReadIndexRequest>) -> Answer<v1::ReadIndexResponse> {

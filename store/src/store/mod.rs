@@ -1,5 +1,6 @@
 //! One member of the cluster.
 
+mod agreement;
 mod members;
 mod open;
 mod propose;
@@ -36,6 +37,7 @@ use crate::rt::{JoinHandle, timeout, watch};
 use crate::tasks::TaskBoard;
 use crate::tls::{NodeKey, PublicKey};
 
+pub(crate) use agreement::hash_out;
 pub use members::ExpelError;
 pub use open::OpenError;
 pub(crate) use propose::Proposed;

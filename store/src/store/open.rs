@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::window::Window;
-use super::{Inner, Store, StoreOptions, members};
+use super::{Inner, Store, StoreOptions, agreement, members};
 use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
 use crate::disk::state::{StateDb, StateError};
 use crate::disk::wal::{Identity, Wal, WalError, WalOptions};
@@ -69,6 +69,12 @@ pub enum OpenError {
         /// Last entry of the state or snapshot.
         applied: u64,
     },
+    /// Its copy of the state is not what the other members have.
+    #[error("{reason}")]
+    Differs {
+        /// What was found, and what to do.
+        reason: String,
+    },
     /// Raft does not start.
     #[error("Raft does not start: {reason}")]
     Raft {
@@ -114,7 +120,9 @@ impl Store {
             changing: tokio::sync::Mutex::default(),
             options,
         }));
-        *store.0.tasks.lock().await = members::spawn(&store);
+        let mut tasks = members::spawn(&store);
+        tasks.push(agreement::spawn(&store));
+        *store.0.tasks.lock().await = tasks;
         Ok(store)
     }
 }
@@ -141,6 +149,10 @@ fn config(options: &StoreOptions) -> Result<Config, OpenError> {
 }
 
 fn open_disk(options: &StoreOptions) -> Result<Opened, OpenError> {
+    let mark = agreement::mark_of(&options.dir).map_err(|error| OpenError::disk("data folder")(error.into()))?;
+    if let Some(reason) = mark {
+        return Err(OpenError::Differs { reason });
+    }
     let log_dir = options.dir.join("log");
     let state_dir = options.dir.join("state");
     let snapshot_dir = options.dir.join("snapshots");

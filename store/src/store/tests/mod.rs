@@ -1,6 +1,7 @@
 //! Members in one process, over real gRPC on loopback and real disks.
 
 mod admission;
+mod agreement;
 mod cluster;
 mod crash;
 mod damage;
