@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::iter;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use pontoon_proto::v1;
+use pontoon_proto::v1::snapshot_chunk::Part;
 use tonic::{Code, Status};
 
 use super::channel::{Channels, Purpose, RaftClient};
@@ -39,7 +39,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// How long a snapshot may make no progress.
 const SNAPSHOT_IDLE: Duration = Duration::from_secs(30);
 /// Bytes of a snapshot in one message.
-const SNAPSHOT_CHUNK: usize = 1 << 20;
+const SNAPSHOT_CHUNK: usize = if cfg!(test) { 8 << 10 } else { 1 << 20 };
 
 type Rpc = RPCError<Types>;
 type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, Rpc>>;
@@ -217,8 +217,11 @@ impl NetSnapshot<Types> for Member {
         let mut client = self.raft(Purpose::Snapshot)?;
         let file = &snapshot.snapshot;
         let header = convert::snapshot_out(Some(&vote), &snapshot.meta, file.data_bytes);
+        let asked = client.snapshot_progress(self.request(header.clone()));
+        let arrived = rt::timeout(ANSWER, asked).await.map_err(|_| silent(&self.peer.address))?;
+        let arrived = arrived.map_err(failure)?.into_inner().bytes.min(file.data_bytes);
         let progress = Arc::new(AtomicU64::new(0));
-        let chunks = chunks(header, file.path.clone(), file.data_offset, Arc::clone(&progress));
+        let chunks = chunks(header, file, arrived, Arc::clone(&progress));
         let answer = client.install_snapshot(self.request(chunks));
         let response = tokio::select! {
             biased;
@@ -231,22 +234,24 @@ impl NetSnapshot<Types> for Member {
     }
 }
 
-/// The messages that carry a snapshot. A file that cannot be read ends them early, and the receiver notices.
+/// The messages that carry a snapshot from a byte on. A file that cannot be read ends them early, and the receiver notices.
 fn chunks(
     header: v1::SnapshotHeader,
-    path: PathBuf,
-    offset: u64,
+    snapshot: &SnapshotFile,
+    arrived: u64,
     progress: Arc<AtomicU64>,
-) -> impl Stream<Item = v1::SnapshotChunk> + Send + 'static {
-    let first = v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Header(header)) };
-    let data = stream::unfold(None, move |file| {
+) -> impl Stream<Item = v1::SnapshotChunk> + Send + use<> {
+    let first = v1::SnapshotChunk { part: Some(Part::Header(header)), offset: 0 };
+    let (path, begin) = (snapshot.path.clone(), snapshot.data_offset + arrived);
+    let data = stream::unfold((None, arrived), move |(file, offset)| {
         let (path, progress) = (path.clone(), Arc::clone(&progress));
         async move {
-            match next_chunk(file, &path, offset).await {
+            match next_chunk(file, &path, begin).await {
                 Ok(None) => None,
-                Ok(Some((chunk, file))) => {
+                Ok(Some((data, file))) => {
                     progress.fetch_add(1, Ordering::Relaxed);
-                    Some((v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Data(chunk)) }, Some(file)))
+                    let next = offset + data.len() as u64;
+                    Some((v1::SnapshotChunk { part: Some(Part::Data(data)), offset }, (Some(file), next)))
                 }
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "cannot read a snapshot that is being sent");

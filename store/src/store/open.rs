@@ -14,6 +14,7 @@ use super::{Inner, Store, StoreOptions, agreement, members};
 use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
 use crate::disk::state::{StateDb, StateError};
 use crate::disk::wal::{Identity, Wal, WalError, WalOptions};
+use crate::raft::arrival::Arrival;
 use crate::raft::channel::Channels;
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
@@ -111,6 +112,7 @@ impl Store {
             log,
             wal,
             shared,
+            arrival: Arrival::default(),
             channels,
             requests: Window::default(),
             vouched: Mutex::default(),

@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod keys;
 mod removal;
+mod snapshots;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
