@@ -10,6 +10,7 @@ mod examine;
 mod execute;
 mod facts;
 mod firewall;
+mod generation;
 mod link;
 mod linux;
 #[cfg(any(test, feature = "sim"))]
