@@ -55,6 +55,11 @@ impl LogStore {
         Ok(Self { wal, memory: Arc::new(RwLock::new(memory)) })
     }
 
+    /// Its last entry, or the last that was purged.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.read().last()
+    }
+
     /// Up to where the log is purged.
     pub(crate) fn purged(&self) -> Option<LogId> {
         self.read().purged

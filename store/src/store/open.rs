@@ -6,21 +6,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::{Config, Raft, SnapshotPolicy};
+use pontoon_proto::v1;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::window::Window;
 use super::{Inner, Store, StoreOptions, agreement, members};
+use crate::codec;
 use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
-use crate::disk::state::{StateDb, StateError};
+use crate::disk::state::{StateDb, StateError, StateMeta};
 use crate::disk::wal::{Identity, Wal, WalError, WalOptions};
+use crate::model::state::State;
 use crate::raft::arrival::Arrival;
 use crate::raft::channel::Channels;
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::state_machine::StateMachine;
-use crate::raft::types::SnapshotMeta;
+use crate::raft::types::{LogId, SnapshotMeta};
 use crate::rt;
 
 /// How long a folder may be in use by a daemon that is ending.
@@ -179,6 +182,7 @@ fn open_disk(options: &StoreOptions) -> Result<Opened, OpenError> {
     })?;
     let (snapshots, current) =
         open_snapshots(snapshot_dir).map_err(|error| OpenError::disk("snapshots")(error.into()))?;
+    let current = cover(&state, &log, &snapshots, current)?;
     let snapshot_index = current.as_ref().and_then(|(meta, _)| meta.last_log_id).map_or(0, |id| id.index);
     let machine = StateMachine::new(state, snapshots, current);
     let machine = machine.map_err(|error| OpenError::disk("state")(error.into()))?;
@@ -188,6 +192,28 @@ fn open_disk(options: &StoreOptions) -> Result<Opened, OpenError> {
         return Err(OpenError::StateLost { dir: options.dir.clone(), purged, applied });
     }
     Ok((wal, log, machine))
+}
+
+/// A leader applies what a majority has on its disks, its own may not be among them. If it is killed then, its state is ahead
+/// of its log, which Raft begins anew behind the state. What is before that is in a snapshot, as always: the state
+/// itself was never synced.
+fn cover(
+    (_, state, meta): &(StateDb, State, StateMeta),
+    log: &LogStore,
+    snapshots: &SnapshotDir,
+    current: Current,
+) -> Result<Current, OpenError> {
+    let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+    let covered = index(log.last()).max(current.as_ref().map_or(0, |(meta, _)| index(meta.last_log_id)));
+    if state.applied_index <= covered {
+        return Ok(current);
+    }
+    tracing::info!(applied = state.applied_index, covered, "the state is ahead of the log, and goes into a snapshot");
+    let data = codec::encode_snapshot(state);
+    let header = v1::SnapshotHeader { size: data.len() as u64, ..meta.applied.clone() };
+    let file = snapshots.write(&header, &data).map_err(|error| OpenError::disk("snapshots")(error.into()))?;
+    let meta = convert::snapshot_in(&header).map_err(|error| OpenError::disk("state")(error.into()))?;
+    Ok(Some((meta, file)))
 }
 
 type Opened = (Arc<Wal>, LogStore, StateMachine);

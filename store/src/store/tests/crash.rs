@@ -108,3 +108,34 @@ async fn a_member_that_is_killed_while_it_takes_a_snapshot_goes_on() {
         daemon.store().shutdown().await;
     }
 }
+
+/// A leader that was killed while its disk was slower than those of the others had a state that was ahead of its log. Raft
+/// purged the log up to there, behind every snapshot: with the state, which is never synced, all would have been lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_is_ahead_of_its_log_goes_into_a_snapshot() {
+    let mut daemon = Daemon::start(1).await;
+    daemon.found().await;
+    daemon.create("last").await.unwrap();
+    let last = daemon.store().status().last_index;
+    let id = daemon.kill().await;
+    let identity = Identity { cluster: CLUSTER, raft_id: id };
+    let options = WalOptions { dir: daemon.dir.path().join("log"), identity, segment_bytes: 64 << 10 };
+    let mut opened = Err(());
+    until("the log is free", || {
+        Wal::open(options.clone(), Arc::new(|_| {})).is_ok_and(|(wal, _)| {
+            opened = Ok(wal);
+            true
+        })
+    })
+    .await;
+    let (done, is_done) = oneshot::channel();
+    let wal = opened.unwrap();
+    wal.submit(vec![Write::Truncate(last)], Some(Box::new(|written| done.send(written).unwrap())));
+    is_done.await.unwrap().unwrap();
+    drop(wal);
+    daemon.restart(id).await;
+    until("it leads", || daemon.store().status().is_leader).await;
+    let status = daemon.store().status();
+    assert!(status.snapshot_index >= last && status.purged_index <= status.snapshot_index, "{status:?}");
+    assert_eq!(daemon.networks(), ["last"]);
+}
