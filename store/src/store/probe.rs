@@ -1,9 +1,12 @@
 //! What a simulation looks at to see whether Raft keeps its promises.
 
+use bytes::Bytes;
 use openraft::ServerState;
+use prost::Message;
 
 use super::Store;
 use crate::raft::convert;
+use crate::raft::types::{LogEntry, Payload};
 
 /// An entry of a log: who made it, and what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,8 +15,8 @@ pub struct Logged {
     pub term: u64,
     /// That leader.
     pub leader: u64,
-    /// The entry, encoded.
-    pub bytes: Vec<u8>,
+    /// What it says, encoded.
+    pub bytes: Bytes,
 }
 
 /// A member at one moment.
@@ -34,10 +37,14 @@ impl Store {
     pub fn probe(&self, entries: u64) -> Probe {
         let metrics = self.metrics();
         let from = metrics.last_log_index.unwrap_or(0).saturating_sub(entries);
-        let logged = |entry: &crate::raft::types::LogEntry| Logged {
+        let bytes = |entry: &LogEntry| match &entry.payload {
+            Payload::Normal(data) => data.0.clone(),
+            Payload::Blank | Payload::Membership(_) => convert::entry_out(entry).encode_to_vec().into(),
+        };
+        let logged = |entry: &LogEntry| Logged {
             term: entry.log_id.leader_id.term,
             leader: entry.log_id.leader_id.node_id,
-            bytes: prost::Message::encode_to_vec(&convert::entry_out(entry)),
+            bytes: bytes(entry),
         };
         Probe {
             term: metrics.current_term,

@@ -12,11 +12,11 @@ use crate::daemon::Daemon;
 use crate::notes::Notes;
 
 /// How often it looks.
-const LOOK: Duration = Duration::from_millis(25);
+const LOOK: Duration = Duration::from_millis(40);
 /// How many entries at the end of each log it looks at.
-const TAIL: u64 = 48;
+const TAIL: u64 = 32;
 /// After how many looks the objects are checked, too.
-const OBJECTS_EACH: u64 = 8;
+const OBJECTS_EACH: u64 = 6;
 
 /// Term and leader of the entry before another; none: it was not looked at.
 type Maker = Option<(u64, u64)>;

@@ -146,9 +146,10 @@ async fn play(plan: Plan, notes: Notes) -> anyhow::Result<()> {
         if let Some((run, store)) = daemon.up() {
             inspector.look(daemon.number, &run, &store, &notes);
             check_objects(daemon.number, &store, &notes);
-            clients.check(&store.state());
+            clients.check_endpoints(&store.state());
         }
     }
+    clients.check_histories();
     Ok(())
 }
 

@@ -31,8 +31,8 @@ pub(super) struct State {
     pub(super) files: BTreeMap<u64, Contents>,
     next: u64,
     latency: Latency,
-    /// A sync is said to be over, and is not.
-    lies: bool,
+    /// A sync of data is said to be over, and is not.
+    pub(super) lies: bool,
     /// Decides how long a sync takes, and what a crash leaves.
     chance: Chance,
 }
@@ -133,7 +133,8 @@ impl Disk {
         self.state().latency = latency;
     }
 
-    /// From now on a sync is said to be over while nothing is on the disk: what a program does that does not wait for it.
+    /// From now on a sync of data is said to be over while nothing is on the disk: so it is for a program that does not wait
+    /// for it.
     pub fn lie(&self) {
         self.state().lies = true;
     }
@@ -238,7 +239,7 @@ impl State {
     /// What was written to a file so far will be on the disk after a while.
     pub(super) fn sync(&mut self, file: u64, run: &Run) {
         self.settle();
-        let due = self.due(run);
+        let due = Some(self.due(run));
         if let Some(file) = self.files.get_mut(&file) {
             file.writes.iter_mut().filter(|write| write.lasts.is_none()).for_each(|write| write.lasts = due);
         }
@@ -247,18 +248,17 @@ impl State {
     /// The same for names in a folder.
     pub(super) fn sync_folder(&mut self, folder: &Path, run: &Run) {
         self.settle();
-        let due = self.due(run);
+        let due = Some(self.due(run));
         let changes = self.changes.iter_mut();
         let changes = changes.filter(|change| change.lasts.is_none() && change.what.concerns(folder));
         changes.for_each(|change| change.lasts = due);
     }
 
-    fn due(&mut self, run: &Run) -> Option<Instant> {
+    fn due(&mut self, run: &Run) -> Instant {
         let Latency(least, most) = self.latency;
         let span = (most - least).as_micros() as usize;
         let latency = least + Duration::from_micros(self.chance_below(span + 1) as u64);
-        let due = run.add_busy(latency);
-        (!self.lies).then_some(due)
+        run.add_busy(latency)
     }
 
     /// Puts on the disk what lasts by now.
