@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pontoon_store::ProposeError;
 use pontoon_store::model::command::Command;
+use pontoon_store::model::voters::target;
 use pontoon_store::rt::sim::Chance;
 use pontoon_store::rt::sim::fs::Latency;
 use pontoon_store::rt::sim::link::Net;
@@ -175,11 +176,21 @@ impl Nemesis {
         });
     }
 
+    /// Whether everybody is there, and knows as many voters as there are to be.
+    fn is_complete(&self) -> bool {
+        let voters = target(self.daemons.len());
+        let knows = |daemon: &Arc<Daemon>| {
+            let status = daemon.up().map(|(_, store)| store.status());
+            status.is_some_and(|known| known.voters.len() == voters && known.members.len() == self.daemons.len())
+        };
+        self.daemons.iter().all(knows)
+    }
+
     /// A host loses its disk. Its node is removed, and it joins anew.
     fn replace(&self, daemon: Arc<Daemon>, pause: Duration) {
         let (Some(node), Some(raft_id)) = (daemon.node(), daemon.raft_id()) else { return };
-        // The founder's labels are the registers.
-        if daemon.number == 1 || !daemon.is_on() || self.replacing.fetch_add(1, Ordering::Relaxed) > 0 {
+        // The founder's labels are the registers. A majority of the voters must be left.
+        if daemon.number == 1 || !self.is_complete() || self.replacing.swap(1, Ordering::Relaxed) > 0 {
             return;
         }
         self.begin("lost disks", format!(": {}", daemon.number));
