@@ -25,5 +25,6 @@ mod quorum;
 mod reach;
 mod refusals;
 mod restart;
+mod room;
 mod service;
 mod watch;
