@@ -19,8 +19,8 @@ pub use feed::{Changes, Compacted};
 pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, hello};
 pub use raft::types::Peer;
 pub use store::{
-    ExpelError, Fatal, MemberStatus, Missing, OpenError, ProposeError, ReadError, Store, StoreOptions, StoreStatus,
-    Timing,
+    ExpelError, Fatal, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError, Store,
+    StoreOptions, StoreStatus, Timing,
 };
 pub use tls::{KeyError, NodeKey, PublicKey};
 

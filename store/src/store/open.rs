@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -112,6 +113,8 @@ impl Store {
             ended: CancellationToken::new(),
             tasks: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            silence: Mutex::default(),
+            replaced: AtomicU64::new(0),
             options,
         }));
         *store.0.tasks.lock().await = members::spawn(&store);

@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod keys;
 mod removal;
+mod voting;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -122,6 +123,7 @@ impl Daemon {
             feature_level: FEATURE_LEVEL,
             raft_id: None,
             attempt: ATTEMPTS.fetch_add(1, Ordering::Relaxed),
+            voter_only: false,
         }
     }
 
@@ -138,6 +140,8 @@ impl Daemon {
             vxlan_port: 4789,
             feature_level: FEATURE_LEVEL,
             underlay: Family::V4,
+            voters: None,
+            replace_after_ms: None,
         };
         let node = AdmitNode { raft_id: Some(FOUNDER), ..self.admission() };
         store.propose(Command::FoundCluster { cluster, node }, DEADLINE).await.unwrap();
