@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use pontoon_store::model::id::{EndpointId, NodeId, Vni};
 use pontoon_store::model::state::State;
+use pontoon_store::rt::{self, Instant, now, sleep, sleep_until, watch};
 use pontoon_store::tasks::Task;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -215,13 +215,13 @@ impl Pace {
     /// After a pass that took `took`.
     fn after(&mut self, took: Duration, failed: bool) {
         self.debounce = (took * 4).clamp(DEBOUNCE.0, DEBOUNCE.1);
-        self.due = Instant::now() + if failed { self.retry } else { TICK };
+        self.due = now() + if failed { self.retry } else { TICK };
         self.retry = if failed { (self.retry * 2).min(TICK) } else { FIRST_RETRY };
     }
 
     /// Something may be amiss.
     fn hurry(&mut self) {
-        self.due = self.due.min(Instant::now() + self.debounce);
+        self.due = self.due.min(now() + self.debounce);
     }
 }
 
@@ -238,10 +238,11 @@ enum Reason {
 impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
     /// Runs until `stop`, and gives the kernel back. The kernel keeps what it has: traffic goes on.
     pub async fn run(mut self, stop: CancellationToken) -> K {
-        let mut pace = Pace { due: Instant::now(), debounce: DEBOUNCE.0, retry: FIRST_RETRY };
+        let mut pace = Pace { due: now(), debounce: DEBOUNCE.0, retry: FIRST_RETRY };
         let mut waiting = Vec::new();
         loop {
             let reason = tokio::select! {
+                biased;
                 () = stop.cancelled() => return self.core.kernel,
                 reason = self.wait(&mut waiting, &mut pace) => reason,
             };
@@ -251,7 +252,7 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
             }
             let reason = if waiting.is_empty() { reason } else { Reason::Look };
             self.changes.borrow_and_update();
-            let begin = Instant::now();
+            let begin = now();
             let answer;
             (self, answer) = self.pass(reason).await;
             let Some(answer) = answer else { continue };
@@ -264,14 +265,14 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
                 // Whoever asked may have stopped waiting.
                 let _ = request.send(answer.clone());
             }
-            pace.after(begin.elapsed(), failed);
+            pace.after(now() - begin, failed);
         }
     }
 
     /// One pass, on a thread that may block. None: there was no need for one.
     async fn pass(mut self, reason: Reason) -> (Self, Option<Answer>) {
         let (mut core, source) = (self.core, self.source.clone());
-        let pass = tokio::task::spawn_blocking(move || {
+        let pass = rt::spawn_blocking(move || {
             let needless = reason == Reason::State && core.is_in_order(source.as_ref());
             let answer = (!needless).then(|| core.pass(source.as_ref()));
             (core, answer)
@@ -279,10 +280,7 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
         let answer;
         (self.core, answer) = match pass.await {
             Ok(done) => done,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => unreachable!("nobody cancels a pass: {error}"),
-            },
+            Err(error) => panic!("nobody cancels a pass: {error}"),
         };
         if answer.is_some() {
             self.status.send_replace(self.core.status.clone());
@@ -298,11 +296,12 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
     async fn wait(&mut self, waiting: &mut Vec<oneshot::Sender<Answer>>, pace: &mut Pace) -> Option<Reason> {
         loop {
             tokio::select! {
+                biased;
                 Some(request) = self.requests.recv() => {
                     waiting.push(request);
                     return Some(Reason::Look);
                 }
-                () = tokio::time::sleep_until(pace.due) => return Some(Reason::Look),
+                () = sleep_until(pace.due) => return Some(Reason::Look),
                 () = self.wake.notified() => pace.hurry(),
                 changed = self.changes.changed() => {
                     // The store ends before the loop only when the daemon does.
@@ -315,11 +314,12 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
             }
         }
         tokio::select! {
+            biased;
             Some(request) = self.requests.recv() => {
                 waiting.push(request);
                 Some(Reason::Look)
             }
-            () = tokio::time::sleep(COALESCE) => Some(Reason::State),
+            () = sleep(COALESCE) => Some(Reason::State),
         }
     }
 }

@@ -7,29 +7,34 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+#[cfg(feature = "sim")]
+use futures::FutureExt;
 use futures::stream::StreamExt;
 use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
 use prost::Message;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
+#[cfg(feature = "sim")]
+use tonic::codegen::{Service as _, http};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
 use tonic::transport::Server;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Request, Status};
 
 use crate::accept::{HANDSHAKES, accept};
 use crate::model::command::AdmitNode;
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::rejection::Rejection;
-use crate::raft::channel::{Caller, dial};
+use crate::raft::channel::{Caller, dial, shown};
 use crate::raft::convert::{Malformed, peer_in};
 use crate::raft::service::Service;
 use crate::raft::types::Peer;
+#[cfg(feature = "sim")]
+use crate::rt::sim::link;
+use crate::rt::{now, timeout, timeout_at};
 use crate::store::{ProposeError, Store};
-use crate::tls::{NodeKey, PublicKey, public_key};
+use crate::tls::{NodeKey, PublicKey};
 
 /// Carries an encoded `Rejection` (store.proto) with a status.
 pub(crate) const REJECTION: &str = "pontoon-rejection-bin";
@@ -143,14 +148,6 @@ fn admit_call(store: Store, caller: Caller, shown: PublicKey, known: Option<Publ
     }
 }
 
-/// The key that a caller has shown and proven to have.
-pub(crate) fn shown<T>(request: &Request<T>) -> Result<PublicKey, Status> {
-    let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
-    let certificates = info.and_then(TlsConnectInfo::peer_certs);
-    let key = certificates.and_then(|shown| public_key(shown.first()?).ok());
-    key.ok_or_else(|| Status::unauthenticated("the caller has shown no key"))
-}
-
 /// Serves the port.
 #[derive(Debug, Clone)]
 pub struct PeerServer {
@@ -172,13 +169,7 @@ impl PeerServer {
         let (ready, incoming) = mpsc::channel(HANDSHAKES);
         let accepting = accept(listener, self.slot.key().clone(), ready);
         let incoming = ReceiverStream::new(incoming).map(Ok::<_, io::Error>);
-        let service = Service::new(self.slot);
-        let raft = v1::raft_server::RaftServer::new(service.clone())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let peer = v1::peer_server::PeerServer::new(service)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let (raft, peer) = self.services();
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -196,6 +187,36 @@ impl PeerServer {
             () = late => Ok(()),
             never = accepting => match never {},
         }
+    }
+
+    /// Serves an address of a simulated host, as long as that runs.
+    #[cfg(feature = "sim")]
+    pub fn listen(self, address: SocketAddr) {
+        let key = self.slot.key().clone();
+        let (raft, peer) = self.services();
+        let serve = move |request: http::Request<tonic::body::Body>| {
+            let (mut raft, mut peer) = (raft.clone(), peer.clone());
+            let answer = async move {
+                let answered = match request.uri().path().starts_with("/pontoon.v1.Raft/") {
+                    true => raft.call(request).await,
+                    false => peer.call(request).await,
+                };
+                answered.unwrap_or_else(|never| match never {})
+            };
+            answer.boxed()
+        };
+        link::listen(address, &key, Arc::new(serve));
+    }
+
+    fn services(self) -> (v1::raft_server::RaftServer<Service>, v1::peer_server::PeerServer<Service>) {
+        let service = Service::new(self.slot);
+        let raft = v1::raft_server::RaftServer::new(service.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let peer = v1::peer_server::PeerServer::new(service)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        (raft, peer)
     }
 }
 
@@ -315,7 +336,7 @@ pub async fn admit(
 ) -> Result<Admitted, AdmitError> {
     let mut request = Request::new(v1::AdmitRequest { node: Some(node.into()) });
     request.set_timeout(deadline);
-    let end = Instant::now() + deadline;
+    let end = now() + deadline;
     let dialled = timeout_at(end, dial(key, address)).await.map_err(|_| late(address, deadline))?;
     let (mut client, _) = dialled.map_err(|status| failed(address, &status))?;
     let answer = timeout_at(end, client.admit(request)).await;

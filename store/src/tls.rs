@@ -92,6 +92,7 @@ impl NodeKey {
     }
 
     /// Connects to an address and tells whose key answers.
+    #[cfg_attr(feature = "sim", allow(dead_code, reason = "simulated links have no handshake"))]
     pub(crate) async fn connect(&self, address: &str) -> io::Result<(client::TlsStream<TcpStream>, PublicKey)> {
         timeout(CONNECT, self.shake(address)).await.map_err(|_| {
             io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {address} within {CONNECT:?}"))

@@ -15,11 +15,11 @@ use pontoon_proto::v1::{ObjectKind, object};
 use pontoon_store::model::apply::Change;
 use pontoon_store::model::id::NetworkId;
 use pontoon_store::model::state::State;
+use pontoon_store::rt::{timeout, watch};
 use pontoon_store::{Changes, Compacted};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
@@ -164,7 +164,7 @@ impl Watcher {
             if !self.ready.is_empty() || changes.len() == AT_ONCE {
                 continue;
             }
-            let changed = tokio::time::timeout(QUIET, self.applied.changed());
+            let changed = timeout(QUIET, self.applied.changed());
             match self.stop.run_until_cancelled(member.unless_stopped(changed)).await.flatten() {
                 Some(Ok(Ok(()))) => {}
                 Some(Err(_)) => return Ok(Event::Progress(v1::WatchProgress { index: self.index })),

@@ -40,6 +40,17 @@ fn failed(operation: impl Into<String>) -> impl FnOnce(Error) -> EngineError {
     move |source| EngineError { operation, source }
 }
 
+/// What of an engine is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Networks and containers.
+    Everything,
+    /// Containers, when no network has come or gone since. An engine such as 20.10 opens the file of its networks anew for
+    /// each look at them, and a container that starts meanwhile waits 50 ms before it tries the file again (bbolt: flock in
+    /// `bolt_unix.go`).
+    Containers,
+}
+
 /// A connection to an engine.
 #[derive(Debug, Clone)]
 pub(super) struct Engine(Docker);
@@ -75,8 +86,12 @@ impl Engine {
 
     /// Networks and containers, and the other names that those have which run on networks of ours. The engine's list does
     /// not have these; each endpoint's are asked for once.
-    pub(super) async fn observe_after(&self, before: &Seen) -> Result<Seen, EngineError> {
-        let mut seen = self.observe().await?;
+    pub(super) async fn observe_after(&self, before: &Seen, look: Look) -> Result<Seen, EngineError> {
+        let networks = match look {
+            Look::Everything => self.networks().await?,
+            Look::Containers => before.networks.clone(),
+        };
+        let mut seen = self.containers(networks).await?;
         let known = before.containers.iter().flat_map(|container| &container.attachments);
         let known: HashMap<&str, &Vec<String>> = known.map(|known| (known.endpoint.as_str(), &known.aliases)).collect();
         let ours: BTreeSet<&str> = seen.networks.iter().filter(|net| net.ours).map(|net| net.id.as_str()).collect();
@@ -116,6 +131,11 @@ impl Engine {
     /// Networks and containers.
     pub(super) async fn observe(&self) -> Result<Seen, EngineError> {
         let networks = self.networks().await?;
+        self.containers(networks).await
+    }
+
+    /// Containers, and these networks.
+    async fn containers(&self, networks: Vec<SeenNetwork>) -> Result<Seen, EngineError> {
         let all = ListContainersOptions { all: true, ..ListContainersOptions::default() };
         let containers = self.0.list_containers(Some(all)).await.map_err(failed("list containers"))?;
         let containers = containers.into_iter().map(|found| container(found, &networks)).collect();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard::models::{EventMessage, EventMessageTypeEnum};
@@ -16,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::engine::{Engine, EngineError, is_name};
+use super::engine::{Engine, EngineError, Look, is_name};
 use super::{Containers, rebind};
 use crate::api::error::ApiError;
 use crate::attach;
@@ -104,13 +105,13 @@ async fn only_votes(sync: &Sync) -> bool {
 /// Works for as long as the engine answers.
 async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
     let engine = Engine::connect(&sync.socket).await?;
-    let happened = Arc::new(Notify::new());
+    let happened = Arc::new(Happened::default());
     let mut events =
         AbortOnDropHandle::new(tokio::spawn(listen(engine.clone(), sync.containers.clone(), happened.clone())));
     let mut applied = sync.member.store().applied();
     let mut strays = BTreeMap::new();
     let version = format!("Docker {}", engine.version().await?.0);
-    let mut seen = observe(sync, &engine, &Seen::default()).await?;
+    let mut seen = observe(sync, &engine, &Seen::default(), Look::Everything).await?;
     info!(socket = %sync.socket.display(), version, "working with Docker");
     sync.containers.set_engine(&version);
     // Its next pass reports the version.
@@ -126,27 +127,50 @@ async fn session(sync: &Sync) -> Result<std::convert::Infallible, SyncError> {
         let due = if failed { Instant::now() + AGAIN } else { due.min(Instant::now() + TICK) };
         tokio::select! {
             _ = &mut events => return Err(SyncError::Ended),
-            () = happened.notified() => {
+            () = happened.something.notified() => {
                 sleep(DEBOUNCE).await;
-                seen = observe(sync, &engine, &seen).await?;
+                seen = observe(sync, &engine, &seen, happened.look()).await?;
             }
             changed = applied.changed() => {
                 changed.map_err(|_| SyncError::Ended)?;
                 // What the cluster has changed may ask for something of the engine: that is looked at first.
                 sleep(DEBOUNCE).await;
             }
-            () = sleep_until(due) => seen = observe(sync, &engine, &seen).await?,
+            () = sleep_until(due) => seen = observe(sync, &engine, &seen, Look::Everything).await?,
         }
     }
 }
 
+/// What has happened in the engine since it was looked at.
+#[derive(Debug, Default)]
+struct Happened {
+    something: Notify,
+    /// Networks have come or gone.
+    networks: AtomicBool,
+}
+
+impl Happened {
+    fn note(&self, event: &EventMessage) {
+        let joins = matches!(event.action.as_deref(), Some("connect" | "disconnect"));
+        if event.typ != Some(EventMessageTypeEnum::CONTAINER) && !joins {
+            self.networks.store(true, Ordering::Release);
+        }
+        self.something.notify_one();
+    }
+
+    /// What the next look has to be at; forgets it.
+    fn look(&self) -> Look {
+        if self.networks.swap(false, Ordering::AcqRel) { Look::Everything } else { Look::Containers }
+    }
+}
+
 /// Takes note of what happens in the engine, also while the loop is at work. Ends with the connection.
-async fn listen(engine: Engine, containers: Arc<Containers>, happened: Arc<Notify>) {
+async fn listen(engine: Engine, containers: Arc<Containers>, happened: Arc<Happened>) {
     let events = engine.events();
     tokio::pin!(events);
     while let Some(Ok(event)) = events.next().await {
         note(&containers, &event);
-        happened.notify_one();
+        happened.note(&event);
     }
 }
 
@@ -172,13 +196,14 @@ async fn settle(
         if planned.steps.is_empty() {
             break;
         }
+        let look = if planned.steps.iter().any(Step::changes_networks) { Look::Everything } else { Look::Containers };
         for step in planned.steps {
             if let Err(error) = execute(sync, engine, &step).await {
                 warn!(%step, %error, "failed");
                 problems.push(format!("cannot {step}: {error}"));
             }
         }
-        *seen = observe(sync, engine, seen).await?;
+        *seen = observe(sync, engine, seen, look).await?;
     }
     Ok(problems)
 }
@@ -193,13 +218,13 @@ fn current_plan(sync: &Sync, seen: &Seen) -> EnginePlan {
 }
 
 /// Looks at the engine, after an earlier look.
-async fn observe(sync: &Sync, engine: &Engine, before: &Seen) -> Result<Seen, SyncError> {
+async fn observe(sync: &Sync, engine: &Engine, before: &Seen, look: Look) -> Result<Seen, SyncError> {
     let me = sync.member.node();
     let known = {
         let state = sync.member.store().state();
         state.engine_networks.values().filter(|known| known.node == me).map(|known| known.id.clone()).collect()
     };
-    Ok(engine.observe_after(before).await?.after(before, known))
+    Ok(engine.observe_after(before, look).await?.after(before, known))
 }
 
 async fn ensure_bridge(sync: &Sync, engine: &Engine, seen: &Seen) -> Result<(), SyncError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::error::KernelError;
 use super::execute::Run;
@@ -12,6 +13,7 @@ use pontoon_store::model::object::Family;
 use serde_json::Value;
 
 use super::firewall::{self, Table};
+use super::generation::Ruleset;
 use super::link;
 use super::netns::{self, DIRECTORY, Namespace};
 use super::observe::{self, Observer};
@@ -30,8 +32,9 @@ pub struct Linux {
     pub(super) table: Table,
     /// Our own namespace, held open: its file may go, it stays.
     overlay: Option<Namespace>,
-    /// The rules as the pass that has begun has read them: running nft is the slowest part of a pass.
-    rules: Option<Rules>,
+    ruleset: Ruleset,
+    /// The rules as they were listed last, and the generation that they are of: running nft is the slowest part of a pass.
+    rules: Option<(u32, Arc<Rules>)>,
     /// What our rules in Docker's chain said after they were written last: another version of nft may show them in other
     /// words.
     docker: Option<Vec<Value>>,
@@ -41,11 +44,11 @@ pub struct Linux {
 }
 
 /// Rules as nft lists them.
-pub(super) struct Rules {
+struct Rules {
     /// Our table; none when there is none.
-    pub(super) table: Option<Vec<Value>>,
+    table: Option<Vec<Value>>,
     /// Our rules in Docker's chain; none when there is no such chain.
-    pub(super) docker: Option<Vec<Value>>,
+    docker: Option<Vec<Value>>,
 }
 
 impl fmt::Debug for Linux {
@@ -61,8 +64,9 @@ impl Linux {
     /// When there are no netlink sockets to be had.
     pub fn open(names: Names) -> Result<Self, KernelError> {
         let host = Netlink::open().map_err(|e| KernelError::netlink("open a netlink socket")(e.into()))?;
+        let ruleset = Ruleset::open().map_err(|e| KernelError::netlink("open a netfilter socket")(e.into()))?;
         let table = Table::new(names.table());
-        Ok(Self { names, host, table, overlay: None, rules: None, docker: None, opened: BTreeSet::new() })
+        Ok(Self { names, host, table, overlay: None, ruleset, rules: None, docker: None, opened: BTreeSet::new() })
     }
 
     fn path(&self) -> PathBuf {
@@ -162,8 +166,18 @@ impl Linux {
         })
     }
 
-    fn list_rules(&self) -> Result<Rules, KernelError> {
-        Ok(Rules { table: self.table.list()?, docker: firewall::docker_rules(&self.names.mark())? })
+    /// The rules that are in force: listed again only when some have changed since.
+    fn rules(&mut self) -> Result<Arc<Rules>, KernelError> {
+        let generation = self.ruleset.generation();
+        let generation = generation.map_err(|e| KernelError::netlink("ask whether rules have changed")(e.into()))?;
+        if let Some((_, rules)) = self.rules.as_ref().filter(|(of, _)| *of == generation) {
+            return Ok(rules.clone());
+        }
+        // What changes while they are listed has a later generation, and has them listed again.
+        let docker = firewall::docker_rules(&self.names.mark())?;
+        let rules = Arc::new(Rules { table: self.table.list()?, docker });
+        self.rules = Some((generation, rules.clone()));
+        Ok(rules)
     }
 
     /// Removes everything of ours and nothing else: our namespace and with it the containers' interfaces, the gateway bridge,
@@ -187,16 +201,14 @@ impl Linux {
 
 impl Kernel for Linux {
     fn facts(&mut self, vtep: Option<IpAddr>) -> Result<HostFacts, KernelError> {
-        let rules = self.list_rules()?;
+        let rules = self.rules()?;
         self.opened.extend(firewall::opened(rules.table.as_deref().unwrap_or_default()));
-        let facts = facts::gather(&mut self.host, &self.names, self.opened.clone(), rules.docker.is_some(), vtep)?;
-        self.rules = Some(rules);
-        Ok(facts)
+        facts::gather(&mut self.host, &self.names, self.opened.clone(), rules.docker.is_some(), vtep)
     }
 
     fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
         self.adopt()?;
-        let path = self.path();
+        let (path, rules) = (self.path(), self.rules()?);
         let mut observer = Observer::new(&self.names, desired);
         if let Some(overlay) = &mut self.overlay {
             observer.insert(Object::Namespace(OurNamespace { mounted: overlay.is_at(&path) }));
@@ -206,17 +218,13 @@ impl Kernel for Linux {
         for sandbox in desired.sandboxes.keys() {
             observer.sandbox(sandbox);
         }
-        let rules = match self.rules.take() {
-            Some(rules) => rules,
-            None => self.list_rules()?,
-        };
         if let Some(listed) = &rules.table {
             let seen = self.table.compare(listed, desired.firewall());
             observer.insert(Object::Firewall(Box::new(seen)));
         }
-        if let Some(docker) = rules.docker.filter(|rules| !rules.is_empty()) {
+        if let Some(docker) = rules.docker.as_deref().filter(|rules| !rules.is_empty()) {
             let gateway = self.names.gateway.clone();
-            let complete = firewall::docker_rules_complete(&docker, &gateway, self.docker.as_deref());
+            let complete = firewall::docker_rules_complete(docker, &gateway, self.docker.as_deref());
             observer.insert(Object::DockerUser(DockerUser { gateway, complete }));
         }
         let wanted = desired.objects.keys().filter_map(|key| match key {
@@ -234,7 +242,6 @@ impl Kernel for Linux {
     }
 
     fn execute(&mut self, steps: &[Step]) -> Vec<Result<(), KernelError>> {
-        self.rules = None;
         Run::new(self).all(steps)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pontoon_store::model::object::Sandbox;
 
@@ -11,16 +12,19 @@ use crate::plan::diff::Step;
 use crate::plan::object::{BridgeUse, Key, Object, Place, Veth};
 use crate::plan::observed::{HostFacts, Observed, SandboxState};
 
+/// What it holds.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Memory {
-    pub(crate) facts: HostFacts,
-    pub(crate) objects: BTreeMap<Key, Object>,
+pub struct Memory {
+    /// The host.
+    pub facts: HostFacts,
+    /// Everything that is ours.
+    pub objects: BTreeMap<Key, Object>,
     /// Sandboxes that are not there to be worked on.
-    pub(crate) absent: BTreeMap<Sandbox, SandboxState>,
+    pub absent: BTreeMap<Sandbox, SandboxState>,
     /// How often it was looked at.
-    pub(crate) observations: u64,
+    pub observations: u64,
     /// Steps whose text contains this fail.
-    pub(crate) refuse: Option<&'static str>,
+    pub refuse: Option<&'static str>,
 }
 
 fn peer_of(veth: &Veth) -> Option<(Place, String)> {
@@ -28,14 +32,15 @@ fn peer_of(veth: &Veth) -> Option<(Place, String)> {
 }
 
 impl Memory {
-    pub(crate) fn observed(&self, desired: &Desired) -> Observed {
+    /// All of it, as the loop sees it.
+    pub fn observed(&self, desired: &Desired) -> Observed {
         let state = |s: &Sandbox| self.absent.get(s).cloned().unwrap_or(SandboxState::Present);
         let sandboxes = desired.sandboxes.keys().map(|s| (s.clone(), state(s))).collect();
         Observed { objects: self.objects.clone(), sandboxes }
     }
 
     /// Takes an object away, with what hangs on it.
-    pub(crate) fn remove(&mut self, key: &Key) {
+    pub fn remove(&mut self, key: &Key) {
         let Some(object) = self.objects.remove(key) else { return };
         match object {
             Object::Namespace(_) => {
@@ -170,16 +175,16 @@ impl Kernel for Memory {
 }
 
 /// Several daemons and a test look at one kernel.
-impl Kernel for std::sync::Arc<std::sync::Mutex<Memory>> {
+impl Kernel for Arc<Mutex<Memory>> {
     fn facts(&mut self, vtep: Option<IpAddr>) -> Result<HostFacts, KernelError> {
-        self.lock().unwrap().facts(vtep)
+        self.lock().unwrap_or_else(PoisonError::into_inner).facts(vtep)
     }
 
     fn observe(&mut self, desired: &Desired) -> Result<Observed, KernelError> {
-        self.lock().unwrap().observe(desired)
+        self.lock().unwrap_or_else(PoisonError::into_inner).observe(desired)
     }
 
     fn execute(&mut self, steps: &[Step]) -> Vec<Result<(), KernelError>> {
-        self.lock().unwrap().execute(steps)
+        self.lock().unwrap_or_else(PoisonError::into_inner).execute(steps)
     }
 }

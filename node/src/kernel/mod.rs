@@ -10,10 +10,11 @@ mod examine;
 mod execute;
 mod facts;
 mod firewall;
+mod generation;
 mod link;
 mod linux;
-#[cfg(test)]
-pub(crate) mod memory;
+#[cfg(any(test, feature = "sim"))]
+pub mod memory;
 mod neighbour;
 mod netns;
 mod observe;

@@ -190,6 +190,12 @@ impl Step {
     fn remove(net: &SeenNetwork) -> Self {
         Self::Remove { id: net.id.clone(), name: net.name.clone(), cluster: net.cluster }
     }
+
+    /// Whether networks of the engine may come or go by it.
+    pub fn changes_networks(&self) -> bool {
+        // One that the engine has made goes again when it cannot have its name.
+        matches!(self, Self::Name { .. } | Self::Create(_) | Self::Remove { .. })
+    }
 }
 
 impl fmt::Display for Step {

@@ -3,4 +3,6 @@
 
 pub(crate) mod snapshot;
 pub(crate) mod state;
+#[cfg(feature = "sim")]
+mod twin;
 pub(crate) mod wal;

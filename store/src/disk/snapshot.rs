@@ -1,13 +1,14 @@
 //! Snapshot files: magic (8), format (4), CRC-32C of what follows (4), length of the description (4), a `SnapshotHeader`
 //! (peer.proto), an encoded `Snapshot` (store.proto). A file appears under its name only when it is on disk.
 
-use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use pontoon_proto::v1;
 use prost::Message;
 use thiserror::Error;
+
+use crate::rt::fs::{self, File};
 
 const MAGIC: [u8; 8] = *b"PONTSNAP";
 const FORMAT: u32 = 1;

@@ -2,7 +2,6 @@
 //! the state in the same batch. It is never synced: after a power cut it may be older, or damaged, and is then brought up to
 //! date from the log, or built again from a snapshot and the log.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,9 +9,12 @@ use pontoon_proto::v1;
 use prost::Message;
 use thiserror::Error;
 
+#[cfg(feature = "sim")]
+use super::twin as sled;
 use crate::codec::{CodecError, object_hash};
 use crate::model::apply::Change;
 use crate::model::state::State;
+use crate::rt::fs;
 
 /// Key of what is kept beside the objects, whose keys begin with 1 or more.
 const META: &[u8] = &[0];

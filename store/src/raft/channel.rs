@@ -1,31 +1,26 @@
 //! Connections to other members, and what every call to them carries.
 
-use std::collections::HashMap;
-use std::io;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
-use tokio::time::Instant;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
-use tower::service_fn;
 
 use crate::model::id::{ClusterId, RaftId};
+use crate::rt::{self, Instant};
 use crate::tls::{NodeKey, PublicKey};
 
+#[cfg(not(feature = "sim"))]
+use super::link;
 use super::types::Peer;
-
-/// A connection that has been silent this long is asked whether it is alive.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the answer to that may take.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
+#[cfg(feature = "sim")]
+use crate::rt::sim::link;
 
 /// What a connection is for. Each has its own, so that entries do not hold up heartbeats, and a snapshot neither.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purpose {
     /// Entries.
     Append,
@@ -41,7 +36,7 @@ pub(crate) struct Channels {
     cluster: ClusterId,
     me: RaftId,
     key: NodeKey,
-    open: Arc<Mutex<HashMap<(u64, Purpose), Open>>>,
+    open: Arc<Mutex<BTreeMap<(u64, Purpose), Open>>>,
     standing: Arc<Mutex<Standing>>,
 }
 
@@ -54,8 +49,10 @@ struct Standing {
     heard: Option<Instant>,
 }
 
+pub(crate) use link::{Link, Unusable, shown};
+
 /// Whom a connection is to, and the connection.
-type Open = (Peer, Channel);
+type Open = (Peer, Link);
 
 impl Channels {
     pub(crate) fn new(cluster: ClusterId, me: RaftId, key: NodeKey) -> Self {
@@ -67,51 +64,26 @@ impl Channels {
     /// # Errors
     ///
     /// An address that cannot be one.
-    pub(crate) fn to(&self, member: u64, peer: &Peer, purpose: Purpose) -> Result<Channel, tonic::transport::Error> {
+    pub(crate) fn to(&self, member: u64, peer: &Peer, purpose: Purpose) -> Result<Link, Unusable> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, channel)) = open.get(&(member, purpose))
+        if let Some((known, link)) = open.get(&(member, purpose))
             && known == peer
         {
-            return Ok(channel.clone());
+            return Ok(link.clone());
         }
-        let channel = self.lazy(member, peer)?;
-        open.insert((member, purpose), (peer.clone(), channel.clone()));
-        Ok(channel)
-    }
-
-    /// A connection that is made when first used, and again when it broke: only to the one that has the member's key.
-    fn lazy(&self, member: u64, peer: &Peer) -> Result<Channel, tonic::transport::Error> {
-        let (key, peer) = (self.key.clone(), peer.clone());
-        let endpoint = endpoint(&peer.address)?;
-        let connector = service_fn(move |_| {
-            let (key, peer) = (key.clone(), peer.clone());
-            async move {
-                let (stream, shown) = key.connect(&peer.address).await?;
-                if shown == peer.key {
-                    return Ok(TokioIo::new(stream));
-                }
-                Err(io::Error::other(format!(
-                    "whoever answers at {} has not the key of member {member}: another daemon has that address now",
-                    peer.address
-                )))
-            }
-        });
-        Ok(endpoint.connect_with_connector_lazy(connector))
+        let link = link::lazy(&self.key, member, peer)?;
+        open.insert((member, purpose), (peer.clone(), link.clone()));
+        Ok(link)
     }
 
     /// A Raft client over the connection to a member.
-    pub(crate) fn raft(
-        &self,
-        member: u64,
-        peer: &Peer,
-        purpose: Purpose,
-    ) -> Result<RaftClient, tonic::transport::Error> {
+    pub(crate) fn raft(&self, member: u64, peer: &Peer, purpose: Purpose) -> Result<RaftClient, Unusable> {
         let client = v1::raft_client::RaftClient::new(self.to(member, peer, purpose)?);
         Ok(client.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     /// A client of the peer service of a member.
-    pub(crate) fn peer(&self, member: u64, peer: &Peer) -> Result<PeerClient, tonic::transport::Error> {
+    pub(crate) fn peer(&self, member: u64, peer: &Peer) -> Result<PeerClient, Unusable> {
         Ok(peer_client(self.to(member, peer, Purpose::Control)?))
     }
 
@@ -128,7 +100,7 @@ impl Channels {
 
     /// Takes note that a leader sent something: it counts this member in.
     pub(crate) fn note_leader(&self) {
-        *self.standing() = Standing { removed: None, heard: Some(Instant::now()) };
+        *self.standing() = Standing { removed: None, heard: Some(rt::now()) };
     }
 
     /// Why the others do not deal with this member any more, as the latest that answered said.
@@ -143,7 +115,7 @@ impl Channels {
 
     /// Whether no leader was heard of within that time.
     pub(crate) fn alone_for(&self, time: Duration) -> bool {
-        self.standing().heard.is_none_or(|heard| heard.elapsed() > time)
+        self.standing().heard.is_none_or(|heard| rt::now() - heard > time)
     }
 
     /// Closes the connections to those that are no members.
@@ -167,33 +139,17 @@ impl Channels {
     }
 }
 
-pub(crate) type RaftClient = v1::raft_client::RaftClient<Channel>;
-pub(crate) type PeerClient = v1::peer_client::PeerClient<Channel>;
+pub(crate) type RaftClient = v1::raft_client::RaftClient<Link>;
+pub(crate) type PeerClient = v1::peer_client::PeerClient<Link>;
 
 /// Connects to an address, whoever answers there, and tells whose key it is.
 pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(PeerClient, PublicKey), Status> {
-    let unavailable = |error: &dyn std::error::Error| Status::unavailable(crate::error_chain(error));
-    let endpoint = endpoint(&address.to_string()).map_err(|error| unavailable(&error))?;
-    let (stream, shown) = key.connect(&address.to_string()).await.map_err(|error| unavailable(&error))?;
-    let mut stream = Some(TokioIo::new(stream));
-    // There is one connection: a second would be to somebody else.
-    let once = service_fn(move |_| {
-        std::future::ready(stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
-    });
-    let channel = endpoint.connect_with_connector(once).await.map_err(|error| unavailable(&error))?;
-    Ok((peer_client(channel), shown))
+    let (link, shown) = link::dial(key, address).await?;
+    Ok((peer_client(link), shown))
 }
 
-/// The settings of a connection. Its URI names no scheme that tonic would act on: who is there is checked in tls.rs.
-fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
-}
-
-fn peer_client(channel: Channel) -> PeerClient {
-    v1::peer_client::PeerClient::new(channel)
+fn peer_client(link: Link) -> PeerClient {
+    v1::peer_client::PeerClient::new(link)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }

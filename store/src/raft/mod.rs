@@ -2,6 +2,8 @@
 
 pub(crate) mod channel;
 pub(crate) mod convert;
+#[cfg(not(feature = "sim"))]
+mod link;
 pub(crate) mod log_store;
 pub(crate) mod network;
 pub(crate) mod service;

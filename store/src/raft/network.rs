@@ -1,7 +1,7 @@
 //! openraft's network over gRPC: the calling side.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,13 +19,13 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use pontoon_proto::v1;
-use tokio::io::AsyncReadExt;
 use tonic::{Code, Status};
 
 use super::channel::{Channels, Purpose, RaftClient};
 use super::convert;
 use super::types::{Peer, Types, Vote};
 use crate::disk::snapshot::SnapshotFile;
+use crate::rt::{self, fs::File};
 
 /// How long a follower may take to answer what it was sent. openraft would give it three quarters of a
 /// heartbeat, which is less than a slow disk's sync.
@@ -92,9 +92,9 @@ impl Member {
     async fn ask<T>(
         &self,
         option: &RPCOption,
-        answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+        answer: impl Future<Output = Result<tonic::Response<T>, Status>> + Send,
     ) -> Result<T, Rpc> {
-        match tokio::time::timeout(option.soft_ttl(), answer).await {
+        match rt::timeout(option.soft_ttl(), answer).await {
             Ok(result) => {
                 self.channels.note(&result);
                 Ok(result.map_err(failure)?.into_inner())
@@ -152,7 +152,7 @@ impl NetStreamAppend<Types> for Member {
                 count.fetch_add(1, Ordering::Relaxed);
                 convert::append_out(&request)
             });
-            let opened = tokio::time::timeout(ANSWER, client.append(self.request(requests))).await;
+            let opened = rt::timeout(ANSWER, client.append(self.request(requests))).await;
             let responses = opened.map_err(|_| silent(&self.peer.address))?.map_err(failure)?.into_inner();
             Ok(answers(responses, sent, self.peer.address.clone()))
         })
@@ -172,7 +172,7 @@ fn answers<'s>(
             let (mut responses, answered) = open?;
             loop {
                 let owed = sent.load(Ordering::Relaxed) > answered;
-                let message = match tokio::time::timeout(ANSWER, responses.message()).await {
+                let message = match rt::timeout(ANSWER, responses.message()).await {
                     Ok(message) => message,
                     // Nothing was sent, so nothing is owed.
                     Err(_) if !owed => continue,
@@ -210,6 +210,7 @@ impl NetSnapshot<Types> for Member {
         let chunks = chunks(header, file.path.clone(), file.data_offset, Arc::clone(&progress));
         let answer = client.install_snapshot(self.request(chunks));
         let response = tokio::select! {
+            biased;
             answer = answer => answer.map_err(failure)?.into_inner(),
             closed = cancel => return Err(closed.into()),
             () = stalled(&progress) => return Err(StreamingError::from(silent(&self.peer.address))),
@@ -246,29 +247,30 @@ fn chunks(
     stream::iter([first]).chain(data)
 }
 
-async fn next_chunk(
-    file: Option<tokio::fs::File>,
-    path: &std::path::Path,
-    offset: u64,
-) -> io::Result<Option<(Vec<u8>, tokio::fs::File)>> {
-    let mut file = match file {
-        Some(file) => file,
-        None => {
-            let mut file = tokio::fs::File::open(path).await?;
-            tokio::io::AsyncSeekExt::seek(&mut file, io::SeekFrom::Start(offset)).await?;
-            file
-        }
+/// The file stays open from one part to the next: a newer snapshot may take its name away.
+async fn next_chunk(file: Option<File>, path: &std::path::Path, offset: u64) -> io::Result<Option<(Vec<u8>, File)>> {
+    let path = path.to_owned();
+    let read = move || {
+        let mut file = match file {
+            Some(file) => file,
+            None => {
+                let mut file = File::open(path)?;
+                file.seek(SeekFrom::Start(offset))?;
+                file
+            }
+        };
+        let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK);
+        (&mut file).take(SNAPSHOT_CHUNK as u64).read_to_end(&mut chunk)?;
+        Ok((!chunk.is_empty()).then_some((chunk, file)))
     };
-    let mut chunk = Vec::with_capacity(SNAPSHOT_CHUNK);
-    (&mut file).take(SNAPSHOT_CHUNK as u64).read_to_end(&mut chunk).await?;
-    Ok((!chunk.is_empty()).then_some((chunk, file)))
+    rt::spawn_blocking(read).await.map_err(io::Error::other)?
 }
 
 /// Ends when there was no progress for too long.
 async fn stalled(progress: &AtomicU64) {
     loop {
         let before = progress.load(Ordering::Relaxed);
-        tokio::time::sleep(SNAPSHOT_IDLE).await;
+        rt::sleep(SNAPSHOT_IDLE).await;
         if progress.load(Ordering::Relaxed) == before {
             return;
         }

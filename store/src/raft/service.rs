@@ -8,11 +8,13 @@ use openraft::Snapshot;
 use pontoon_proto::v1;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::channel::shown;
 use super::convert;
 use crate::disk::snapshot::{Incoming, SnapshotError};
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
-use crate::peer::{StoreSlot, greet, shown, unproposed, unreachable};
+use crate::peer::{StoreSlot, greet, unproposed, unreachable};
+use crate::rt;
 use crate::store::Proposed;
 use crate::tls::NodeKey;
 
@@ -93,12 +95,12 @@ impl v1::raft_server::Raft for Service {
             let message = format!("the snapshot has {size} bytes, and {} arrived", incoming.data_bytes());
             return Err(Status::data_loss(message));
         }
-        let finished = tokio::task::spawn_blocking(|| incoming.finish()).await;
+        let finished = rt::spawn_blocking(|| incoming.finish()).await;
         let snapshot = finished.map_err(|error| stopped(&error))?.map_err(|error| unwritten(&error))?;
         let path = snapshot.path.clone();
         let installed = store.raft().install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
         // One that was not wanted is still there.
-        let _ = tokio::fs::remove_file(path).await;
+        let _ = rt::spawn_blocking(move || rt::fs::remove_file(path)).await;
         let answer = installed.map_err(|error| stopped(&error))?;
         Ok(Response::new(v1::SnapshotResponse { vote: Some(convert::vote_out(&answer.vote)) }))
     }
@@ -194,7 +196,7 @@ async fn reachable(key: &NodeKey, node: &AdmitNode) -> Result<(), Status> {
         let (name, address) = (&node.name, node.advertise);
         unreachable(format!("{name} cannot be reached at its advertise address {address}: {why}"))
     };
-    let answer = tokio::time::timeout(CALL_BACK, greet(key, node.advertise)).await;
+    let answer = rt::timeout(CALL_BACK, greet(key, node.advertise)).await;
     let greeted = answer.map_err(|_| unreachable(format!("no answer within {CALL_BACK:?}")))?;
     let (_, shown) = greeted.map_err(|status| unreachable(status.message().to_owned()))?;
     if shown != node.public_key {
@@ -205,7 +207,7 @@ async fn reachable(key: &NodeKey, node: &AdmitNode) -> Result<(), Status> {
 
 async fn write(mut incoming: Incoming, data: Vec<u8>) -> Result<Incoming, Status> {
     let write = move || incoming.append(&data).map(|()| incoming);
-    let written = tokio::task::spawn_blocking(write).await.map_err(|error| stopped(&error))?;
+    let written = rt::spawn_blocking(write).await.map_err(|error| stopped(&error))?;
     written.map_err(|error| unwritten(&error))
 }
 

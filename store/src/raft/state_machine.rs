@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{OptionalSend, Snapshot};
-use tokio::sync::watch;
 
 use super::convert;
 use super::types::{Answer, LogEntry, LogId, Payload, SnapshotMeta, StoredMembership, Types};
@@ -17,6 +16,7 @@ use crate::disk::state::{StateDb, StateMeta};
 use crate::feed::Feed;
 use crate::model::apply::Change;
 use crate::model::state::State;
+use crate::rt::{self, watch};
 
 /// Most entries that go into one batch on disk.
 const BATCH_ENTRIES: usize = 512;
@@ -230,7 +230,7 @@ impl RaftStateMachine<Types> for StateMachine {
             let (_, _, data) = snapshot::read(&path).map_err(io::Error::other)?;
             codec::decode_snapshot(&data).map_err(io::Error::other)
         };
-        let mut state = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+        let mut state = rt::spawn_blocking(read).await.map_err(io::Error::other)??;
         // Entries that Raft makes itself are not in the model's index.
         state.applied_index = meta.last_log_id.map_or(0, |id| id.index);
         let header = convert::snapshot_out(None, meta, snapshot.data_bytes);
@@ -281,7 +281,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             let header = convert::snapshot_out(None, &meta, data.len() as u64);
             snapshots.write(&header, &data).map(|file| (meta, file))
         };
-        let built = tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?;
+        let built = rt::spawn_blocking(build).await.map_err(io::Error::other)?;
         let (meta, file) = built.map_err(io::Error::other)?;
         let mut view = self.shared.view();
         let newer = view.snapshot.as_ref().is_none_or(|(current, _)| current.last_log_id <= meta.last_log_id);

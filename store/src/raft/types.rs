@@ -37,6 +37,7 @@ openraft::declare_raft_types!(
         D = EntryBytes,
         R = Answer,
         Node = Peer,
+        AsyncRuntime = crate::rt::Runtime,
 );
 
 pub(crate) type LeaderId = openraft::alias::LeaderIdOf<Types>;

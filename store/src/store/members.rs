@@ -9,8 +9,6 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, RaftMetrics};
 use pontoon_proto::v1;
 use thiserror::Error;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
 
 use super::propose::{Missing, ProposeError, list};
 use super::read::ReadError;
@@ -20,6 +18,7 @@ use crate::model::id::{NodeId, RaftId};
 use crate::model::object::NodeState;
 use crate::model::voters::{self, MembershipStep};
 use crate::raft::types::{Peer, Types};
+use crate::rt::{Elapsed, Instant, JoinHandle, now, sleep, sleep_until, spawn as start, timeout, timeout_at};
 
 /// How often the leader looks.
 const LOOK: Duration = Duration::from_millis(250);
@@ -72,7 +71,7 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
         let (weak, task) = (Arc::downgrade(&store.0), store.0.options.tasks.task("membership"));
         let ending = store.0.ending.clone();
         async move {
-            let mut ticks = ticks();
+            let mut ticks = Ticks::begin();
             while ending.run_until_cancelled(ticks.tick()).await.is_some() {
                 let Some(store) = upgrade(&weak) else { return };
                 let membership = store.metrics().membership_config;
@@ -91,7 +90,7 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
         let (weak, task) = (Arc::downgrade(&store.0), store.0.options.tasks.task("presence"));
         let ending = store.0.ending.clone();
         async move {
-            let mut ticks = ticks();
+            let mut ticks = Ticks::begin();
             let mut leads_since = None;
             while ending.run_until_cancelled(ticks.tick()).await.is_some() {
                 let Some(store) = upgrade(&weak) else { return };
@@ -99,24 +98,32 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
                     leads_since = None;
                     continue;
                 }
-                let since = *leads_since.get_or_insert_with(Instant::now);
+                let since = *leads_since.get_or_insert_with(now);
                 task.begin();
-                let done = ending.run_until_cancelled(store.tell_presence(since.elapsed())).await;
+                let done = ending.run_until_cancelled(store.tell_presence(now() - since)).await;
                 task.end(done.unwrap_or(Ok(())));
             }
         }
     };
-    vec![tokio::spawn(membership), tokio::spawn(presence)]
+    vec![start(membership), start(presence)]
 }
 
 fn upgrade(weak: &Weak<Inner>) -> Option<Store> {
     weak.upgrade().map(Store)
 }
 
-fn ticks() -> tokio::time::Interval {
-    let mut ticks = tokio::time::interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
+/// When the leader looks: at once, and then again and again.
+struct Ticks(Instant);
+
+impl Ticks {
+    fn begin() -> Self {
+        Self(now())
+    }
+
+    async fn tick(&mut self) {
+        sleep_until(self.0).await;
+        self.0 = now() + LOOK;
+    }
 }
 
 impl Store {
@@ -126,7 +133,7 @@ impl Store {
     ///
     /// See [`ExpelError`]. Returns about by the deadline.
     pub async fn expel(&self, raft_id: RaftId, deadline: Duration) -> Result<(), ExpelError> {
-        let end = Instant::now() + deadline;
+        let end = now() + deadline;
         loop {
             if raft_id == self.id() && self.0.channels.removed().is_some() {
                 return Ok(());
@@ -143,10 +150,10 @@ impl Store {
             if matches!(timeout_at(end, self.expel_once(&metrics, raft_id)).await, Ok(true)) {
                 return Ok(());
             }
-            if Instant::now() >= end {
+            if now() >= end {
                 return Err(ExpelError::NoQuorum { missing: self.missing().await });
             }
-            tokio::time::sleep(Duration::from_millis(25)).await;
+            sleep(Duration::from_millis(25)).await;
         }
     }
 
@@ -164,6 +171,7 @@ impl Store {
         let Ok(mut client) = self.0.channels.peer(leader, node) else { return false };
         let request = v1::ExpelRequest { raft_id: raft_id.0 };
         tokio::select! {
+            biased;
             answer = client.expel(self.0.channels.request(leader, request)) => {
                 self.0.channels.note(&answer);
                 answer.is_ok()
@@ -280,7 +288,7 @@ impl Store {
     }
 }
 
-type Changed = Result<Result<(), RaftError<Types, ClientWriteError<Types>>>, tokio::time::error::Elapsed>;
+type Changed = Result<Result<(), RaftError<Types, ClientWriteError<Types>>>, Elapsed>;
 
 fn settle(changed: Changed) -> Result<(), TaskError> {
     match changed {

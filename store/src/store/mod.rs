@@ -22,9 +22,6 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Raft, RaftMetrics};
 use pontoon_proto::v1;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::disk::snapshot::SnapshotDir;
@@ -37,6 +34,7 @@ use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{Shared, StateMachine};
 use crate::raft::types::{Peer, StoredMembership, Types};
+use crate::rt::{JoinHandle, now, timeout, watch};
 use crate::tasks::TaskBoard;
 use crate::tls::{NodeKey, PublicKey};
 
@@ -232,7 +230,7 @@ impl Store {
     /// deadline. Before that the state here can be older than what this daemon had carried out before it was killed.
     pub async fn recovered(&self, deadline: Duration) {
         let last = self.metrics().last_log_index.unwrap_or(0);
-        if tokio::time::timeout(deadline, self.wait_applied(last)).await.is_err() {
+        if timeout(deadline, self.wait_applied(last)).await.is_err() {
             tracing::warn!(last, "going on with an older state: no leader has confirmed the end of the log yet");
         }
     }
@@ -242,7 +240,7 @@ impl Store {
     pub async fn shutdown(self) {
         self.0.ending.cancel();
         for task in self.0.tasks.lock().await.drain(..) {
-            if tokio::time::timeout(END_STEP, task).await.is_err() {
+            if timeout(END_STEP, task).await.is_err() {
                 tracing::warn!("a task of the store does not end");
             }
         }
@@ -251,12 +249,12 @@ impl Store {
             let flushed = machine.flush();
             Box::pin(async move { flushed })
         });
-        match tokio::time::timeout(END_STEP, flush).await {
+        match timeout(END_STEP, flush).await {
             Ok(Ok(Err(error))) => tracing::warn!(%error, "the state could not be flushed; it will be applied again"),
             Ok(_) => {}
             Err(_) => tracing::warn!("the state was not flushed in time; it will be applied again"),
         }
-        if tokio::time::timeout(END_STEP, self.0.raft.shutdown()).await.is_err() {
+        if timeout(END_STEP, self.0.raft.shutdown()).await.is_err() {
             tracing::warn!("Raft does not end in time");
         }
         self.0.ended.cancel();
@@ -340,7 +338,7 @@ impl Store {
     async fn ask_key(&self, id: u64, peer: Peer, member: RaftId) -> Result<PublicKey, ()> {
         let mut client = self.0.channels.peer(id, &peer).map_err(drop)?;
         let request = self.0.channels.request(id, v1::KeyOfRequest { raft_id: member.0 });
-        let answer = tokio::time::timeout(VOUCHING, client.key_of(request)).await.map_err(drop)?.map_err(drop)?;
+        let answer = timeout(VOUCHING, client.key_of(request)).await.map_err(drop)?.map_err(drop)?;
         answer.into_inner().public_key.try_into().map_err(drop)
     }
 
@@ -384,7 +382,7 @@ impl Store {
     /// Hands leadership over, if this member leads and another voter answers: in milliseconds, and within a second at most.
     /// Without that the others notice after an election's timeout. It goes on as a follower.
     pub async fn resign(&self) {
-        if tokio::time::timeout(HAND_OVER, self.hand_over(|_| true)).await.is_err() {
+        if timeout(HAND_OVER, self.hand_over(|_| true)).await.is_err() {
             tracing::warn!("leadership was not handed over in time");
         }
     }
@@ -402,7 +400,7 @@ impl Store {
         let matched = metrics.replication.unwrap_or_default();
         let others = voters.into_iter().filter(|id| *id != self.id().0 && may(RaftId(*id))).filter(near);
         let Some(to) = others.max_by_key(|id| matched.get(id).cloned().flatten()) else { return };
-        let start = Instant::now();
+        let start = now();
         if self.0.raft.trigger().transfer_leader(to).await.is_err() {
             return;
         }
@@ -412,6 +410,6 @@ impl Store {
                 return;
             }
         }
-        tracing::info!(member = to, took = ?start.elapsed(), "leadership was handed over");
+        tracing::info!(member = to, took = ?(now() - start), "leadership was handed over");
     }
 }

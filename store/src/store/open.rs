@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use openraft::{Config, Raft, SnapshotPolicy};
 use thiserror::Error;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::window::Window;
@@ -22,6 +21,7 @@ use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::SnapshotMeta;
+use crate::rt;
 
 /// How long a folder may be in use by a daemon that is ending.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
@@ -138,7 +138,8 @@ fn config(options: &StoreOptions) -> Result<Config, OpenError> {
         // A follower that is behind gets entries as long as they are kept.
         replication_lag_threshold: options.snapshot_every.saturating_mul(2),
         install_snapshot_timeout: 60_000,
-        backoff: "50ms 100ms ...1s".into(),
+        // A member that was gone hears of what it has missed this long after it is back, at most.
+        backoff: "50ms 100ms 200ms".into(),
         ..Config::default()
     };
     config.validate().map_err(|error| OpenError::raft(&error))
@@ -184,12 +185,12 @@ type Opened = (Arc<Wal>, LogStore, StateMachine);
 
 /// Opens the folder; a daemon that is ending may have it a little longer.
 async fn open_when_free(options: &StoreOptions) -> Result<Opened, OpenError> {
-    let end = Instant::now() + LOCK_WAIT;
+    let end = rt::now() + LOCK_WAIT;
     loop {
         let opening = options.clone();
-        let opened = tokio::task::spawn_blocking(move || open_disk(&opening)).await;
+        let opened = rt::spawn_blocking(move || open_disk(&opening)).await;
         match opened.map_err(|error| OpenError::raft(&error))? {
-            Err(OpenError::InUse { .. }) if Instant::now() < end => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(OpenError::InUse { .. }) if rt::now() < end => rt::sleep(LOOK_AGAIN).await,
             other => return other,
         }
     }
@@ -214,6 +215,6 @@ fn open_snapshots(dir: PathBuf) -> Result<(SnapshotDir, Current), SnapshotError>
 }
 
 fn is_empty(dir: &Path) -> bool {
-    let lock = |entry: &std::fs::DirEntry| entry.file_name() == "lock";
-    std::fs::read_dir(dir).map_or(true, |entries| entries.flatten().all(|entry| lock(&entry)))
+    let lock = |entry: &rt::fs::DirEntry| entry.file_name() == "lock";
+    rt::fs::read_dir(dir).map_or(true, |entries| entries.flatten().all(|entry| lock(&entry)))
 }

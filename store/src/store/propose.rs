@@ -12,7 +12,6 @@ use futures::future::join_all;
 use openraft::errors::{ClientWriteError, RaftError};
 use pontoon_proto::v1;
 use thiserror::Error;
-use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
 
 use super::Store;
@@ -21,6 +20,7 @@ use crate::model::command::{Command, Entry, Outcome, RequestId};
 use crate::model::id::RaftId;
 use crate::model::rejection::Rejection;
 use crate::raft::types::{Answer, EntryBytes};
+use crate::rt::{now, sleep, timeout, timeout_at};
 use crate::{MAX_COMMAND_BYTES, error_chain};
 
 /// How long before the deadline it is given up, to find out who is missing.
@@ -135,7 +135,7 @@ impl Store {
     /// See [`ProposeError`]. Returns by the deadline.
     pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Outcome, ProposeError> {
         self.check_feature_level(&command)?;
-        let end = Instant::now() + deadline;
+        let end = now() + deadline;
         let give_up = end - PROBE.min(deadline / 2);
         let Ok(numbered) = timeout_at(give_up, self.0.requests.begin()).await else {
             return Err(ProposeError::NoQuorum { missing: self.missing().await });
@@ -163,10 +163,10 @@ impl Store {
                 Ok(Proposed::NotLeader | Proposed::Unknown) => {}
                 Err(_) => break,
             }
-            if Instant::now() + LOOK_AGAIN >= give_up {
+            if now() + LOOK_AGAIN >= give_up {
                 break;
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            sleep(LOOK_AGAIN).await;
         }
         let missing = self.missing().await;
         if open.load(Ordering::Relaxed) {
@@ -195,6 +195,7 @@ impl Store {
         let before = open.swap(true, Ordering::Relaxed);
         let asked = client.propose(self.0.channels.request(leader, message));
         let answered = tokio::select! {
+            biased;
             answered = asked => answered,
             // Another leader: the old one may never answer.
             () = self.other_leader(leader) => return Proposed::Unknown,

@@ -6,10 +6,10 @@ use openraft::ReadPolicy;
 use openraft::errors::RaftError;
 use pontoon_proto::v1;
 use thiserror::Error;
-use tokio::time::{Instant, timeout_at};
 
 use super::Store;
 use super::propose::{Missing, list};
+use crate::rt::{now, sleep, timeout_at};
 
 /// How long before the deadline it is given up, to find out who is missing.
 const PROBE: Duration = Duration::from_millis(500);
@@ -40,7 +40,7 @@ impl Store {
     ///
     /// See [`ReadError`]. Returns by the deadline.
     pub async fn read_barrier(&self, deadline: Duration) -> Result<(), ReadError> {
-        let give_up = Instant::now() + deadline - PROBE.min(deadline / 2);
+        let give_up = now() + deadline - PROBE.min(deadline / 2);
         let wait = async {
             loop {
                 if let Some(reason) = self.stopped() {
@@ -50,7 +50,7 @@ impl Store {
                     self.wait_applied(index).await;
                     return Ok(());
                 }
-                tokio::time::sleep(LOOK_AGAIN).await;
+                sleep(LOOK_AGAIN).await;
             }
         };
         match timeout_at(give_up, wait).await {
@@ -69,6 +69,7 @@ impl Store {
         let mut client = self.0.channels.peer(leader, peer).ok()?;
         let asked = client.read_index(self.0.channels.request(leader, v1::ReadIndexRequest {}));
         let answered = tokio::select! {
+            biased;
             answered = asked => answered,
             () = self.other_leader(leader) => return None,
         };

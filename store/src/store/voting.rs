@@ -8,7 +8,6 @@ use std::time::Duration;
 use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use thiserror::Error;
-use tokio::time::{Instant, timeout};
 
 use super::{Store, status};
 use crate::model::id::RaftId;
@@ -16,6 +15,7 @@ use crate::model::object::{NodeState, Voting};
 use crate::model::state::State;
 use crate::model::voters::{self, Members, Traits};
 use crate::raft::types::Types;
+use crate::rt::{Instant, now, timeout};
 
 /// A learner that lacks more entries than this does not count as answering: it would not help as a voter.
 const NEAR: u64 = 1_000;
@@ -38,7 +38,7 @@ impl Silence {
             // Another leader has heard of them since.
             *self = Self { term, ..Self::default() };
         }
-        let passed = self.looked.map_or(Duration::ZERO, |looked| now.saturating_duration_since(looked));
+        let passed = self.looked.map_or(Duration::ZERO, |looked| now - looked);
         self.looked = Some(now);
         let before = std::mem::take(&mut self.of);
         let silent = members.filter(|id| heard.get(id).is_none_or(|age| *age > passed));
@@ -98,7 +98,7 @@ impl Store {
         alive.insert(self.id());
         let mut silence = self.silence();
         let others = metrics.membership_config.nodes().map(|(id, _)| *id).filter(|id| *id != self.id().0);
-        silence.look(Instant::now(), metrics.current_term, others, &heard);
+        silence.look(now(), metrics.current_term, others, &heard);
         let after = self.state().cluster.as_ref().map(|cluster| cluster.replace_after());
         let is_gone = |id: &&RaftId| silence.of.get(&id.0).zip(after).is_some_and(|(silent, after)| *silent >= after);
         let gone = voters.iter().filter(is_gone).copied().collect();
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn silence_is_counted_by_looks_and_anew_by_each_leader() {
-        let start = Instant::now();
+        let start = now();
         let mut silence = Silence::default();
         let mut look = |at_ms: u64, term: u64, ages: &[(u64, u64)]| {
             let heard = ages.iter().map(|(id, ms)| (*id, Duration::from_millis(*ms))).collect();

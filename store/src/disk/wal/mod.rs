@@ -20,14 +20,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Sender};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use thiserror::Error;
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::model::id::{ClusterId, RaftId};
+use crate::rt;
 
 /// Size of a segment. 64 MiB are for logs that keep 100,000 entries; this one keeps about 11,000 of
 /// a few hundred bytes, so 16 MiB hold several snapshots' worth and a node's folder stays small.
@@ -124,8 +125,8 @@ impl Default for Counters {
 /// An open log. Dropping it writes what is queued and ends its thread.
 #[derive(Debug)]
 pub(crate) struct Wal {
-    queue: Option<Sender<writer::Request>>,
-    thread: Option<JoinHandle<()>>,
+    queue: Option<UnboundedSender<writer::Request>>,
+    thread: Option<rt::Thread>,
     counters: Arc<Counters>,
 }
 
@@ -139,10 +140,8 @@ impl Wal {
     pub(crate) fn open(options: WalOptions, fatal: Fatal) -> Result<(Self, Recovered), WalError> {
         let counters = Arc::new(Counters::default());
         let (writer, recovered) = recover::open(options, Arc::clone(&counters))?;
-        let (queue, requests) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("wal".into())
-            .spawn(move || writer.run(&requests, &fatal))
+        let (queue, requests) = mpsc::unbounded_channel();
+        let thread = rt::thread("wal", writer.run(requests, fatal))
             .map_err(|source| WalError::io("start the thread of", Path::new("the write-ahead log"), source))?;
         Ok((Self { queue: Some(queue), thread: Some(thread), counters }, recovered))
     }
@@ -150,7 +149,7 @@ impl Wal {
     /// Queues writes. `done` is called when they are on disk; without it they wait for a later sync.
     pub(crate) fn submit(&self, writes: Vec<Write>, done: Option<Done>) {
         let Some(queue) = &self.queue else { return };
-        if let Err(mpsc::SendError(request)) = queue.send(writer::Request { writes, done })
+        if let Err(SendError(request)) = queue.send(writer::Request { writes, done })
             && let Some(done) = request.done
         {
             done(Err(io::Error::other("the write-ahead log is closed")));

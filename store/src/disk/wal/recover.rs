@@ -1,7 +1,6 @@
 //! Opening a log. The end of the last segment may be torn: it is cut off, because nothing behind the last
 //! sync was acknowledged. Damage anywhere else means that acknowledged writes are gone, and the log is refused.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use super::format::{self, Checkpoint, Contents, HEADER_BYTES, HeaderError};
 use super::segment::{self, Segment};
 use super::writer::{Kept, Opened, Writer};
 use super::{Counters, Recovered, WalError, WalOptions, Write};
+use crate::rt::fs;
 
 /// What reading the segments gathers.
 #[derive(Default)]

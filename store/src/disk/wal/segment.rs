@@ -1,14 +1,10 @@
 //! Segment files.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::format::{self, Checkpoint, HEADER_BYTES, Place};
 use super::{Identity, WalError};
+use crate::rt::fs::{self, File, FileExt, OpenOptions, TryLockError, allocate};
 
 /// A segment that is open for writing.
 #[derive(Debug)]
@@ -118,17 +114,4 @@ pub(super) fn remove(dir: &Path, number: u64) -> Result<(), WalError> {
 pub(super) fn sync_dir(dir: &Path) -> Result<(), WalError> {
     let sync = File::open(dir).and_then(|folder| folder.sync_all());
     sync.map_err(|source| WalError::io("sync the folder", dir, source))
-}
-
-/// Allocates blocks, so that appending does not change the file's size and a full disk is met early.
-fn allocate(file: &File, bytes: u64) -> io::Result<()> {
-    if file.metadata()?.len() >= bytes {
-        return Ok(());
-    }
-    let length = i64::try_from(bytes).map_err(io::Error::other)?;
-    match fallocate(file, FallocateFlags::empty(), 0, length) {
-        // Some file systems cannot.
-        Err(nix::errno::Errno::EOPNOTSUPP) => file.set_len(bytes),
-        other => other.map_err(io::Error::from),
-    }
 }

@@ -1,16 +1,17 @@
 //! The thread that writes the log.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Receiver;
 use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedReceiver as Receiver;
 
 use super::format::{self, Checkpoint, Place};
 use super::segment::{self, Segment};
 use super::{Counters, Done, Fatal, WalError, WalOptions, Write};
+use crate::rt::{self, fs::File};
 
 /// How much is taken from the queue for one group, so that the first in it does not wait long.
 const GROUP_BYTES: u64 = 4 << 20;
@@ -67,8 +68,8 @@ impl Writer {
     }
 
     /// Serves requests until nobody can send any more, or until a write fails.
-    pub(super) fn run(mut self, requests: &Receiver<Request>, fatal: &Fatal) {
-        while let Ok(first) = requests.recv() {
+    pub(super) async fn run(mut self, mut requests: Receiver<Request>, fatal: Fatal) {
+        while let Some(first) = requests.recv().await {
             let mut bytes = bytes_of(&first);
             let mut group = vec![first];
             while bytes < GROUP_BYTES
@@ -77,10 +78,12 @@ impl Writer {
                 bytes += bytes_of(&next);
                 group.push(next);
             }
-            if let Err(error) = self.write_group(&group, bytes) {
+            let written = self.write_group(&group, bytes);
+            rt::settle().await;
+            if let Err(error) = written {
                 let message = crate::error_chain(&error);
                 fatal(&message);
-                fail_all(group, requests, &message);
+                fail_all(group, requests, &message).await;
                 return;
             }
             for done in group.into_iter().filter_map(|request| request.done) {
@@ -180,14 +183,14 @@ fn bytes_of(request: &Request) -> u64 {
 }
 
 /// Tells everybody who waits, now and later, that nothing is written any more.
-fn fail_all(group: Vec<Request>, requests: &Receiver<Request>, message: &str) {
+async fn fail_all(group: Vec<Request>, mut requests: Receiver<Request>, message: &str) {
     let failed = |request: Request| {
         if let Some(done) = request.done {
             done(Err(io::Error::other(message.to_owned())));
         }
     };
     group.into_iter().for_each(failed);
-    while let Ok(request) = requests.recv() {
+    while let Some(request) = requests.recv().await {
         failed(request);
     }
 }

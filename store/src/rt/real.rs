@@ -1,0 +1,58 @@
+//! The real world: tokio and the system.
+
+use std::io;
+
+pub use openraft::impls::TokioRuntime as Runtime;
+pub use tokio::spawn;
+pub use tokio::sync::watch;
+pub use tokio::task::{JoinHandle, spawn_blocking};
+pub use tokio::time::error::Elapsed;
+pub use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+
+/// This moment.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Work that blocks, on a thread of its own.
+pub type Thread = std::thread::JoinHandle<()>;
+
+/// Runs work that blocks on a thread of its own. Awaiting blocks the thread.
+///
+/// # Errors
+///
+/// When the system gives no thread.
+pub fn thread(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<Thread> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || futures::executor::block_on(work))
+}
+
+/// Waits until what was done to files since the last time is over: it is.
+pub async fn settle() {}
+
+/// The system's files.
+pub mod fs {
+    use std::io;
+
+    use nix::errno::Errno;
+    use nix::fcntl::{FallocateFlags, fallocate};
+
+    pub use std::fs::*;
+    pub use std::os::unix::fs::FileExt;
+
+    /// Allocates blocks, so that appending does not change a file's size and a full disk is met early.
+    ///
+    /// # Errors
+    ///
+    /// When there is no space.
+    pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+        if file.metadata()?.len() >= bytes {
+            return Ok(());
+        }
+        let length = i64::try_from(bytes).map_err(io::Error::other)?;
+        match fallocate(file, FallocateFlags::empty(), 0, length) {
+            // Some file systems cannot.
+            Err(Errno::EOPNOTSUPP) => file.set_len(bytes),
+            other => other.map_err(io::Error::from),
+        }
+    }
+}
