@@ -73,7 +73,7 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
     };
     data.enter(Membership { cluster: id, node: node.id, raft_id: FOUNDER }, BTreeMap::new())?;
     info!(cluster = %id, node = %node.id, name = node.name, "founded a cluster");
-    enter(daemon, &data, store)?;
+    enter(daemon, &mut data, store)?;
     Ok(v1::InitResponse { cluster_id: id.to_string(), node: Some((&node).into()) })
 }
 
@@ -104,7 +104,7 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
     data.enter(membership, members)?;
     info!(cluster = %membership.cluster, node = %membership.node, through = %peer, "admitted to a cluster");
     let store = open_store(daemon, &data, membership).await?;
-    let member = enter(daemon, &data, store)?;
+    let member = enter(daemon, &mut data, store)?;
     let node = caught_up(&member).await?;
     Ok(v1::JoinResponse { cluster_id: membership.cluster.to_string(), node: Some((&node).into()) })
 }
@@ -308,7 +308,7 @@ pub async fn resume(daemon: &Arc<Daemon>) -> Result<(), ApiError> {
         return Ok(());
     };
     let store = open_store(daemon, &data, membership).await?;
-    enter(daemon, &data, store)?;
+    enter(daemon, &mut data, store)?;
     Ok(())
 }
 
@@ -325,10 +325,12 @@ async fn clean_up_later(daemon: &Daemon, data: &mut DataDir) -> Result<(), ApiEr
     Ok(())
 }
 
-fn enter(daemon: &Arc<Daemon>, data: &DataDir, store: Store) -> Result<Arc<Member>, ApiError> {
+fn enter(daemon: &Arc<Daemon>, data: &mut DataDir, store: Store) -> Result<Arc<Member>, ApiError> {
     let membership = data.membership().ok_or_else(|| {
         ApiError::new(Code::Internal, "INTERNAL", "the data folder names no cluster", "please report this")
     })?;
+    // Its log is there by now, and nobody has been able to ask it for its vote.
+    data.begin()?;
     let journal = Journal::open(&data.journal_path())?;
     let member = Member::start(daemon, membership, store, journal)?;
     daemon.set_member(Some(member.clone()));
@@ -343,6 +345,7 @@ async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> 
         node: membership.node,
         key: data.key().clone(),
         members: data.members().clone(),
+        begun: data.begun(),
         run: rand::random(),
         timing: Timing::default(),
         clock: host::now_ms,

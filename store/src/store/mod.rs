@@ -91,6 +91,9 @@ pub struct StoreOptions {
     pub key: NodeKey,
     /// The members, as the one told that admitted this one: whom to believe until the log says it.
     pub members: BTreeMap<RaftId, Peer>,
+    /// Whether it has been opened before: then its log must be there. A member whose log was lost may have voted, and would
+    /// vote again.
+    pub begun: bool,
     /// Random number of this run of the daemon.
     pub run: u64,
     /// Timing.

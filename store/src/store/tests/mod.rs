@@ -102,6 +102,7 @@ impl Daemon {
             node: NodeId(0),
             key: self.key.clone(),
             members: BTreeMap::new(),
+            begun: false,
             run: self.run,
             timing: Timing::default(),
             clock,
