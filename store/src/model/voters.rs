@@ -145,9 +145,10 @@ pub fn heir(members: &Members, voter: RaftId) -> Option<RaftId> {
 }
 
 /// Whether the others go on without a voter that is removed or, if it stays a node, demoted: a majority of those that would
-/// vote then answers, and it stands a loss, if the cluster ever does.
+/// vote then answers, and they are as many as there should be, or stand a loss.
 pub fn can_spare(members: &Members, voter: RaftId, stays: bool) -> bool {
-    if !members.voters.contains(&voter) {
+    // The removal of one that does not answer takes nothing from the others.
+    if !members.voters.contains(&voter) || !stays && !members.alive.contains(&voter) {
         return true;
     }
     let mut without = members.clone();

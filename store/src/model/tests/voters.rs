@@ -232,7 +232,7 @@ fn who_is_to_vote_does() {
 fn a_voter_is_spared_if_the_rest_go_on() {
     // Nodes, voters, who answers; limit; who goes; whether it can: removed, demoted.
     type Case = (&'static [u64], &'static [u64], &'static [u64], Option<u8>, u64, [bool; 2]);
-    let cases: [Case; 12] = [
+    let cases: [Case; 13] = [
         (&[1], &[1], &[1], None, 1, [false, false]),
         (&[1, 2], &[1], &[1, 2], None, 1, [true, true]),
         (&[1, 2], &[1], &[1], None, 1, [false, false]),
@@ -243,6 +243,7 @@ fn a_voter_is_spared_if_the_rest_go_on() {
         (&[1, 2, 3, 4], &[1, 2, 3], &[1, 2, 4], None, 2, [true, true]),
         (&[1, 2, 3, 4], &[1, 2, 3], &[1, 2], None, 2, [false, false]),
         (&[1, 2, 3, 4], &[1, 2, 3], &[1, 2, 3], None, 2, [false, false]),
+        (&[1, 2, 3, 4], &[1, 2, 3], &[1, 2], None, 3, [true, false]),
         (FIVE, FIVE, FIVE, None, 2, [true, true]),
         (SEVEN, FIVE, &[1, 2, 3], None, 2, [false, false]),
     ];
