@@ -26,4 +26,5 @@ mod reach;
 mod refusals;
 mod restart;
 mod service;
+mod voters;
 mod watch;

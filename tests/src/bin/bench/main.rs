@@ -6,6 +6,7 @@ mod docker;
 mod etcd;
 mod failover;
 mod fill;
+mod handover;
 mod memory;
 mod program;
 mod report;
@@ -38,7 +39,7 @@ struct CommandLine {
 enum Part {
     /// Committed writes, beside etcd.
     Writes,
-    /// The leader's SIGKILL to the next committed write, beside etcd.
+    /// The leader's SIGKILL to the next committed write, and what is noticed of its SIGTERM, beside etcd.
     Failover,
     /// TCP and small packets, beside the bare hosts and a VXLAN made by hand.
     Traffic,
@@ -60,7 +61,7 @@ fn main() -> Result<()> {
     for part in parts {
         let measured = match part {
             Part::Writes => vec![writes::measure(&runtime)?],
-            Part::Failover => vec![failover::measure(&runtime)?],
+            Part::Failover => vec![failover::measure(&runtime)?, handover::measure(&runtime)?],
             Part::Traffic => vec![traffic::measure()?],
             Part::Program => vec![program::measure(&runtime)?],
             Part::Memory => vec![memory::measure(&runtime)?],
