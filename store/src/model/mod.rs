@@ -9,7 +9,9 @@
 //! - [`apply`]: what a command does to them
 //! - [`check`]: what holds at all times
 //! - [`voters`]: who votes in Raft
+//! - [`agreement`]: whether members have made the same of the log
 
+pub mod agreement;
 mod alloc;
 pub mod apply;
 pub mod check;

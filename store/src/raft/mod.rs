@@ -1,5 +1,6 @@
 //! Raft: openraft's traits over the disk and over gRPC, and what members ask of each other.
 
+pub(crate) mod arrival;
 pub(crate) mod channel;
 pub(crate) mod convert;
 #[cfg(not(feature = "sim"))]

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use pontoon_proto::v1;
+use pontoon_proto::v1::snapshot_chunk::Part;
 use tonic::{Code, Status};
 
 use super::channel::{Channels, Purpose, RaftClient};
@@ -27,13 +28,18 @@ use super::types::{Peer, Types, Vote};
 use crate::disk::snapshot::SnapshotFile;
 use crate::rt::{self, fs::File};
 
+/// How long a member that cannot be reached, or does not take entries yet, is left alone. openraft takes the next step of its
+/// delays for each stream that fails, but waits only before it sends on one: a member that refuses streams at once was
+/// asked without a pause, and got nothing for the longest delay once it took them.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// How long a follower may take to answer what it was sent. openraft would give it three quarters of a
 /// heartbeat, which is less than a slow disk's sync.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long a snapshot may make no progress.
 const SNAPSHOT_IDLE: Duration = Duration::from_secs(30);
 /// Bytes of a snapshot in one message.
-const SNAPSHOT_CHUNK: usize = 1 << 20;
+const SNAPSHOT_CHUNK: usize = if cfg!(test) { 8 << 10 } else { 1 << 20 };
 
 type Rpc = RPCError<Types>;
 type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, Rpc>>;
@@ -106,7 +112,7 @@ impl Member {
 
 impl NetBackoff<Types> for Member {
     fn backoff(&self) -> Option<Backoff> {
-        None
+        Some(Backoff::new(iter::repeat(AGAIN)))
     }
 }
 
@@ -153,8 +159,13 @@ impl NetStreamAppend<Types> for Member {
                 convert::append_out(&request)
             });
             let opened = rt::timeout(ANSWER, client.append(self.request(requests))).await;
-            let responses = opened.map_err(|_| silent(&self.peer.address))?.map_err(failure)?.into_inner();
-            Ok(answers(responses, sent, self.peer.address.clone()))
+            match opened.map_err(|_| silent(&self.peer.address)).and_then(|opened| opened.map_err(failure)) {
+                Ok(opened) => Ok(answers(opened.into_inner(), sent, self.peer.address.clone())),
+                Err(error) => {
+                    rt::sleep(AGAIN).await;
+                    Err(error)
+                }
+            }
         })
     }
 }
@@ -206,8 +217,11 @@ impl NetSnapshot<Types> for Member {
         let mut client = self.raft(Purpose::Snapshot)?;
         let file = &snapshot.snapshot;
         let header = convert::snapshot_out(Some(&vote), &snapshot.meta, file.data_bytes);
+        let asked = client.snapshot_progress(self.request(header.clone()));
+        let arrived = rt::timeout(ANSWER, asked).await.map_err(|_| silent(&self.peer.address))?;
+        let arrived = arrived.map_err(failure)?.into_inner().bytes.min(file.data_bytes);
         let progress = Arc::new(AtomicU64::new(0));
-        let chunks = chunks(header, file.path.clone(), file.data_offset, Arc::clone(&progress));
+        let chunks = chunks(header, file, arrived, Arc::clone(&progress));
         let answer = client.install_snapshot(self.request(chunks));
         let response = tokio::select! {
             biased;
@@ -220,22 +234,24 @@ impl NetSnapshot<Types> for Member {
     }
 }
 
-/// The messages that carry a snapshot. A file that cannot be read ends them early, and the receiver notices.
+/// The messages that carry a snapshot from a byte on. A file that cannot be read ends them early, and the receiver notices.
 fn chunks(
     header: v1::SnapshotHeader,
-    path: PathBuf,
-    offset: u64,
+    snapshot: &SnapshotFile,
+    arrived: u64,
     progress: Arc<AtomicU64>,
-) -> impl Stream<Item = v1::SnapshotChunk> + Send + 'static {
-    let first = v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Header(header)) };
-    let data = stream::unfold(None, move |file| {
+) -> impl Stream<Item = v1::SnapshotChunk> + Send + use<> {
+    let first = v1::SnapshotChunk { part: Some(Part::Header(header)), offset: 0 };
+    let (path, begin) = (snapshot.path.clone(), snapshot.data_offset + arrived);
+    let data = stream::unfold((None, arrived), move |(file, offset)| {
         let (path, progress) = (path.clone(), Arc::clone(&progress));
         async move {
-            match next_chunk(file, &path, offset).await {
+            match next_chunk(file, &path, begin).await {
                 Ok(None) => None,
-                Ok(Some((chunk, file))) => {
+                Ok(Some((data, file))) => {
                     progress.fetch_add(1, Ordering::Relaxed);
-                    Some((v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Data(chunk)) }, Some(file)))
+                    let next = offset + data.len() as u64;
+                    Some((v1::SnapshotChunk { part: Some(Part::Data(data)), offset }, (Some(file), next)))
                 }
                 Err(error) => {
                     tracing::warn!(path = %path.display(), %error, "cannot read a snapshot that is being sent");

@@ -10,12 +10,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::channel::shown;
 use super::convert;
-use crate::disk::snapshot::{Incoming, SnapshotError};
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
 use crate::peer::{StoreSlot, greet, unproposed, unreachable};
 use crate::rt;
-use crate::store::Proposed;
+use crate::store::{Proposed, hash_out};
 use crate::tls::NodeKey;
 
 /// How long writing an admission may take. With the call back it stays below 5 s.
@@ -74,29 +73,23 @@ impl v1::raft_server::Raft for Service {
         Ok(Response::new(convert::vote_response_out(&answer)))
     }
 
+    async fn snapshot_progress(&self, request: Request<v1::SnapshotHeader>) -> Answer<v1::SnapshotProgressResponse> {
+        let store = self.slot.member(&request).await?;
+        let bytes = store.arrival().bytes_of(request.into_inner()).await;
+        Ok(Response::new(v1::SnapshotProgressResponse { bytes }))
+    }
+
     async fn install_snapshot(&self, request: Request<Streaming<v1::SnapshotChunk>>) -> Answer<v1::SnapshotResponse> {
         let store = self.slot.member(&request).await?;
         let mut chunks = request.into_inner();
-        let Some(v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Header(header)) }) = chunks.message().await?
+        let Some(v1::SnapshotChunk { part: Some(v1::snapshot_chunk::Part::Header(header)), .. }) =
+            chunks.message().await?
         else {
             return Err(Status::invalid_argument("a snapshot begins with its description"));
         };
         let vote = convert::vote_in(header.vote.as_ref())?;
         let meta = convert::snapshot_in(&header)?;
-        let size = header.size;
-        let mut incoming = store.snapshots().receive(header).map_err(|error| unwritten(&error))?;
-        while let Some(chunk) = chunks.message().await? {
-            let Some(v1::snapshot_chunk::Part::Data(data)) = chunk.part else {
-                return Err(Status::invalid_argument("a snapshot has one description"));
-            };
-            incoming = write(incoming, data).await?;
-        }
-        if incoming.data_bytes() != size {
-            let message = format!("the snapshot has {size} bytes, and {} arrived", incoming.data_bytes());
-            return Err(Status::data_loss(message));
-        }
-        let finished = rt::spawn_blocking(|| incoming.finish()).await;
-        let snapshot = finished.map_err(|error| stopped(&error))?.map_err(|error| unwritten(&error))?;
+        let snapshot = store.arrival().receive(store.snapshots(), header, chunks).await?;
         let path = snapshot.path.clone();
         let installed = store.raft().install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
         // One that was not wanted is still there.
@@ -137,6 +130,11 @@ impl v1::peer_server::Peer for Service {
             Proposed::NotUnderstood(reason) => Err(Status::invalid_argument(reason)),
             Proposed::Stopped(reason) => Err(Status::unavailable(reason)),
         }
+    }
+
+    async fn hashes(&self, request: Request<v1::HashesRequest>) -> Answer<v1::HashesResponse> {
+        let store = self.slot.member(&request).await?;
+        Ok(Response::new(v1::HashesResponse { hashes: store.hashes().iter().map(hash_out).collect() }))
     }
 
     async fn read_index(&self, request: Request<v1::ReadIndexRequest>) -> Answer<v1::ReadIndexResponse> {
@@ -205,20 +203,10 @@ async fn reachable(key: &NodeKey, node: &AdmitNode) -> Result<(), Status> {
     Ok(())
 }
 
-async fn write(mut incoming: Incoming, data: Vec<u8>) -> Result<Incoming, Status> {
-    let write = move || incoming.append(&data).map(|()| incoming);
-    let written = rt::spawn_blocking(write).await.map_err(|error| stopped(&error))?;
-    written.map_err(|error| unwritten(&error))
-}
-
 fn not_leader() -> Status {
     Status::aborted("this member does not lead now: look again who does")
 }
 
 fn stopped(error: &dyn std::error::Error) -> Status {
     Status::unavailable(crate::error_chain(error))
-}
-
-fn unwritten(error: &SnapshotError) -> Status {
-    Status::internal(crate::error_chain(error))
 }

@@ -1,6 +1,6 @@
 //! openraft's state machine: applies entries to the state, and makes and takes snapshots.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -14,10 +14,13 @@ use crate::codec;
 use crate::disk::snapshot::{self, SnapshotDir, SnapshotFile};
 use crate::disk::state::{StateDb, StateMeta};
 use crate::feed::Feed;
+use crate::model::agreement::StateHash;
 use crate::model::apply::Change;
 use crate::model::state::State;
 use crate::rt::{self, watch};
 
+/// How many earlier hashes are remembered: some tenths of a second of a busy cluster.
+const EARLIER: usize = 512;
 /// Most entries that go into one batch on disk.
 const BATCH_ENTRIES: usize = 512;
 
@@ -40,10 +43,30 @@ pub(crate) struct View {
     pub(crate) index: u64,
     /// Hash of the state.
     pub(crate) hash: u128,
+    /// Those before, oldest first: members apply different numbers of entries at once, and two that are to be compared need
+    /// one in common.
+    earlier: VecDeque<StateHash>,
     /// The latest snapshot.
     pub(crate) snapshot: Option<(SnapshotMeta, SnapshotFile)>,
     /// Why nothing is applied any more.
     pub(crate) stopped: Option<String>,
+}
+
+impl View {
+    /// The state is another one now.
+    fn advance(&mut self, index: u64, hash: u128) {
+        if self.earlier.len() == EARLIER {
+            self.earlier.pop_front();
+        }
+        self.earlier.push_back(StateHash { index: self.index, hash: self.hash });
+        (self.index, self.hash) = (index, hash);
+    }
+
+    /// The hashes of the latest states, oldest first.
+    pub(crate) fn hashes(&self) -> Vec<StateHash> {
+        let latest = StateHash { index: self.index, hash: self.hash };
+        self.earlier.iter().copied().chain([latest]).collect()
+    }
 }
 
 impl Shared {
@@ -96,7 +119,7 @@ impl StateMachine {
             Some(_) => convert::snapshot_in(&meta.applied).map_err(io::Error::other)?,
         };
         let (sender, _) = watch::channel(state.applied_index);
-        let view = View { index: state.applied_index, hash: meta.hash, snapshot: current, stopped: None };
+        let view = View { index: state.applied_index, hash: meta.hash, snapshot: current, ..View::default() };
         let shared = Shared {
             feed: Mutex::new(Feed::new(state.applied_index)),
             state: RwLock::new(state),
@@ -158,10 +181,7 @@ impl StateMachine {
         let index = state.applied_index;
         drop(state);
         self.hash = meta.hash;
-        {
-            let mut view = self.shared.view();
-            (view.index, view.hash) = (index, meta.hash);
-        }
+        self.shared.view().advance(index, meta.hash);
         self.shared.applied.send_replace(index);
         for (responder, answer) in answers {
             responder.send(answer);
@@ -248,7 +268,7 @@ impl RaftStateMachine<Types> for StateMachine {
         }
         {
             let mut view = self.shared.view();
-            (view.index, view.hash) = (index, described.hash);
+            view.advance(index, described.hash);
             view.snapshot = Some((meta.clone(), kept));
         }
         self.shared.applied.send_replace(index);

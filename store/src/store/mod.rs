@@ -1,5 +1,6 @@
 //! One member of the cluster.
 
+mod agreement;
 mod members;
 mod open;
 mod propose;
@@ -29,6 +30,7 @@ use crate::disk::wal::Wal;
 use crate::feed::{Changes, Compacted};
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::state::State;
+use crate::raft::arrival::Arrival;
 use crate::raft::channel::Channels;
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
@@ -38,6 +40,7 @@ use crate::rt::{JoinHandle, now, timeout, watch};
 use crate::tasks::TaskBoard;
 use crate::tls::{NodeKey, PublicKey};
 
+pub(crate) use agreement::hash_out;
 pub use members::ExpelError;
 pub use open::OpenError;
 pub(crate) use propose::Proposed;
@@ -142,6 +145,7 @@ struct Inner {
     log: LogStore,
     wal: Arc<Wal>,
     shared: Arc<Shared>,
+    arrival: Arrival,
     channels: Channels,
     requests: Window,
     /// The tasks are to end.
@@ -285,6 +289,11 @@ impl Store {
     /// Whether it is a voter, as far as it knows.
     pub(crate) fn votes(&self) -> bool {
         self.metrics().membership_config.voter_ids().any(|id| id == self.id().0)
+    }
+
+    /// The snapshot that it is being sent.
+    pub(crate) fn arrival(&self) -> &Arrival {
+        &self.0.arrival
     }
 
     /// The folder of its snapshots.

@@ -11,10 +11,11 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::window::Window;
-use super::{Inner, Store, StoreOptions, members};
+use super::{Inner, Store, StoreOptions, agreement, members};
 use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
 use crate::disk::state::{StateDb, StateError};
 use crate::disk::wal::{Identity, Wal, WalError, WalOptions};
+use crate::raft::arrival::Arrival;
 use crate::raft::channel::Channels;
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
@@ -70,6 +71,12 @@ pub enum OpenError {
         /// Last entry of the state or snapshot.
         applied: u64,
     },
+    /// Its copy of the state is not what the other members have.
+    #[error("{reason}")]
+    Differs {
+        /// What was found, and what to do.
+        reason: String,
+    },
     /// Raft does not start.
     #[error("Raft does not start: {reason}")]
     Raft {
@@ -106,6 +113,7 @@ impl Store {
             log,
             wal,
             shared,
+            arrival: Arrival::default(),
             channels,
             requests: Window::default(),
             vouched: Mutex::default(),
@@ -117,7 +125,9 @@ impl Store {
             replaced: AtomicU64::new(0),
             options,
         }));
-        *store.0.tasks.lock().await = members::spawn(&store);
+        let mut tasks = members::spawn(&store);
+        tasks.push(agreement::spawn(&store));
+        *store.0.tasks.lock().await = tasks;
         Ok(store)
     }
 }
@@ -138,14 +148,16 @@ fn config(options: &StoreOptions) -> Result<Config, OpenError> {
         // A follower that is behind gets entries as long as they are kept.
         replication_lag_threshold: options.snapshot_every.saturating_mul(2),
         install_snapshot_timeout: 60_000,
-        // A member that was gone hears of what it has missed this long after it is back, at most.
-        backoff: "50ms 100ms 200ms".into(),
         ..Config::default()
     };
     config.validate().map_err(|error| OpenError::raft(&error))
 }
 
 fn open_disk(options: &StoreOptions) -> Result<Opened, OpenError> {
+    let mark = agreement::mark_of(&options.dir).map_err(|error| OpenError::disk("data folder")(error.into()))?;
+    if let Some(reason) = mark {
+        return Err(OpenError::Differs { reason });
+    }
     let log_dir = options.dir.join("log");
     let state_dir = options.dir.join("state");
     let snapshot_dir = options.dir.join("snapshots");

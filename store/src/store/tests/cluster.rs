@@ -83,6 +83,30 @@ async fn a_node_that_is_gone_is_down_and_one_that_returns_is_ready() {
     until("it is ready", || state(&other) == NodeState::Ready).await;
 }
 
+/// A daemon answers before it has opened its store: entries are refused until then, and must not be kept from it after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_has_refused_entries_gets_them_as_soon_as_it_takes_them() {
+    let mut daemons = three().await;
+    let gone = (leader(&daemons) + 1) % 3;
+    let id = daemons[gone].kill().await;
+    let listener = TcpListener::bind(daemons[gone].address).await.unwrap();
+    daemons[gone].serve(listener);
+    let begun = Instant::now();
+    for number in 0.. {
+        daemons[(gone + 1) % 3].create(&format!("missed-{number}")).await.unwrap();
+        if begun.elapsed() > Duration::from_secs(1) {
+            break;
+        }
+    }
+    let opened = Store::open(daemons[gone].options(id)).await.unwrap();
+    daemons[gone].slot.set(Some(opened));
+    let begun = Instant::now();
+    let all = daemons[(gone + 1) % 3].networks().len();
+    until("it has what it has missed", || daemons[gone].networks().len() == all).await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(500), "{took:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn handing_over_at_the_end_is_quick() {
     let mut daemons = three().await;

@@ -63,7 +63,7 @@ async fn damaged_state_is_moved_aside_and_built_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn state_that_can_be_read_but_is_wrong_is_built_again() {
     let (mut daemon, id, hash) = stopped().await;
-    crate::disk::state::lose_an_object(&daemon.dir.path().join("state"));
+    crate::disk::state::lose_an_object(&daemon.dir.path().join("state"), false);
     daemon.restart(id).await;
     daemon.store().read_barrier(DEADLINE).await.unwrap();
     assert_eq!(daemon.store().status().state_hash, hash);

@@ -1,11 +1,13 @@
 //! Members in one process, over real gRPC on loopback and real disks.
 
 mod admission;
+mod agreement;
 mod cluster;
 mod crash;
 mod damage;
 mod keys;
 mod removal;
+mod snapshots;
 mod voting;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -2,6 +2,7 @@
 //!
 //! Never a test: nothing here fails because it is slow.
 
+mod catch_up;
 mod docker;
 mod etcd;
 mod failover;
@@ -41,6 +42,8 @@ enum Part {
     Writes,
     /// The leader's SIGKILL to the next committed write, and what is noticed of its SIGTERM, beside etcd.
     Failover,
+    /// A member that has missed 100,000 entries or lost its disk, until it is in step, and writes meanwhile.
+    CatchUp,
     /// TCP and small packets, beside the bare hosts and a VXLAN made by hand.
     Traffic,
     /// 10,000 endpoints of other nodes after the first local one, beside `bridge -batch` and `ip -batch`.
@@ -62,6 +65,7 @@ fn main() -> Result<()> {
         let measured = match part {
             Part::Writes => vec![writes::measure(&runtime)?],
             Part::Failover => vec![failover::measure(&runtime)?, handover::measure(&runtime)?],
+            Part::CatchUp => vec![catch_up::measure(&runtime)?],
             Part::Traffic => vec![traffic::measure()?],
             Part::Program => vec![program::measure(&runtime)?],
             Part::Memory => vec![memory::measure(&runtime)?],

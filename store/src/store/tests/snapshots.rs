@@ -1,0 +1,71 @@
+//! Snapshots on connections that do not last.
+
+use std::sync::atomic::AtomicUsize;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+
+/// Bytes that a connection carries to a member before it is cut.
+const LASTS: usize = 64 << 10;
+
+/// Lets nothing through to an address but so many bytes on each connection. Counts them, and the connections.
+async fn cutting(to: SocketAddr) -> (SocketAddr, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (address, bytes, cuts) =
+        (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (all, all_cuts) = (bytes.clone(), cuts.clone());
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (all, cuts) = (all.clone(), all_cuts.clone());
+            tokio::spawn(async move {
+                let Ok(server) = TcpStream::connect(to).await else { return };
+                let ((mut from, mut back), (mut answers, mut on)) = (client.into_split(), server.into_split());
+                let answering = tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+                let (mut buffer, mut carried) = (vec![0; 4096], 0);
+                while let Ok(length @ 1..) = from.read(&mut buffer).await {
+                    carried += length;
+                    all.fetch_add(length, Ordering::Relaxed);
+                    if carried > LASTS {
+                        cuts.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                    if on.write_all(&buffer[..length]).await.is_err() {
+                        break;
+                    }
+                }
+                answering.abort();
+            });
+        }
+    });
+    (address, bytes, cuts)
+}
+
+/// Begun anew each time, it would never arrive.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_cut_off_again_and_again_goes_on_where_it_was() {
+    let mut daemons = [Daemon::start(1).await, Daemon::start(2).await];
+    for daemon in &mut daemons {
+        daemon.snapshot_every = 100;
+    }
+    daemons[0].found().await;
+    let labels: BTreeMap<String, String> = (0..8).map(|number| (format!("label-{number}"), "x".repeat(60))).collect();
+    for number in 0..800 {
+        let network =
+            CreateNetwork { name: format!("net-{number}"), labels: labels.clone(), ..CreateNetwork::default() };
+        daemons[0].store().propose(Command::CreateNetwork(network), DEADLINE).await.unwrap();
+    }
+    let first = daemons[0].store();
+    until("the log is purged", || first.status().purged_index > 0).await;
+    let size = first.0.shared.view().snapshot.as_ref().unwrap().1.data_bytes;
+    assert!(size > 4 * LASTS as u64, "{size}");
+    let real = daemons[1].address;
+    let (address, bytes, cuts) = cutting(real).await;
+    daemons[1].address = address;
+    daemons[1].join(&daemons[0]).await;
+    until("it has what was in the snapshot", || daemons[1].networks().len() == 800).await;
+    assert_eq!(daemons[1].networks(), daemons[0].networks());
+    let (bytes, cuts) = (bytes.load(Ordering::Relaxed) as u64, cuts.load(Ordering::Relaxed));
+    assert!(cuts >= 4 && bytes < 3 * size, "{bytes} bytes for a snapshot of {size}, {cuts} connections were cut");
+}
