@@ -208,6 +208,9 @@ fn a_node_that_only_votes() -> Result<()> {
         let node = &inspected["node"]["node"];
         ensure!(node["voter_only"] == true && node["underlay_mtu"] == 0 && node["state"] == "ready", "{node}");
 
+        let found = cluster.cli(2).run("doctor")?["findings"].to_string();
+        ensure!(found.contains("\"quorum\"") && !found.contains("\"kernel\""), "{found}");
+
         // One of the two others may go now.
         cluster.daemon(1).kill9()?;
         wait_for("writes", CHANGE, || cluster.cli(0).run("network create more"))?;
