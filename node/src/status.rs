@@ -14,6 +14,7 @@ use crate::daemon::Daemon;
 use crate::member::Member;
 use crate::reconcile::DataPlaneStatus;
 use crate::report;
+use crate::voting;
 
 /// Things on this host that the warnings name; what they have in common, the first ones show.
 const MAX_NOTES: usize = 20;
@@ -33,6 +34,7 @@ pub fn status(daemon: &Daemon) -> v1::StatusResponse {
 
 fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     let status = member.store().status();
+    let outlook = member.store().outlook();
     let state = member.store().state();
     response.cluster_id = member.cluster().to_string();
     response.node_id = member.node().0;
@@ -50,6 +52,9 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     response.cluster = state.cluster.as_ref().map(Into::into);
     response.state_hash = format!("{:032x}", status.state_hash);
     response.warnings = warnings(&state, &status);
+    if status.leader.is_some() && status.stopped.is_none() {
+        response.warnings.extend(voting::warnings(&state, &outlook));
+    }
     let named = |id: &NodeId| state.nodes.get(id).map(|node| node.name.as_str());
     let clocks = member.clocks().into_iter().filter_map(|(id, ahead)| clock::warning(named(&id)?, ahead));
     response.warnings.extend(clocks);

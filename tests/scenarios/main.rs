@@ -27,4 +27,5 @@ mod refusals;
 mod restart;
 mod room;
 mod service;
+mod voters;
 mod watch;

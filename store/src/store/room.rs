@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{HAND_OVER, Store, StoreOptions};
-use crate::rt::{self, Instant, JoinHandle, fs, now, sleep, timeout};
+use super::{Store, StoreOptions};
+use crate::rt::{self, Instant, JoinHandle, fs, now, sleep};
 
 /// How often a member looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -175,8 +175,7 @@ impl Store {
         let lately = handed_over.is_some_and(|last| now() < last + HAND_OVER_AGAIN);
         if self.room().level != Level::Ample && self.leads() && !lately {
             *handed_over = Some(now());
-            // Those who cannot take over leave it here.
-            let _ = timeout(HAND_OVER, self.hand_over()).await;
+            self.resign().await;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a member tells about itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::{Instant, RaftMetrics};
@@ -48,6 +49,8 @@ pub struct StoreStatus {
     pub log_syncs: u64,
     /// Entries that were written to its log since it was opened.
     pub log_entries: u64,
+    /// Voters that were gone and that it has replaced, as the leader, since it was opened.
+    pub replaced_voters: u64,
 }
 
 /// A member.
@@ -106,6 +109,7 @@ impl Store {
             log_groups: counts.groups,
             log_syncs: counts.syncs,
             log_entries: counts.entries,
+            replaced_voters: self.0.replaced.load(Ordering::Relaxed),
         }
     }
 }
