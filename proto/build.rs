@@ -3,10 +3,13 @@
 use std::error::Error;
 
 /// Enumerations are numbers on the wire and names in `-o json`.
-const ENUM_FIELDS: [(&str, &str); 9] = [
+const ENUM_FIELDS: [(&str, &str); 12] = [
     ("pontoon.v1.Cluster.underlay", "AddressFamily"),
     ("pontoon.v1.Node.state", "NodeState"),
+    ("pontoon.v1.Node.voting", "Voting"),
     ("pontoon.v1.SetNodeState.state", "NodeState"),
+    ("pontoon.v1.SetVoting.voting", "Voting"),
+    ("pontoon.v1.SetVotingRequest.voting", "Voting"),
     ("pontoon.v1.Endpoint.state", "EndpointState"),
     ("pontoon.v1.Lease.state", "LeaseState"),
     ("pontoon.v1.TaskStatus.state", "TaskState"),

@@ -1,5 +1,8 @@
 //! The command line.
 
+mod cluster;
+mod node;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,6 +14,9 @@ use jiff::SignedDuration;
 use pontoon_proto::v1::{LeaseState, ObjectKind};
 
 use crate::host::{DEFAULT_HOST, Host};
+
+pub(crate) use cluster::{ClusterCommand, InitArgs, JoinArgs, LeaveArgs, Setting};
+pub(crate) use node::{LabelChange, NodeCommand};
 
 /// One network for the containers of many hosts.
 #[derive(Debug, Parser)]
@@ -36,6 +42,10 @@ impl Cli {
             Command::Node(NodeCommand::Label { changes, rm, .. }) => {
                 let changed = changes.iter().map(LabelChange::key);
                 twice(changed.chain(rm)).map(|key| format!("label {key:?} is changed twice"))
+            }
+            Command::Cluster(ClusterCommand::Set { settings }) => {
+                let keys: Vec<String> = settings.iter().map(|setting| setting.key().to_owned()).collect();
+                twice(keys.iter()).map(|key| format!("{key} is set twice"))
             }
             _ => None,
         };
@@ -88,7 +98,10 @@ pub(crate) enum Command {
     Doctor,
     /// Show what changes in the cluster, as it changes
     Watch(WatchArgs),
-    /// Show, remove and label nodes
+    /// Change settings of the cluster
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Show, remove and label nodes, and say which are to vote
     #[command(subcommand)]
     Node(NodeCommand),
     /// Create, show and remove networks
@@ -108,96 +121,12 @@ pub(crate) enum Command {
     },
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct InitArgs {
-    /// Address, or address and port, that other nodes reach this daemon at
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) advertise: String,
-    /// Address that carries the containers' traffic (VTEP) [default: the advertise address]
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) data_addr: Option<String>,
-    /// Name of this node [default: the host name]
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// Range that subnets are cut from; may be repeated [default: 10.0.0.0/8]
-    #[arg(long = "pool", value_name = "CIDR")]
-    pub(crate) pools: Vec<String>,
-    /// Prefix length of the subnets cut from the pools
-    #[arg(long, value_name = "N", requires = "pools", default_value_t = 24)]
-    pub(crate) pool_prefix: u32,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct JoinArgs {
-    /// Addresses of nodes of the cluster, tried in order
-    #[arg(required = true, value_delimiter = ',', value_name = "ADDR", value_parser = not_empty)]
-    pub(crate) peers: Vec<String>,
-    /// Address that other nodes reach this daemon at [default: the one that routes to ADDR]
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) advertise: Option<String>,
-    /// Address that carries the containers' traffic (VTEP) [default: the advertise address]
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) data_addr: Option<String>,
-    /// Name of this node [default: the host name]
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LeaveArgs {
-    /// Also with running containers, which lose their network, or when the cluster cannot be told
-    #[arg(short, long)]
-    pub(crate) force: bool,
-}
-
 /// How to read.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct ReadArgs {
     /// From this node's own copy, without asking the leader
     #[arg(long)]
     pub(crate) stale: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum NodeCommand {
-    /// List nodes
-    #[command(visible_alias = "list")]
-    Ls {
-        /// Only names
-        #[arg(short, long)]
-        quiet: bool,
-        #[command(flatten)]
-        read: ReadArgs,
-    },
-    /// Show nodes and their containers
-    Inspect {
-        /// Names or ids
-        #[arg(required = true, value_name = "NODE")]
-        nodes: Vec<String>,
-        #[command(flatten)]
-        read: ReadArgs,
-    },
-    /// Remove nodes that do not come back
-    #[command(visible_alias = "remove")]
-    Rm {
-        /// Names or ids
-        #[arg(required = true, value_name = "NODE")]
-        nodes: Vec<String>,
-        /// Also with containers: their addresses are handed out again, although they may still run
-        #[arg(short, long)]
-        force: bool,
-    },
-    /// Set (KEY=VALUE) and remove (KEY-) labels of a node
-    Label {
-        /// Name or id
-        node: String,
-        /// KEY=VALUE sets a label, KEY- removes it
-        #[arg(required_unless_present = "rm", value_name = "KEY=VALUE|KEY-")]
-        changes: Vec<LabelChange>,
-        /// Remove a label; may be repeated
-        #[arg(long, value_name = "KEY")]
-        rm: Vec<String>,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -445,39 +374,6 @@ impl FromStr for Pair {
 /// The pairs as the API has them.
 pub(crate) fn map(pairs: &[Pair]) -> BTreeMap<String, String> {
     pairs.iter().map(|pair| (pair.key.clone(), pair.value.clone())).collect()
-}
-
-/// What to do with one label.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum LabelChange {
-    /// `KEY=VALUE`.
-    Set(Pair),
-    /// `KEY-`.
-    Remove(String),
-}
-
-impl LabelChange {
-    /// The label's key.
-    fn key(&self) -> &String {
-        match self {
-            Self::Set(pair) => &pair.key,
-            Self::Remove(key) => key,
-        }
-    }
-}
-
-impl FromStr for LabelChange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.contains('=') {
-            return text.parse().map(Self::Set);
-        }
-        match text.strip_suffix('-') {
-            Some(key) if !key.is_empty() => Ok(Self::Remove(key.to_owned())),
-            _ => Err("neither KEY=VALUE nor KEY-".to_owned()),
-        }
-    }
 }
 
 /// Parses `500ms`, `30s`, `2m`; a bare number is seconds.

@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 
 use fake::Daemon;
 use pontoon_proto::v1::{
-    AttachRequest, Check, CreateNetworkRequest, DetachRequest, Finding, InitRequest, LabelNodeRequest, Level, Pool,
-    Reservation,
+    AttachRequest, Check, ConfigureRequest, CreateNetworkRequest, DetachRequest, Finding, InitRequest,
+    LabelNodeRequest, Level, Pool, Reservation, SetVotingRequest, Voting,
 };
 
 /// What the program did.
@@ -81,6 +81,30 @@ fn what_is_not_given_is_empty_on_the_wire() {
     assert_eq!(run(&daemon, "init --advertise 192.168.140.200 --pool 10.8.0.0/16 --pool-prefix 26").code, Some(0));
     expected.pools = vec![Pool { cidr: "10.8.0.0/16".into(), prefix: 26 }];
     assert_eq!(*daemon.seen.init.lock().unwrap(), Some(expected));
+}
+
+#[test]
+fn settings_and_votes_reach_the_daemon() {
+    let daemon = Daemon::start();
+    let done = run(&daemon, "cluster set voters=3 replace-after=90s");
+    assert_eq!(done.stdout, "Voters: 3 at most; replaced after 1m 30s without an answer\n");
+    let expected = ConfigureRequest { voters: Some(3), replace_after_ms: Some(90_000) };
+    assert_eq!(daemon.seen.configure.lock().unwrap().take(), Some(expected));
+    let done = run(&daemon, "cluster set replace-after=default");
+    assert_eq!(done.stdout, "Voters: by the number of nodes; replaced after 5m without an answer\n");
+    let expected = ConfigureRequest { voters: None, replace_after_ms: Some(0) };
+    assert_eq!(daemon.seen.configure.lock().unwrap().take(), Some(expected));
+    for (line, voting) in
+        [("promote h1 h2", Voting::Promoted), ("demote h1 h2", Voting::Demoted), ("auto h1 h2", Voting::Auto)]
+    {
+        let done = run(&daemon, &format!("node {line}"));
+        assert_eq!((done.stdout.as_str(), done.code), ("h1\nh2\n", Some(0)));
+        assert!(done.stderr.contains("warning: it does not vote yet"), "{}", done.stderr);
+        let expected = ["h1", "h2"].map(|node| SetVotingRequest { node: node.into(), voting: voting.into() });
+        assert_eq!(std::mem::take(&mut *daemon.seen.voting.lock().unwrap()), expected);
+    }
+    run(&daemon, "init --advertise h1 --voter-only");
+    assert!(daemon.seen.init.lock().unwrap().as_ref().is_some_and(|init| init.voter_only));
 }
 
 #[test]

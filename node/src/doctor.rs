@@ -139,6 +139,7 @@ fn findings(daemon: &Daemon, place: Option<&Place<'_>>, seen: &Seen) -> Vec<Find
         found.extend(doctor::peers(place, &seen.greetings));
         found.extend(doctor::paths(place, &seen.paths.0, &seen.paths.1, &seen.greetings));
         found.extend(doctor::clock(place, &seen.greetings));
+        found.retain(|finding| place.concerns(finding.check));
     }
     // As the checks are numbered, whatever order they were made in.
     found.sort_by_key(|finding| finding.check as u8);

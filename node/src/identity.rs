@@ -98,6 +98,8 @@ struct IdentityFile {
     attempt: Option<u64>,
     #[serde(default)]
     unclean: bool,
+    #[serde(default)]
+    begun: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -122,6 +124,7 @@ struct Record {
     members: BTreeMap<RaftId, Peer>,
     attempt: Option<u64>,
     unclean: bool,
+    begun: bool,
 }
 
 impl std::fmt::Debug for DataDir {
@@ -186,6 +189,16 @@ impl DataDir {
         self.path.join("journal")
     }
 
+    /// Whether this member has had a log: without one it must not go on.
+    pub fn begun(&self) -> bool {
+        self.record.begun
+    }
+
+    /// Records that this member has its log, durably. To be called before it takes part in anything.
+    pub fn begin(&mut self) -> Result<(), DataDirError> {
+        if self.record.begun { Ok(()) } else { self.write(Record { begun: true, ..self.record.clone() }) }
+    }
+
     /// Records the place in a cluster and who else is in it, durably. From here on a restart goes on as this member.
     pub fn enter(&mut self, membership: Membership, members: BTreeMap<RaftId, Peer>) -> Result<(), DataDirError> {
         // What an earlier membership has left on the host, the first pass of this one removes.
@@ -246,6 +259,7 @@ impl DataDir {
             members: record.members.iter().map(member).collect(),
             attempt: record.attempt,
             unclean: record.unclean,
+            begun: record.begun,
         };
         let text = serde_json::to_string_pretty(&file).expect("strings and numbers always serialise");
         let path = self.path.join("identity.json");
@@ -307,6 +321,7 @@ fn record_of(file: &IdentityFile, dir: &Path) -> Result<Record, DataDirError> {
         members: file.members.iter().map(member).collect::<Result<_, _>>()?,
         attempt: file.attempt,
         unclean: file.unclean,
+        begun: file.begun,
     })
 }
 
@@ -388,11 +403,17 @@ mod tests {
         drop(data);
         let mut data = DataDir::open(dir.path()).unwrap();
         assert_eq!((data.membership(), data.members()), (Some(MEMBERSHIP), &members()));
+        assert!(!data.begun());
+        data.begin().unwrap();
+        drop(data);
+        let mut data = DataDir::open(dir.path()).unwrap();
+        assert_eq!((data.membership(), data.members(), data.begun()), (Some(MEMBERSHIP), &members(), true));
         fs::create_dir(data.store_path()).unwrap();
         data.leave(false).unwrap();
         assert!(!data.store_path().exists());
         drop(data);
-        assert_eq!(DataDir::open(dir.path()).unwrap().membership(), None);
+        let data = DataDir::open(dir.path()).unwrap();
+        assert_eq!((data.membership(), data.begun()), (None, false));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! - `page`: what a browser shows of all that
 //! - `metrics`: what Prometheus reads of it
 //! - `visits`: how connections for the two are taken
+//! - `voting`: who votes, as users ask for it
 
 pub mod api;
 pub mod attach;
@@ -35,6 +36,7 @@ mod report;
 pub mod serve;
 pub mod status;
 mod visits;
+mod voting;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -137,6 +139,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         result = &mut plugins => served(result),
     };
     notify(sd_notify::NotifyState::Stopping);
+    resign(&daemon).await;
     stop.cancel();
     let drain = async {
         for door in [admins, peers, plugins] {
@@ -157,6 +160,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     }
     info!("pontoond has stopped; the containers' traffic goes on");
     ended.and(drained)
+}
+
+/// Hands leadership over, if this member leads. Before the doors close, so that the others hardly notice: what they have
+/// passed to this node is still answered.
+async fn resign(daemon: &Daemon) {
+    if let Some(member) = daemon.try_member() {
+        member.store().resign().await;
+    }
 }
 
 /// Serves Docker's plugin socket, where there is one, until the daemon stops.

@@ -24,6 +24,7 @@ use crate::identity::{DataDir, DataDirError, Membership};
 use crate::journal::Journal;
 use crate::kernel::Linux;
 use crate::member::Member;
+use crate::voting::Going;
 
 /// How long founding may take: one node's election and one write.
 const FOUND_DEADLINE: Duration = Duration::from_secs(10);
@@ -39,13 +40,14 @@ struct Entrant {
     name: String,
     advertise: SocketAddr,
     data_addr: IpAddr,
+    voter_only: bool,
 }
 
 /// Makes a new cluster with this node as its first member.
 pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::InitResponse, ApiError> {
     let mut data = outside_any_cluster(daemon)?;
     let advertise = parse_address(&request.advertise, listening_port(daemon))?;
-    let entrant = entrant(&request.name, advertise, &request.data_addr)?;
+    let entrant = Entrant { voter_only: request.voter_only, ..entrant(&request.name, advertise, &request.data_addr)? };
     let cluster = Cluster {
         id: ClusterId(rand::random()),
         created_ms: 0,
@@ -54,6 +56,8 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
         vxlan_port: daemon.config.vxlan_port,
         feature_level: FEATURE_LEVEL,
         underlay: Family::of(entrant.data_addr),
+        voters: None,
+        replace_after_ms: None,
     };
     data.remove_store()?;
     let id = cluster.id;
@@ -69,7 +73,7 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
     };
     data.enter(Membership { cluster: id, node: node.id, raft_id: FOUNDER }, BTreeMap::new())?;
     info!(cluster = %id, node = %node.id, name = node.name, "founded a cluster");
-    enter(daemon, &data, store)?;
+    enter(daemon, &mut data, store)?;
     Ok(v1::InitResponse { cluster_id: id.to_string(), node: Some((&node).into()) })
 }
 
@@ -94,13 +98,13 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
         "" => SocketAddr::new(host::source_address(peer)?, port),
         given => parse_address(given, port)?,
     };
-    let entrant = entrant(&request.name, advertise, &request.data_addr)?;
+    let entrant = Entrant { voter_only: request.voter_only, ..entrant(&request.name, advertise, &request.data_addr)? };
     let (membership, members) = admit(&mut data, peer, &entrant).await?;
     data.remove_store()?;
     data.enter(membership, members)?;
     info!(cluster = %membership.cluster, node = %membership.node, through = %peer, "admitted to a cluster");
     let store = open_store(daemon, &data, membership).await?;
-    let member = enter(daemon, &data, store)?;
+    let member = enter(daemon, &mut data, store)?;
     let node = caught_up(&member).await?;
     Ok(v1::JoinResponse { cluster_id: membership.cluster.to_string(), node: Some((&node).into()) })
 }
@@ -147,6 +151,7 @@ fn admission(data: &DataDir, entrant: &Entrant, raft_id: Option<RaftId>, attempt
         feature_level: FEATURE_LEVEL,
         raft_id,
         attempt,
+        voter_only: entrant.voter_only,
     }
 }
 
@@ -180,6 +185,9 @@ pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveRespons
     if !force && is_alone(&member) {
         let message = "this is the last node: the cluster, its networks and its leases end with it";
         return Err(ApiError::new(Code::FailedPrecondition, "LAST_NODE", message, "--force ends the cluster"));
+    }
+    if !force {
+        member.spare(member.node(), Going::Leaves).await?;
     }
     // Once the cluster has removed this node, it knows nothing of its engine.
     let networks = engine_networks(&member);
@@ -300,7 +308,7 @@ pub async fn resume(daemon: &Arc<Daemon>) -> Result<(), ApiError> {
         return Ok(());
     };
     let store = open_store(daemon, &data, membership).await?;
-    enter(daemon, &data, store)?;
+    enter(daemon, &mut data, store)?;
     Ok(())
 }
 
@@ -317,10 +325,12 @@ async fn clean_up_later(daemon: &Daemon, data: &mut DataDir) -> Result<(), ApiEr
     Ok(())
 }
 
-fn enter(daemon: &Arc<Daemon>, data: &DataDir, store: Store) -> Result<Arc<Member>, ApiError> {
+fn enter(daemon: &Arc<Daemon>, data: &mut DataDir, store: Store) -> Result<Arc<Member>, ApiError> {
     let membership = data.membership().ok_or_else(|| {
         ApiError::new(Code::Internal, "INTERNAL", "the data folder names no cluster", "please report this")
     })?;
+    // Its log is there by now, and nobody has been able to ask it for its vote.
+    data.begin()?;
     let journal = Journal::open(&data.journal_path())?;
     let member = Member::start(daemon, membership, store, journal)?;
     daemon.set_member(Some(member.clone()));
@@ -335,6 +345,7 @@ async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> 
         node: membership.node,
         key: data.key().clone(),
         members: data.members().clone(),
+        begun: data.begun(),
         run: rand::random(),
         timing: Timing::default(),
         clock: host::now_ms,
@@ -342,6 +353,7 @@ async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> 
         snapshot_every: StoreOptions::SNAPSHOT_EVERY,
         keep_entries: StoreOptions::KEEP_ENTRIES,
         segment_bytes: StoreOptions::SEGMENT_BYTES,
+        reserve: StoreOptions::RESERVE,
         tasks: daemon.tasks.clone(),
     };
     Ok(Store::open(options).await?)
@@ -388,7 +400,7 @@ fn entrant(name: &str, advertise: SocketAddr, data_addr: &str) -> Result<Entrant
     };
     host::require_local(data_addr)?;
     let name = if name.is_empty() { host::name()? } else { name.to_owned() };
-    Ok(Entrant { name, advertise, data_addr })
+    Ok(Entrant { name, advertise, data_addr, voter_only: false })
 }
 
 /// An address with or without port.

@@ -3,6 +3,7 @@
 
 use ipnet::IpNet;
 use pontoon_store::model::command::{Command, FEATURE_LEVEL, ReportNode};
+use pontoon_store::model::id::NodeId;
 use pontoon_store::model::object::{Node, NodeState, Route};
 use pontoon_store::model::state::State;
 use tonic::Code;
@@ -67,6 +68,9 @@ fn describe(
     engine: &str,
     wanted: Option<IpNet>,
 ) -> Result<ReportNode, ApiError> {
+    if node.voter_only {
+        return Ok(of_voter(node.id));
+    }
     let overlay: Vec<IpNet> = state.networks.values().flat_map(|n| &n.subnets).map(|subnet| subnet.cidr).collect();
     let v4 = match wanted {
         Some(subnet) if facts.gateway_subnets.contains(&subnet) || egress::is_free(subnet, facts, &overlay) => subnet,
@@ -91,6 +95,19 @@ fn describe(
     })
 }
 
+/// What a node that only votes tells: no network reaches its host, so nobody needs to know anything of it.
+fn of_voter(node: NodeId) -> ReportNode {
+    ReportNode {
+        node,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        feature_level: FEATURE_LEVEL,
+        routes: Vec::new(),
+        underlay_mtu: 0,
+        egress_subnets: Vec::new(),
+        engine: String::new(),
+    }
+}
+
 fn is_news(known: &Node, now: &ReportNode) -> bool {
     known.state == NodeState::Joining
         || known.version != now.version
@@ -104,6 +121,7 @@ fn is_news(known: &Node, now: &ReportNode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::tests::small_state;
 
     fn routes(count: u32) -> Vec<Route> {
         let host = |n: u32| IpNet::new_assert(std::net::Ipv4Addr::from_bits(0x0b00_0000 + n).into(), 32);
@@ -113,6 +131,16 @@ mod tests {
             destinations.map(|destination| Route { destination, device: "eth0".into() }).collect();
         routes.sort();
         routes
+    }
+
+    #[test]
+    fn a_node_that_only_votes_tells_nothing_of_its_host() {
+        let mut state = small_state();
+        let facts = HostFacts { routes: routes(3), underlay_mtu: 1500, ..HostFacts::default() };
+        let told = |state: &State| describe(state, &state.nodes[&NodeId(1)], &facts, "Docker", None).unwrap();
+        assert_eq!((told(&state).routes.len(), told(&state).underlay_mtu), (3, 1500));
+        state.nodes.get_mut(&NodeId(1)).unwrap().voter_only = true;
+        assert_eq!(told(&state), of_voter(NodeId(1)));
     }
 
     #[test]

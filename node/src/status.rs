@@ -1,12 +1,12 @@
 //! `pontoon status`: everything about this daemon in one answer, from what it has at hand.
 
 use pontoon_proto::v1;
-use pontoon_store::StoreStatus;
 use pontoon_store::model::id::NodeId;
 use pontoon_store::model::object::NodeState;
 use pontoon_store::model::state::State;
 use pontoon_store::model::voters;
 use pontoon_store::tasks::{TaskReport, TaskState};
+use pontoon_store::{Level, StoreStatus};
 
 use crate::api;
 use crate::clock;
@@ -14,6 +14,7 @@ use crate::daemon::Daemon;
 use crate::member::Member;
 use crate::reconcile::DataPlaneStatus;
 use crate::report;
+use crate::voting;
 
 /// Things on this host that the warnings name; what they have in common, the first ones show.
 const MAX_NOTES: usize = 20;
@@ -33,6 +34,7 @@ pub fn status(daemon: &Daemon) -> v1::StatusResponse {
 
 fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     let status = member.store().status();
+    let outlook = member.store().outlook();
     let state = member.store().state();
     response.cluster_id = member.cluster().to_string();
     response.node_id = member.node().0;
@@ -50,6 +52,9 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     response.cluster = state.cluster.as_ref().map(Into::into);
     response.state_hash = format!("{:032x}", status.state_hash);
     response.warnings = warnings(&state, &status);
+    if status.leader.is_some() && status.stopped.is_none() {
+        response.warnings.extend(voting::warnings(&state, &outlook));
+    }
     let named = |id: &NodeId| state.nodes.get(id).map(|node| node.name.as_str());
     let clocks = member.clocks().into_iter().filter_map(|(id, ahead)| clock::warning(named(&id)?, ahead));
     response.warnings.extend(clocks);
@@ -114,6 +119,9 @@ fn warnings(state: &State, status: &StoreStatus) -> Vec<String> {
         );
     } else if status.leader.is_none() {
         warnings.push("no leader: nothing can be changed until a majority of the voters can talk to each other".into());
+    }
+    if status.room.level != Level::Ample {
+        warnings.push(format!("{}: this node takes no writes until there is more room", status.room.text()));
     }
     if state.nodes.len() > 1 && status.leader.is_some() && tolerated(state, status) == 0 {
         warnings.push("the loss of one more voter would stop writes (running containers keep their network)".into());

@@ -39,4 +39,5 @@ short_names! {
     Check "CHECK_",
     Level "LEVEL_",
     ObjectKind "OBJECT_KIND_",
+    Voting "VOTING_",
 }

@@ -20,8 +20,8 @@ pub use feed::{Changes, Compacted};
 pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, hello};
 pub use raft::types::Peer;
 pub use store::{
-    ExpelError, Fatal, MemberStatus, Missing, OpenError, ProposeError, ReadError, Store, StoreOptions, StoreStatus,
-    Timing,
+    ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError, Room,
+    Store, StoreOptions, StoreStatus, Timing,
 };
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};

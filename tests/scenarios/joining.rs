@@ -159,10 +159,10 @@ fn a_name_or_address_that_is_taken_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_sixth_node_is_refused_and_one_of_four_is_no_voter() -> Result<()> {
-    run_with(hosts(6), |cluster| {
+fn an_eighth_node_is_refused_and_one_of_four_is_no_voter() -> Result<()> {
+    run_with(hosts(8), |cluster| {
         cluster.init()?;
-        for (host, quorum, tolerates) in [(1, 1, 0), (2, 2, 1), (3, 2, 1), (4, 3, 2)] {
+        for (host, quorum, tolerates) in [(1, 1, 0), (2, 2, 1), (3, 2, 1), (4, 3, 2), (5, 3, 2), (6, 3, 2)] {
             cluster.join(host, 0)?;
             pontoon_tests::wait_for("the voters", Duration::from_secs(20), || {
                 let status = cluster.status(0)?;
@@ -171,9 +171,9 @@ fn a_sixth_node_is_refused_and_one_of_four_is_no_voter() -> Result<()> {
                 Ok(())
             })?;
         }
-        let line = cluster.join_line(5, 0);
-        cluster.cli(5).refuses(&line, "TOO_MANY_NODES", &["5"])?;
-        ensure!(cluster.status(5)?["cluster_id"] == "", "it believes that it has joined");
+        let line = cluster.join_line(7, 0);
+        cluster.cli(7).refuses(&line, "TOO_MANY_NODES", &["7 nodes"])?;
+        ensure!(cluster.status(7)?["cluster_id"] == "", "it believes that it has joined");
         Ok(())
     })
 }

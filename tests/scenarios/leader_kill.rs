@@ -32,21 +32,10 @@ fn leader_kill(environment: Environment) -> Result<()> {
 /// Writes while something is done to the cluster; nothing that was acknowledged is lost.
 fn under_writes(environment: Environment, harm: impl FnOnce(&mut Cluster, &Journal) -> Result<()>) -> Result<()> {
     environment.run(|cluster, field| {
-        cluster.cli(0).run(&format!("network create {LEASED} --subnet 100.96.0.0/16"))?;
         let ways = field.pairs().map(|(from, to)| cluster.pinger(&from.container, &to.attached[0]));
         let ways = ways.collect::<Result<Vec<_>>>()?;
-        let journal = Journal::default();
-        let writers = writers(cluster, &journal);
-        thread::scope(|scope| {
-            let running: Vec<_> = writers.into_iter().map(|writer| scope.spawn(move || writer.work())).collect();
-            let killed = harm(cluster, &journal);
-            journal.stop.store(true, Ordering::Relaxed);
-            let written = running.into_iter().try_for_each(|writer| match writer.join() {
-                Ok(result) => result,
-                Err(_) => Err(anyhow!("a writer panicked")),
-            });
-            killed.and(written)
-        })?;
+        let hosts: Vec<usize> = (0..cluster.hosts().len()).collect();
+        let journal = while_writing(cluster, &hosts, harm)?;
         for way in ways {
             way.lost_nothing(KILLS * 10)?;
         }
@@ -55,6 +44,28 @@ fn under_writes(environment: Environment, harm: impl FnOnce(&mut Cluster, &Journ
         journal.check(cluster)?;
         still_works(cluster, field)
     })
+}
+
+/// Writes on these hosts while something is done to the cluster. Returns what was acknowledged.
+pub(super) fn while_writing(
+    cluster: &mut Cluster,
+    hosts: &[usize],
+    harm: impl FnOnce(&mut Cluster, &Journal) -> Result<()>,
+) -> Result<Journal> {
+    cluster.cli(hosts[0]).run(&format!("network create {LEASED} --subnet 100.96.0.0/16"))?;
+    let journal = Journal::default();
+    let writers = writers(cluster, hosts, &journal);
+    thread::scope(|scope| {
+        let running: Vec<_> = writers.into_iter().map(|writer| scope.spawn(move || writer.work())).collect();
+        let harmed = harm(cluster, &journal);
+        journal.stop.store(true, Ordering::Relaxed);
+        let written = running.into_iter().try_for_each(|writer| match writer.join() {
+            Ok(result) => result,
+            Err(_) => Err(anyhow!("a writer panicked")),
+        });
+        harmed.and(written)
+    })?;
+    Ok(journal)
 }
 
 fn kill_leaders(cluster: &mut Cluster, journal: &Journal) -> Result<()> {
@@ -107,13 +118,14 @@ fn still_works(cluster: &Cluster, field: &Field) -> Result<()> {
 
 /// What was acknowledged.
 #[derive(Debug, Default)]
-struct Journal {
+pub(super) struct Journal {
     networks: Mutex<BTreeSet<String>>,
     /// Containers that are attached now, as far as the writers were told.
     held: Mutex<BTreeMap<IpAddr, String>>,
     /// Containers that are detached for certain.
     released: Mutex<BTreeSet<String>>,
-    acknowledged: AtomicU64,
+    /// How many writes.
+    pub(super) acknowledged: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -127,7 +139,7 @@ impl Journal {
     }
 
     /// Every node has every acknowledged write.
-    fn check(&self, cluster: &Cluster) -> Result<()> {
+    pub(super) fn check(&self, cluster: &Cluster) -> Result<()> {
         let (networks, held) = (lock(&self.networks), lock(&self.held));
         let counted = (networks.len(), held.len(), lock(&self.released).len());
         let enough = u64::try_from(counted.0 + counted.1 + counted.2)? >= KILLS;
@@ -168,11 +180,11 @@ enum Writer<'a> {
     Leases { journal: &'a Journal, cli: Cli, host: usize, prefix: String },
 }
 
-/// One that makes networks, through each node in turn, and one that leases addresses on each node.
-fn writers<'a>(cluster: &Cluster, journal: &'a Journal) -> Vec<Writer<'a>> {
-    let clis: Vec<Cli> = (0..cluster.hosts().len()).map(|host| cluster.cli(host)).collect();
+/// One that makes networks, through each of these nodes in turn, and one that leases addresses on each of them.
+fn writers<'a>(cluster: &Cluster, hosts: &[usize], journal: &'a Journal) -> Vec<Writer<'a>> {
+    let clis: Vec<Cli> = hosts.iter().map(|&host| cluster.cli(host)).collect();
     let prefix = cluster.prefix();
-    let leases = clis.clone().into_iter().enumerate();
+    let leases = hosts.iter().copied().zip(clis.clone());
     let leases = leases.map(|(host, cli)| Writer::Leases { journal, cli, host, prefix: prefix.to_owned() });
     [Writer::Networks { journal, clis }].into_iter().chain(leases).collect()
 }

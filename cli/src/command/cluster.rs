@@ -1,9 +1,9 @@
-//! `pontoon init`, `join`, `leave` and `status`.
+//! `pontoon init`, `join`, `leave`, `status` and `cluster`.
 
 use jiff::Timestamp;
-use pontoon_proto::v1::{InitRequest, JoinRequest, LeaveRequest, Pool, StatusRequest};
+use pontoon_proto::v1::{ConfigureRequest, InitRequest, JoinRequest, LeaveRequest, Pool, StatusRequest};
 
-use crate::args::{InitArgs, JoinArgs, LeaveArgs};
+use crate::args::{ClusterCommand, InitArgs, JoinArgs, LeaveArgs, Setting};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
@@ -15,6 +15,7 @@ pub(super) async fn init(args: &InitArgs, session: &Session, output: &Output) ->
         data_addr: args.data_addr.clone().unwrap_or_default(),
         name: args.name.clone().unwrap_or_default(),
         pools: args.pools.iter().map(|cidr| Pool { cidr: cidr.clone(), prefix: args.pool_prefix }).collect(),
+        voter_only: args.voter_only,
     };
     let answer = session.call(Kind::WORK, "making the cluster", session.cluster().init(request)).await?;
     output.message(&answer, || render::cluster::init(&answer))
@@ -26,6 +27,7 @@ pub(super) async fn join(args: &JoinArgs, session: &Session, output: &Output) ->
         advertise: args.advertise.clone().unwrap_or_default(),
         data_addr: args.data_addr.clone().unwrap_or_default(),
         name: args.name.clone().unwrap_or_default(),
+        voter_only: args.voter_only,
     };
     let waiting = format!("joining the cluster of {}", args.peers.join(", "));
     let answer = session.call(Kind::WORK, &waiting, session.cluster().join(request)).await?;
@@ -42,4 +44,20 @@ pub(super) async fn leave(args: &LeaveArgs, session: &Session, output: &Output) 
 pub(super) async fn status(session: &Session, output: &Output) -> Result<(), Failure> {
     let answer = session.call(Kind::READ, "reading the status", session.cluster().status(StatusRequest {})).await?;
     output.message(&answer, || render::cluster::status(&answer, Timestamp::now()))
+}
+
+pub(super) async fn run(command: &ClusterCommand, session: &Session, output: &Output) -> Result<(), Failure> {
+    let ClusterCommand::Set { settings } = command;
+    let mut request = ConfigureRequest::default();
+    for setting in settings {
+        match *setting {
+            Setting::Voters(voters) => request.voters = Some(voters),
+            Setting::ReplaceAfter(millis) => request.replace_after_ms = Some(millis),
+        }
+    }
+    let waiting = "changing the settings of the cluster";
+    let answer = session.call(Kind::WRITE, waiting, session.cluster().configure(request)).await?;
+    output.message(&answer, || {
+        format!("Voters: {}\n", render::cluster::voters(&answer.cluster.clone().unwrap_or_default()))
+    })
 }

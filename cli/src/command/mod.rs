@@ -28,6 +28,7 @@ pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -
         Command::Status => cluster::status(session, output).await,
         Command::Doctor => doctor::run(session, output).await,
         Command::Watch(args) => watch::run(args, session, output).await,
+        Command::Cluster(command) => cluster::run(command, session, output).await,
         Command::Node(command) => node::run(command, session, output).await,
         Command::Network(command) => network::run(command, session, output).await,
         Command::Lease(command) => lease::run(command, session, output).await,

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use pontoon_proto::v1::{
-    InspectNodeRequest, LabelNodeRequest, ListNodesRequest, Member, ReadOptions, RemoveNodeRequest,
+    InspectNodeRequest, LabelNodeRequest, ListNodesRequest, Member, ReadOptions, RemoveNodeRequest, SetVotingRequest,
+    Voting,
 };
 
 use super::{each, line};
@@ -24,7 +25,22 @@ pub(super) async fn run(command: &NodeCommand, session: &Session, output: &Outpu
             Ok(())
         }
         NodeCommand::Label { node, changes, rm } => label(node, changes, rm, session, output).await,
+        NodeCommand::Promote { nodes } => vote(nodes, Voting::Promoted, session, output).await,
+        NodeCommand::Demote { nodes } => vote(nodes, Voting::Demoted, session, output).await,
+        NodeCommand::Auto { nodes } => vote(nodes, Voting::Auto, session, output).await,
     }
+}
+
+async fn vote(nodes: &[String], voting: Voting, session: &Session, output: &Output) -> Result<(), Failure> {
+    each(nodes, output, async |node| {
+        let request = SetVotingRequest { node: node.to_owned(), voting: voting.into() };
+        let waiting = format!("changing whether node {node} votes");
+        let answer = session.call(Kind::WORK, &waiting, session.nodes().set_voting(request)).await?;
+        output.warnings(&answer.warnings);
+        output.message(&answer, || line(answer.node.as_ref().map_or(node, |node| &node.name)))
+    })
+    .await;
+    Ok(())
 }
 
 async fn list(quiet: bool, read: ReadOptions, session: &Session, output: &Output) -> Result<(), Failure> {

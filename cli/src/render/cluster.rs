@@ -1,11 +1,15 @@
 //! `init`, `join` and `status`.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use pontoon_proto::v1::{
-    AddressFamily, DataPlane, InitResponse, JoinResponse, Member, NodeState, StatusResponse, TaskState, TaskStatus,
+    AddressFamily, Cluster, DataPlane, InitResponse, JoinResponse, Member, NodeState, StatusResponse, TaskState,
+    TaskStatus,
 };
 
 use super::{ago, block, list, name, or_none, section, since, table};
+
+/// How long a voter may not answer before another takes its place, unless it is set.
+const DEFAULT_REPLACE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// The new cluster, and how others get into it.
 pub(crate) fn init(answer: &InitResponse) -> String {
@@ -56,6 +60,7 @@ fn summary(answer: &StatusResponse, now: Timestamp) -> Vec<(&'static str, String
         pools.extend((!cluster.pool6.is_empty()).then(|| cluster.pool6.clone()));
         let underlay = name::<AddressFamily>(cluster.underlay);
         lines.extend([
+            ("Voters", voters(cluster)),
             ("Pools", list(&pools)),
             ("Underlay", format!("{underlay}, VXLAN port {}", cluster.vxlan_port)),
             ("Feature level", cluster.feature_level.to_string()),
@@ -63,6 +68,19 @@ fn summary(answer: &StatusResponse, now: Timestamp) -> Vec<(&'static str, String
         ]);
     }
     lines
+}
+
+/// What is set of the voters.
+pub(crate) fn voters(cluster: &Cluster) -> String {
+    let most = match cluster.voters {
+        0 => "by the number of nodes".to_owned(),
+        most => format!("{most} at most"),
+    };
+    let after = match cluster.replace_after_ms {
+        0 => DEFAULT_REPLACE_AFTER,
+        millis => SignedDuration::from_millis(i64::try_from(millis).unwrap_or(i64::MAX)),
+    };
+    format!("{most}; replaced after {after:#} without an answer")
 }
 
 fn leader(answer: &StatusResponse) -> String {

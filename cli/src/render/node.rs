@@ -1,7 +1,7 @@
 //! `pontoon node`.
 
 use jiff::Timestamp;
-use pontoon_proto::v1::{InspectNodeResponse, Member, Node, NodeState};
+use pontoon_proto::v1::{InspectNodeResponse, Member, Node, NodeState, Voting};
 
 use super::{ago, block, endpoint, labels, list as join, name, or_none, section, since, table};
 
@@ -16,11 +16,24 @@ pub(crate) fn list(nodes: &[Member], now: Timestamp) -> String {
     table(&["ID", "NAME", "STATE", "ROLE", "ADDRESS", "VTEP", "VERSION", "JOINED"], rows)
 }
 
+/// What was said of a node's vote.
+fn voting(node: &Node) -> &'static str {
+    match (node.voting(), node.voter_only) {
+        (Voting::Auto, false) => "",
+        (Voting::Auto, true) => ", only votes",
+        (Voting::Promoted, false) => ", promoted",
+        (Voting::Promoted, true) => ", promoted, only votes",
+        (Voting::Demoted, false) => ", demoted",
+        (Voting::Demoted, true) => ", demoted, only votes",
+    }
+}
+
 /// One node and its endpoints.
 pub(crate) fn inspect(answer: &InspectNodeResponse, now: Timestamp) -> String {
     let member = answer.node.clone().unwrap_or_default();
-    let role = member.role().to_owned();
+    let role = member.role();
     let node = member.node.unwrap_or_default();
+    let role = [role, voting(&node)].concat();
     let key: String = node.public_key.iter().map(|byte| format!("{byte:02x}")).collect();
     let mtu = if node.underlay_mtu == 0 { "not reported yet".to_owned() } else { node.underlay_mtu.to_string() };
     let routes: Vec<_> =

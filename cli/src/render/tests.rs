@@ -2,7 +2,7 @@ use pontoon_proto::v1::{
     AttachResponse, Cluster, DataPlane, DetachResponse, EgressInterface, Endpoint, EndpointState, EndpointView,
     InitResponse, InspectLeaseResponse, InspectNetworkResponse, InspectNodeResponse, Lease, LeaseState, LeaseView,
     Member, Network, NetworkView, Node, NodeState, PastHolder, Pool, Route, Sandbox, StatusResponse, Subnet, TaskState,
-    TaskStatus,
+    TaskStatus, Voting,
 };
 
 use super::*;
@@ -97,6 +97,25 @@ ID   NAME    STATE   ROLE      ADDRESS                VTEP              VERSION 
 ",
     );
     golden(&node::list(&[], now()), "ID   NAME   STATE   ROLE   ADDRESS   VTEP   VERSION   JOINED\n");
+}
+
+#[test]
+fn what_was_said_of_votes() {
+    let cluster =
+        |voters, replace_after_ms| cluster::voters(&Cluster { voters, replace_after_ms, ..Default::default() });
+    assert_eq!(cluster(0, 0), "by the number of nodes; replaced after 5m without an answer");
+    assert_eq!(cluster(3, 5_000), "3 at most; replaced after 5s without an answer");
+    assert_eq!(cluster(1, 5_400_000), "1 at most; replaced after 1h 30m without an answer");
+    let role = |voting: Voting, voter_only| {
+        let node = Some(Node { voting: voting.into(), voter_only, ..node(1) });
+        let answer = InspectNodeResponse { node: Some(Member { node, ..member(1) }), ..Default::default() };
+        let text = node::inspect(&answer, now());
+        text.lines().find_map(|line| line.strip_prefix("Role:")).unwrap().trim().to_owned()
+    };
+    assert_eq!(role(Voting::Auto, false), "leader");
+    assert_eq!(role(Voting::Auto, true), "leader, only votes");
+    assert_eq!(role(Voting::Promoted, true), "leader, promoted, only votes");
+    assert_eq!(role(Voting::Demoted, false), "leader, demoted");
 }
 
 #[test]
@@ -355,6 +374,7 @@ Term:          4
 Applied:       index 118, written 1 minute ago; 2 more to apply
 State hash:    abcd
 Quorum:        2 of 3 voters; 1 more may fail
+Voters:        by the number of nodes; replaced after 5m without an answer
 Pools:         10.0.0.0/8 in /24, fd12::/48
 Underlay:      ipv4, VXLAN port 4789
 Feature level: 1

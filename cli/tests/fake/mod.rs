@@ -33,6 +33,8 @@ pub(crate) struct Seen {
     pub(crate) init: Mutex<Option<InitRequest>>,
     pub(crate) create: Mutex<Option<CreateNetworkRequest>>,
     pub(crate) label: Mutex<Option<LabelNodeRequest>>,
+    pub(crate) voting: Mutex<Vec<SetVotingRequest>>,
+    pub(crate) configure: Mutex<Option<ConfigureRequest>>,
     pub(crate) attach: Mutex<Option<AttachRequest>>,
     pub(crate) detach: Mutex<Option<DetachRequest>>,
     /// What a diagnosis finds.
@@ -142,6 +144,14 @@ impl ClusterService for Canned {
     async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
         unknown()
     }
+
+    async fn configure(&self, request: Request<ConfigureRequest>) -> Answer<ConfigureResponse> {
+        let request = request.into_inner();
+        let voters = request.voters.unwrap_or_default();
+        let cluster = Cluster { voters, replace_after_ms: request.replace_after_ms(), ..Default::default() };
+        *self.seen.configure.lock().unwrap() = Some(request);
+        Ok(Response::new(ConfigureResponse { cluster: Some(cluster) }))
+    }
 }
 
 #[tonic::async_trait]
@@ -164,6 +174,13 @@ impl NodeService for Canned {
         let node = node(&request.node);
         *self.seen.label.lock().unwrap() = Some(request);
         Ok(Response::new(LabelNodeResponse { node: Some(node) }))
+    }
+
+    async fn set_voting(&self, request: Request<SetVotingRequest>) -> Answer<SetVotingResponse> {
+        let request = request.into_inner();
+        let node = Some(node(&request.node));
+        self.seen.voting.lock().unwrap().push(request);
+        Ok(Response::new(SetVotingResponse { node, warnings: vec!["it does not vote yet".into()] }))
     }
 }
 

@@ -7,7 +7,7 @@ use pontoon_proto::v1::cluster_service_server::ClusterService;
 use tonic::{Request, Response, Status};
 
 use crate::daemon::Daemon;
-use crate::{lifecycle, status};
+use crate::{lifecycle, status, voting};
 
 /// The service, answered by this daemon.
 #[derive(Debug)]
@@ -36,5 +36,13 @@ impl ClusterService for Cluster {
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         Ok(Response::new(status::status(&self.0)))
+    }
+
+    async fn configure(
+        &self,
+        request: Request<v1::ConfigureRequest>,
+    ) -> Result<Response<v1::ConfigureResponse>, Status> {
+        let member = self.0.member()?;
+        Ok(Response::new(voting::configure(&member, request.into_inner()).await?))
     }
 }

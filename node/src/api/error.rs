@@ -103,6 +103,11 @@ impl From<ProposeError> for ApiError {
                 message,
                 "pontoon node ls shows every node's version",
             ),
+            ProposeError::DiskFull { .. } => {
+                let hint =
+                    "free space there; containers keep their network meanwhile, and ls, inspect and status answer";
+                Self::new(Code::ResourceExhausted, "DISK_FULL", message, hint)
+            }
             ProposeError::Stopped { .. } => Self::stopped(message),
         }
     }
@@ -212,8 +217,9 @@ fn code_of(reason: Reason) -> Code {
         EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
         InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
         InvalidSubnet, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound, NetworkProvisional,
-        NodeAddressTaken, NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NotFounded, PoolExhausted,
-        RequestTooOld, RouteOverlap, SubnetOverlap, TooLarge, TooManyNodes, VniExhausted, VniTaken,
+        NodeAddressTaken, NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NodeVoterOnly, NotFounded,
+        PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TooLarge, TooManyNodes, VniExhausted, VniTaken,
+        VotersFull,
     };
     match reason {
         InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
@@ -222,7 +228,7 @@ fn code_of(reason: Reason) -> Code {
         AlreadyFounded | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken | VniTaken
         | AddressTaken | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
         NotFounded | AddressReserved | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap
-        | NetworkProvisional => Code::FailedPrecondition,
+        | NetworkProvisional | NodeVoterOnly | VotersFull => Code::FailedPrecondition,
         TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,
         EpochMismatch => Code::Aborted,
         RequestTooOld => Code::Unknown,

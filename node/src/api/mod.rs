@@ -18,7 +18,7 @@ use tonic::Code;
 use error::ApiError;
 
 pub(crate) use network::select_leases;
-pub(crate) use view::{endpoint as endpoint_view, find_network, network as network_view};
+pub(crate) use view::{endpoint as endpoint_view, find_network, find_node, network as network_view};
 
 /// A node and its part in the Raft membership.
 pub(crate) fn member(node: &Node, status: &StoreStatus) -> v1::Member {

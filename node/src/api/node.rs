@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::view;
 use crate::daemon::Daemon;
 use crate::lifecycle;
+use crate::voting::{self, Going};
 
 /// The service, answered by this daemon.
 #[derive(Debug)]
@@ -64,6 +65,7 @@ impl NodeService for Nodes {
                     "pontoon leave takes this node out of the cluster and cleans up its host",
                 ));
             }
+            member.spare(node, Going::Removed).await?;
             member.propose_by(Command::RemoveNode { node, force: request.force }, end).await
         };
         match member.write_named(&request.node, write).await? {
@@ -93,5 +95,13 @@ impl NodeService for Nodes {
             Outcome::Node(node) => Ok(Response::new(v1::LabelNodeResponse { node: Some((&node).into()) })),
             other => Err(super::unexpected(&other).into()),
         }
+    }
+
+    async fn set_voting(
+        &self,
+        request: Request<v1::SetVotingRequest>,
+    ) -> Result<Response<v1::SetVotingResponse>, Status> {
+        let member = self.0.member()?;
+        Ok(Response::new(voting::set(&member, request.into_inner()).await?))
     }
 }

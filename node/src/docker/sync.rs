@@ -72,6 +72,10 @@ enum SyncError {
 pub(crate) async fn run(sync: Sync) {
     let member = sync.member.clone();
     let forever = async {
+        if only_votes(&sync).await {
+            // Nothing of this host's engine is on a network.
+            return std::future::pending().await;
+        }
         loop {
             sync.task.begin();
             let Err(error) = session(&sync).await;
@@ -82,6 +86,20 @@ pub(crate) async fn run(sync: Sync) {
         }
     };
     member.unless_stopped::<()>(forever).await;
+}
+
+/// Whether this node only votes, as the cluster says once this copy of its state knows the node.
+async fn only_votes(sync: &Sync) -> bool {
+    let mut applied = sync.member.store().applied();
+    loop {
+        applied.borrow_and_update();
+        if let Some(node) = sync.member.store().state().nodes.get(&sync.member.node()) {
+            return node.voter_only;
+        }
+        if applied.changed().await.is_err() {
+            return false;
+        }
+    }
 }
 
 /// Works for as long as the engine answers.

@@ -37,6 +37,8 @@ pub(super) struct InCluster {
     pub(super) snapshot_index: u64,
     /// Entries that were written to the log.
     pub(super) log_entries: u64,
+    /// Voters that were gone and that this node has replaced, as the leader.
+    pub(super) replaced_voters: u64,
     /// How long the log's syncs take, in seconds.
     pub(super) log_sync_seconds: Histogram,
     /// What the state holds.
@@ -132,6 +134,8 @@ impl Board {
         self.gauge("pontoon_raft_quorum_voters", "Voters that must agree for a write", status.quorum);
         let help = "Voters that may still fail before nothing can be written";
         self.gauge("pontoon_raft_tolerated_voters", help, status.tolerates);
+        let help = "Voters that did not answer and whose places this node has given to others, while it led";
+        self.counter("pontoon_raft_replaced_voters", help, member.replaced_voters);
     }
 
     /// What the leader knows of the others' logs; nothing on other nodes.

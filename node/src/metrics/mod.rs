@@ -98,6 +98,7 @@ fn in_cluster(member: &Member, status: &v1::StatusResponse, engine: Option<bool>
         data_plane: status.data_plane.clone().unwrap_or_default(),
         snapshot_index: store.snapshot_index,
         log_entries: store.log_entries,
+        replaced_voters: store.replaced_voters,
         log_sync_seconds: member.store().log_sync_seconds(),
         usage: Usage::of(&member.store().state()),
         engine,

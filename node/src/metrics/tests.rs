@@ -77,6 +77,7 @@ fn three_nodes() -> Known {
             data_plane,
             snapshot_index: 100,
             log_entries: 60,
+            replaced_voters: 1,
             log_sync_seconds,
             usage: Usage::of(&state),
             engine: Some(true),
@@ -113,6 +114,7 @@ fn a_leader_tells_all() {
     let text = text(&three_nodes());
     has(&text, &["pontoon_build_info{version=\"0.1.0\"} 1", "pontoon_member 1", "pontoon_leader 1", "pontoon_voter 1"]);
     has(&text, &["pontoon_leader_known 1", "pontoon_raft_term 4", "pontoon_raft_last_index 120"]);
+    has(&text, &["pontoon_raft_replaced_voters_total 1"]);
     has(&text, &["pontoon_raft_committed_index 119", "pontoon_raft_applied_index 118", "pontoon_raft_voters 2"]);
     has(&text, &["pontoon_raft_snapshot_index 100", "pontoon_raft_quorum_voters 2", "pontoon_raft_tolerated_voters 0"]);
     for (node, matched, lag) in [("host1", 120, 0), ("host2", 120, 0), ("host3", 50, 70)] {

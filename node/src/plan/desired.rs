@@ -131,9 +131,13 @@ impl Desired {
     }
 }
 
-/// What the kernel of node `me` should hold. A node that the state does not know keeps only its empty namespace.
+/// What the kernel of node `me` should hold. A node that the state does not know keeps only its empty namespace, and one
+/// that only votes has nothing.
 pub fn desired(state: &State, me: NodeId, names: &Names, facts: &HostFacts) -> Desired {
     let mut desired = Desired { index: state.applied_index, ..Desired::default() };
+    if state.nodes.get(&me).is_some_and(|node| node.voter_only) {
+        return desired;
+    }
     desired.insert(Object::Namespace(Namespace { mounted: true }));
     let (Some(node), Some(cluster)) = (state.nodes.get(&me), &state.cluster) else { return desired };
 
@@ -314,7 +318,7 @@ fn add_host(
     let mut firewall = Firewall {
         vxlan_port: state.cluster.as_ref().map_or(0, |c| c.vxlan_port),
         vnis: local.iter().filter_map(|id| Some(state.networks.get(id)?.vni.get())).collect(),
-        members: state.nodes.values().map(|n| n.data_addr).collect(),
+        members: state.nodes.values().filter(|n| !n.voter_only).map(|n| n.data_addr).collect(),
         gateway: names.gateway.clone(),
         egress: BTreeSet::new(),
         opened: BTreeSet::new(),

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use pontoon_store::model::id::{ClusterId, EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
 use pontoon_store::model::object::{
     Cluster, EgressInterface, Endpoint, EndpointState, Family, Network, Node, NodeState, Route as HostRoute, Sandbox,
-    Subnet,
+    Subnet, Voting,
 };
 use pontoon_store::model::state::State;
 use proptest::prelude::*;
@@ -42,6 +42,8 @@ pub(crate) fn node(id: u64, egress: &[&str]) -> Node {
         egress_subnets: egress.iter().map(|s| s.parse().unwrap()).collect(),
         attempt: 0,
         engine: String::new(),
+        voting: Voting::Auto,
+        voter_only: false,
     }
 }
 
@@ -113,6 +115,8 @@ pub(crate) fn state(networks: Vec<Network>, endpoints: Vec<Endpoint>) -> State {
         vxlan_port: 4789,
         feature_level: 1,
         underlay: Family::V4,
+        voters: None,
+        replace_after_ms: None,
     });
     state.nodes = (1..4).map(|id| (NodeId(id), node(id, &["172.18.0.0/16", "fd00:1:2:3::/64"]))).collect();
     state.networks = networks.into_iter().map(|n| (n.id, n)).collect();
@@ -220,6 +224,17 @@ fn a_node_without_endpoints_in_a_network_does_nothing_for_it() {
     let net = network(1, false, false);
     let state = state(vec![net.clone()], vec![endpoint(3, &net, 2, 3, Some(2))]);
     assert_eq!(want(&state).objects.keys().collect::<Vec<_>>(), [&Key::Namespace]);
+}
+
+#[test]
+fn a_node_that_only_votes_has_nothing_and_is_sent_nothing() {
+    let mut state = small_state();
+    let voter = |state: &mut State, id| state.nodes.get_mut(&NodeId(id)).unwrap().voter_only = true;
+    voter(&mut state, 3);
+    let members = want(&state).firewall().unwrap().members.clone();
+    assert_eq!(members, BTreeSet::from([1, 2].map(|id| node(id, &[]).data_addr)));
+    voter(&mut state, 1);
+    assert_eq!((want(&state).objects, want(&state).index), (BTreeMap::new(), 7));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use pontoon_node::plan::diff::{Step, plan};
 use pontoon_node::plan::observed::Observed;
 use pontoon_store::model::id::{ClusterId, EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
 use pontoon_store::model::object::{
-    Cluster, EgressInterface, Endpoint, EndpointState, Family, Network, Node, NodeState, Sandbox, Subnet,
+    Cluster, EgressInterface, Endpoint, EndpointState, Family, Network, Node, NodeState, Sandbox, Subnet, Voting,
 };
 use pontoon_store::model::state::State;
 
@@ -260,6 +260,8 @@ impl Cluster1 {
             vxlan_port: 4789,
             feature_level: 1,
             underlay: Family::V4,
+            voters: None,
+            replace_after_ms: None,
         });
         for host in hosts {
             let node = node(host.id, host.address);
@@ -349,5 +351,7 @@ pub(crate) fn node(id: NodeId, address: IpAddr) -> Node {
         egress_subnets: vec!["172.18.0.0/16".parse().unwrap()],
         attempt: 0,
         engine: String::new(),
+        voting: Voting::Auto,
+        voter_only: false,
     }
 }

@@ -4,7 +4,8 @@ use pontoon_proto::v1::{self, command::Kind, outcome::Object, response};
 use prost::Message;
 
 use crate::model::command::{
-    AdmitNode, Command, CreateEndpoint, CreateNetwork, EngineRef, Entry, Outcome, ReportNode, RequestId, WantedSubnet,
+    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, EngineRef, Entry, Outcome, ReportNode,
+    RequestId, WantedSubnet,
 };
 use crate::model::id::{EndpointId, NetworkId, NodeId, RaftId};
 use crate::model::object::Route;
@@ -12,6 +13,7 @@ use crate::model::rejection::Rejection;
 
 use super::error::{ADDRESS, CodecError, ENDPOINT_ADDRESS, MAC, PREFIX, parse, parse_optional, required};
 use super::object::{addresses, node_state, prefixes, public_key, texts, vni};
+use super::voting::voting;
 
 /// The bytes of a log entry.
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
@@ -66,6 +68,13 @@ impl From<&Command> for v1::Command {
             Command::LabelNode { node, set, remove } => {
                 Kind::LabelNode(v1::LabelNode { node: node.0, set: set.clone(), remove: remove.clone() })
             }
+            Command::ConfigureCluster(wanted) => Kind::ConfigureCluster(v1::ConfigureCluster {
+                voters: wanted.voters,
+                replace_after_ms: wanted.replace_after_ms,
+            }),
+            Command::SetVoting { node, voting } => {
+                Kind::SetVoting(v1::SetVoting { node: node.0, voting: v1::Voting::from(*voting).into() })
+            }
             Command::RemoveNode { node, force } => Kind::RemoveNode(v1::RemoveNode { node: node.0, force: *force }),
             Command::CreateNetwork(wanted) => Kind::CreateNetwork(wanted.into()),
             Command::RemoveNetwork { network } => Kind::RemoveNetwork(v1::RemoveNetwork { network: network.0 }),
@@ -117,6 +126,13 @@ impl TryFrom<v1::Command> for Command {
             Kind::LabelNode(label) => {
                 Self::LabelNode { node: NodeId(label.node), set: label.set, remove: label.remove }
             }
+            Kind::ConfigureCluster(wanted) => Self::ConfigureCluster(ConfigureCluster {
+                voters: wanted.voters,
+                replace_after_ms: wanted.replace_after_ms,
+            }),
+            Kind::SetVoting(set) => {
+                Self::SetVoting { node: NodeId(set.node), voting: voting("set_voting", set.voting)? }
+            }
             Kind::RemoveNode(remove) => Self::RemoveNode { node: NodeId(remove.node), force: remove.force },
             Kind::CreateNetwork(wanted) => Self::CreateNetwork(wanted.try_into()?),
             Kind::RemoveNetwork(remove) => Self::RemoveNetwork { network: NetworkId(remove.network) },
@@ -160,6 +176,7 @@ impl From<&AdmitNode> for v1::AdmitNode {
             feature_level: admit.feature_level,
             raft_id: admit.raft_id.map_or(0, |id| id.0),
             attempt: admit.attempt,
+            voter_only: admit.voter_only,
         }
     }
 }
@@ -178,6 +195,7 @@ impl TryFrom<v1::AdmitNode> for AdmitNode {
             feature_level: admit.feature_level,
             raft_id: (admit.raft_id != 0).then_some(RaftId(admit.raft_id)),
             attempt: admit.attempt,
+            voter_only: admit.voter_only,
         })
     }
 }
@@ -322,6 +340,7 @@ impl From<&Outcome> for v1::Outcome {
             Outcome::Endpoint(endpoint) => Some(Object::Endpoint(endpoint.into())),
             Outcome::Claim(claim) => Some(Object::Claim(claim.into())),
             Outcome::Lease(lease) => Some(Object::Lease(lease.into())),
+            Outcome::Cluster(cluster) => Some(Object::Cluster(cluster.into())),
         };
         Self { object }
     }
@@ -338,6 +357,7 @@ impl TryFrom<v1::Outcome> for Outcome {
             Some(Object::Endpoint(endpoint)) => Self::Endpoint(endpoint.try_into()?),
             Some(Object::Claim(claim)) => Self::Claim(claim.try_into()?),
             Some(Object::Lease(lease)) => Self::Lease(lease.try_into()?),
+            Some(Object::Cluster(cluster)) => Self::Cluster(cluster.try_into()?),
         })
     }
 }

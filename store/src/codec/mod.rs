@@ -1,6 +1,6 @@
 //! The model's types as the messages of `pontoon.v1`, and as bytes on disk.
 //!
-//! - `object`: objects, also for the API
+//! - `object`, `voting`: objects, also for the API
 //! - `command`, `engine`: entries and what is answered
 //! - `stored`: snapshots, single objects and their hash
 
@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod object;
 mod stored;
+mod voting;
 mod watched;
 
 #[cfg(test)]

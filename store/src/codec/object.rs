@@ -12,6 +12,7 @@ use crate::model::object::{
 };
 
 use super::error::{ADDRESS, CodecError, ENDPOINT_ADDRESS, MAC, PREFIX, invalid, parse, parse_optional, required};
+use super::voting::voting;
 
 impl From<&Cluster> for v1::Cluster {
     fn from(cluster: &Cluster) -> Self {
@@ -23,6 +24,8 @@ impl From<&Cluster> for v1::Cluster {
             vxlan_port: cluster.vxlan_port.into(),
             feature_level: cluster.feature_level,
             underlay: v1::AddressFamily::from(cluster.underlay).into(),
+            voters: cluster.voters.map_or(0, u32::from),
+            replace_after_ms: cluster.replace_after_ms.unwrap_or(0),
         }
     }
 }
@@ -34,6 +37,8 @@ impl TryFrom<v1::Cluster> for Cluster {
         const WHAT: &str = "cluster";
         let port = cluster.vxlan_port;
         let underlay = family(WHAT, "underlay", cluster.underlay)?;
+        let voters = cluster.voters;
+        let too_many = || invalid(WHAT, "voters", &voters.to_string(), "a number of voters");
         Ok(Self {
             id: parse(WHAT, "id", &cluster.id, "32 hexadecimal digits")?,
             created_ms: cluster.created_ms,
@@ -42,6 +47,8 @@ impl TryFrom<v1::Cluster> for Cluster {
             vxlan_port: port.try_into().map_err(|_| invalid(WHAT, "vxlan_port", &port.to_string(), "a port"))?,
             feature_level: cluster.feature_level,
             underlay,
+            voters: (voters != 0).then(|| voters.try_into()).transpose().map_err(|_| too_many())?,
+            replace_after_ms: (cluster.replace_after_ms != 0).then_some(cluster.replace_after_ms),
         })
     }
 }
@@ -120,6 +127,8 @@ impl From<&Node> for v1::Node {
             egress_subnets: texts(&node.egress_subnets),
             attempt: node.attempt,
             engine: node.engine.clone(),
+            voting: v1::Voting::from(node.voting).into(),
+            voter_only: node.voter_only,
         }
     }
 }
@@ -146,6 +155,8 @@ impl TryFrom<v1::Node> for Node {
             egress_subnets: prefixes(WHAT, "egress_subnets", &node.egress_subnets)?,
             attempt: node.attempt,
             engine: node.engine,
+            voting: voting(WHAT, node.voting)?,
+            voter_only: node.voter_only,
         })
     }
 }

@@ -7,12 +7,12 @@ use ipnet::IpNet;
 
 use super::id::{EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
 use super::object::{
-    Claim, Cluster, Endpoint, EngineNetwork, Family, Labels, Lease, Network, Node, NodeState, Route, Sandbox,
+    Claim, Cluster, Endpoint, EngineNetwork, Family, Labels, Lease, Network, Node, NodeState, Route, Sandbox, Voting,
 };
 
 /// Highest feature level that this version knows. A command kind that a later version adds
 /// gets a higher level, and is proposed only once every member reports that level.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// What a log entry holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,15 @@ pub enum Command {
         set: Labels,
         /// Keys to remove.
         remove: Vec<String>,
+    },
+    /// Changes settings of the cluster.
+    ConfigureCluster(ConfigureCluster),
+    /// Says whether a node is to vote.
+    SetVoting {
+        /// Node.
+        node: NodeId,
+        /// Whether it is to.
+        voting: Voting,
     },
     /// Removes a node.
     RemoveNode {
@@ -153,6 +162,8 @@ impl Command {
             | Self::PlaceEndpoint(_)
             | Self::StopEndpoint { .. }
             | Self::RebindEndpoint(_) => 2,
+            Self::ConfigureCluster(_) | Self::SetVoting { .. } => 3,
+            Self::AdmitNode(admit) if admit.voter_only => 3,
             Self::CreateNetwork(wanted) if wanted.engine.is_some() => 2,
             Self::CreateEndpoint(wanted) if !wanted.engine_id.is_empty() => 2,
             _ => 1,
@@ -179,6 +190,18 @@ pub struct AdmitNode {
     pub raft_id: Option<RaftId>,
     /// Random number of this attempt to join, the same for its retries, which get the same answer. Not 0.
     pub attempt: u64,
+    /// It is only to vote.
+    pub voter_only: bool,
+}
+
+/// Changes settings of the cluster. What is none stays as it is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct ConfigureCluster {
+    /// How many nodes vote at most: 1, 3 or 5; 0: by the number of nodes.
+    pub voters: Option<u32>,
+    /// How long a voter may not answer before another node takes its place, in milliseconds; 0:
+    /// [`Cluster::REPLACE_AFTER`].
+    pub replace_after_ms: Option<u64>,
 }
 
 /// A node tells what it is.
@@ -364,4 +387,6 @@ pub enum Outcome {
     Claim(Claim),
     /// The lease of an address that is held, or that somebody on the same node has already.
     Lease(Lease),
+    /// The settings.
+    Cluster(Cluster),
 }

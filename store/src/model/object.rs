@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -53,6 +54,22 @@ pub struct Cluster {
     pub feature_level: u32,
     /// Address family of every VTEP.
     pub underlay: Family,
+    /// How many nodes vote at most: 1, 3 or 5; none: by the number of nodes.
+    pub voters: Option<u8>,
+    /// How long a voter may not answer before another node takes its place, in milliseconds; none:
+    /// [`Cluster::REPLACE_AFTER`]. Kept as it was given: a state without it has the same bytes as before there was such a
+    /// setting.
+    pub replace_after_ms: Option<u64>,
+}
+
+impl Cluster {
+    /// How long a voter may not answer before another node takes its place, unless it is set.
+    pub const REPLACE_AFTER: Duration = Duration::from_secs(5 * 60);
+
+    /// How long a voter may not answer before another node takes its place.
+    pub fn replace_after(&self) -> Duration {
+        self.replace_after_ms.map_or(Self::REPLACE_AFTER, Duration::from_millis)
+    }
 }
 
 /// A range that IPv4 subnets are cut from.
@@ -73,6 +90,18 @@ pub enum NodeState {
     Ready,
     /// The leader does not hear from it. Its endpoints and leases stay.
     Down,
+}
+
+/// Whether a node is to vote.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Voting {
+    /// As the leader chooses.
+    #[default]
+    Auto,
+    /// Rather than others.
+    Promoted,
+    /// Never, as long as others can.
+    Demoted,
 }
 
 /// A member of the cluster.
@@ -110,6 +139,10 @@ pub struct Node {
     pub attempt: u64,
     /// Container engine that its daemon works with; empty when it reaches none.
     pub engine: String,
+    /// Whether it is to vote.
+    pub voting: Voting,
+    /// It only votes: it has no containers, and nothing of the networks is in its kernel.
+    pub voter_only: bool,
 }
 
 /// A route of a host.

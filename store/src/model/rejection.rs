@@ -54,6 +54,10 @@ reasons! {
     NodeNotFound "NODE_NOT_FOUND",
     /// The node has endpoints.
     NodeInUse "NODE_IN_USE",
+    /// The node only votes.
+    NodeVoterOnly "NODE_VOTER_ONLY",
+    /// As many nodes are promoted as can vote.
+    VotersFull "VOTERS_FULL",
     /// Another network has this name.
     NetworkNameTaken "NETWORK_NAME_TAKEN",
     /// No such network.

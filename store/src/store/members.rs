@@ -1,6 +1,7 @@
 //! What the leader does about the members: who votes, who is gone.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -23,8 +24,6 @@ use crate::rt::{Elapsed, Instant, JoinHandle, now, sleep, sleep_until, spawn as 
 const LOOK: Duration = Duration::from_millis(250);
 /// How long one change may take.
 const STEP: Duration = Duration::from_secs(5);
-/// A learner that lacks more entries than this does not count as answering: it would not help as a voter.
-const NEAR: u64 = 1_000;
 
 /// Why a member was not taken out.
 #[derive(Debug, Error)]
@@ -163,7 +162,7 @@ impl Store {
         if leader == self.id().0 {
             if raft_id == self.id() {
                 // The next leader does it.
-                let _ = timeout(STEP, self.hand_over()).await;
+                let _ = timeout(STEP, self.hand_over(|_| true)).await;
                 return false;
             }
             return self.expel_here(raft_id).await;
@@ -220,15 +219,21 @@ impl Store {
             // An earlier leader did not finish.
             return self.change(ChangeMembers::ReplaceAllVoters(target.clone()), true).await;
         }
-        if self.next_step(&metrics).is_none() {
+        if voters::next_step(&self.known(&metrics)).is_none() {
             return Ok(());
         }
         // A new leader may not have applied yet what the membership follows from.
         self.read_barrier(STEP).await?;
         let metrics = self.metrics();
-        let Some(step) = self.next_step(&metrics).filter(|_| self.leads()) else { return Ok(()) };
+        let known = self.known(&metrics);
+        let Some(step) = voters::next_step(&known).filter(|_| self.leads()) else { return Ok(()) };
         tracing::info!(?step, "the membership changes");
         match step {
+            MembershipStep::HandOver { heirs } => {
+                // If nobody takes it, it is tried again.
+                let _ = timeout(STEP, self.hand_over(|id| heirs.contains(&id))).await;
+                Ok(())
+            }
             MembershipStep::AddLearner(id) => {
                 let peer = self
                     .state()
@@ -240,29 +245,15 @@ impl Store {
             }
             MembershipStep::Promote { voters } => {
                 let voters = voters.into_iter().map(|id| id.0).collect();
-                self.change(ChangeMembers::ReplaceAllVoters(voters), true).await
+                self.change(ChangeMembers::ReplaceAllVoters(voters), true).await?;
+                let membership = self.membership();
+                let votes = |id: &RaftId| membership.voter_ids().any(|voter| voter == id.0);
+                let replaced = known.gone.iter().filter(|id| known.nodes.contains_key(id) && !votes(id)).count();
+                self.0.replaced.fetch_add(replaced as u64, Ordering::Relaxed);
+                Ok(())
             }
             MembershipStep::Remove(id) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), true).await,
         }
-    }
-
-    fn next_step(&self, metrics: &RaftMetrics<Types>) -> Option<MembershipStep> {
-        let nodes = self.state().nodes.values().map(|node| node.raft_id).collect();
-        let voters: BTreeSet<RaftId> = metrics.membership_config.voter_ids().map(RaftId).collect();
-        let members = metrics.membership_config.nodes().map(|(id, _)| RaftId(*id));
-        let learners = members.filter(|id| !voters.contains(id)).collect();
-        let last = metrics.last_log_index.unwrap_or(0);
-        let matched = |id: u64| metrics.replication.as_ref()?.get(&id)?.map(|id| id.index);
-        let near = |id: &u64| matched(*id).is_some_and(|index| index + NEAR >= last);
-        let heard = status::heard(metrics).into_iter();
-        let mut alive: BTreeSet<RaftId> = heard
-            .filter(|(id, age)| *age < self.0.options.timing.down_after && (voters.contains(&RaftId(*id)) || near(id)))
-            .map(|(id, _)| RaftId(id))
-            .collect();
-        alive.insert(self.id());
-        let members =
-            voters::Members { nodes: &nodes, voters: &voters, learners: &learners, alive: &alive, leader: self.id() };
-        voters::next_step(&members)
     }
 
     async fn change(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), TaskError> {

@@ -7,15 +7,18 @@ mod open;
 mod probe;
 mod propose;
 mod read;
+mod room;
 mod status;
 #[cfg(test)]
 mod tests;
+mod voting;
 mod window;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
@@ -36,7 +39,7 @@ use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{Shared, StateMachine};
 use crate::raft::types::{Peer, StoredMembership, Types};
-use crate::rt::{JoinHandle, timeout, watch};
+use crate::rt::{JoinHandle, now, timeout, watch};
 use crate::tasks::TaskBoard;
 use crate::tls::{NodeKey, PublicKey};
 
@@ -48,7 +51,10 @@ pub use probe::{Logged, Probe};
 pub(crate) use propose::Proposed;
 pub use propose::{Missing, ProposeError};
 pub use read::ReadError;
+pub(crate) use room::RoomWatch;
+pub use room::{Level, Room};
 pub use status::{MemberStatus, StoreStatus};
+pub use voting::{NeededError, Outlook};
 use window::Window;
 
 /// Called once when the log cannot be written any more, with the reason. It should end the process:
@@ -95,6 +101,9 @@ pub struct StoreOptions {
     pub key: NodeKey,
     /// The members, as the one told that admitted this one: whom to believe until the log says it.
     pub members: BTreeMap<RaftId, Peer>,
+    /// Whether it has been opened before: then its log must be there. A member whose log was lost may have voted, and would
+    /// vote again.
+    pub begun: bool,
     /// Random number of this run of the daemon.
     pub run: u64,
     /// Timing.
@@ -109,6 +118,9 @@ pub struct StoreOptions {
     pub keep_entries: u64,
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
+    /// Bytes that are to stay free on the disk of its folder: below that it takes no writes as the leader, below half of that
+    /// no entries. A quarter of it is kept in a file that is given up when there is no room to start in.
+    pub reserve: u64,
     /// Where its background tasks report.
     pub tasks: TaskBoard,
 }
@@ -118,6 +130,9 @@ impl StoreOptions {
     pub const SNAPSHOT_EVERY: u64 = 10_000;
     /// Entries that are kept behind a snapshot, unless changed.
     pub const KEEP_ENTRIES: u64 = 1_000;
+    /// Bytes that are to stay free, unless changed: the log grows by segments of 64 MiB, and a snapshot is written beside the
+    /// one before.
+    pub const RESERVE: u64 = 256 << 20;
     /// Bytes of a segment of the log, unless changed.
     pub const SEGMENT_BYTES: u64 = crate::disk::wal::SEGMENT_BYTES;
 }
@@ -144,6 +159,7 @@ struct Inner {
     wal: Arc<Wal>,
     shared: Arc<Shared>,
     arrival: Arrival,
+    room: RoomWatch,
     channels: Channels,
     requests: Window,
     /// The tasks are to end.
@@ -155,6 +171,10 @@ struct Inner {
     vouched: Mutex<BTreeMap<RaftId, PublicKey>>,
     /// Held while the membership changes.
     changing: tokio::sync::Mutex<()>,
+    /// How long the others have not answered this member, since it leads.
+    silence: Mutex<voting::Silence>,
+    /// Voters that this member has replaced as the leader.
+    replaced: AtomicU64,
 }
 
 impl fmt::Debug for Store {
@@ -245,9 +265,7 @@ impl Store {
                 tracing::warn!("a task of the store does not end");
             }
         }
-        if timeout(HAND_OVER, self.hand_over()).await.is_err() {
-            tracing::warn!("leadership was not handed over in time");
-        }
+        self.resign().await;
         let flush = self.0.raft.with_state_machine(|machine| {
             let flushed = machine.flush();
             Box::pin(async move { flushed })
@@ -387,8 +405,17 @@ impl Store {
         let _ = applied.wait_for(|&applied| applied >= index).await;
     }
 
-    /// Gives leadership to the voter that has most of the log, if this member leads and there is one.
-    async fn hand_over(&self) {
+    /// Hands leadership over, if this member leads and another voter answers: in milliseconds, and within a second at most.
+    /// Without that the others notice after an election's timeout. It goes on as a follower.
+    pub async fn resign(&self) {
+        if timeout(HAND_OVER, self.hand_over(|_| true)).await.is_err() {
+            tracing::warn!("leadership was not handed over in time");
+        }
+    }
+
+    /// Gives leadership to the voter that has most of the log, of those that may have it, if this member leads and there is
+    /// one. Ends once another one leads.
+    async fn hand_over(&self, may: impl Fn(RaftId) -> bool) {
         let metrics = self.metrics();
         if metrics.current_leader != Some(self.id().0) {
             return;
@@ -397,16 +424,18 @@ impl Store {
         let heard = status::heard(&metrics);
         let near = |id: &u64| heard.get(id).is_some_and(|age| *age < self.0.options.timing.election_max);
         let matched = metrics.replication.unwrap_or_default();
-        let others = voters.into_iter().filter(|id| *id != self.id().0).filter(near);
+        let others = voters.into_iter().filter(|id| *id != self.id().0 && may(RaftId(*id))).filter(near);
         let Some(to) = others.max_by_key(|id| matched.get(id).cloned().flatten()) else { return };
+        let start = now();
         if self.0.raft.trigger().transfer_leader(to).await.is_err() {
             return;
         }
-        let mut watch = self.0.raft.metrics();
-        while watch.borrow_watched().current_leader == Some(self.id().0) {
+        let mut watch = self.0.raft.server_metrics();
+        while watch.borrow_watched().current_leader.is_none_or(|leader| leader == self.id().0) {
             if watch.changed().await.is_err() {
                 return;
             }
         }
+        tracing::info!(member = to, took = ?(now() - start), "leadership was handed over");
     }
 }

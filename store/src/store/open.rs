@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::window::Window;
-use super::{Inner, Store, StoreOptions, agreement, members};
+use super::{Inner, RoomWatch, Store, StoreOptions, agreement, members, room};
 use crate::codec;
 use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
 use crate::disk::state::{StateDb, StateError, StateMeta};
@@ -49,10 +50,10 @@ pub enum OpenError {
         /// Folder.
         dir: PathBuf,
     },
-    /// There is state without a log. Without its votes the member could split the cluster.
+    /// The log is gone, and the member has had one. Without its votes it could split the cluster.
     #[error(
-        "{} has state but no log: this member must not vote again. Remove the node from the cluster, clear its \
-         data folder and join again",
+        "the log in {} is gone: without it this member must not vote again. Remove the node from the cluster (pontoon node rm \
+         --force on another), move its data folder away and join again",
         dir.display()
     )]
     LogMissing {
@@ -116,6 +117,7 @@ impl Store {
             wal,
             shared,
             arrival: Arrival::default(),
+            room: RoomWatch::default(),
             channels,
             requests: Window::default(),
             vouched: Mutex::default(),
@@ -123,10 +125,12 @@ impl Store {
             ended: CancellationToken::new(),
             tasks: tokio::sync::Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            silence: Mutex::default(),
+            replaced: AtomicU64::new(0),
             options,
         }));
         let mut tasks = members::spawn(&store);
-        tasks.push(agreement::spawn(&store));
+        tasks.extend([agreement::spawn(&store), room::spawn(&store)]);
         *store.0.tasks.lock().await = tasks;
         Ok(store)
     }
@@ -158,10 +162,11 @@ fn open_disk(options: &StoreOptions) -> Result<Opened, OpenError> {
     if let Some(reason) = mark {
         return Err(OpenError::Differs { reason });
     }
+    room::prepare(options).map_err(|error| OpenError::disk("data folder")(error.into()))?;
     let log_dir = options.dir.join("log");
     let state_dir = options.dir.join("state");
     let snapshot_dir = options.dir.join("snapshots");
-    if is_empty(&log_dir) && !(is_empty(&state_dir) && is_empty(&snapshot_dir)) {
+    if is_empty(&log_dir) && (options.begun || !(is_empty(&state_dir) && is_empty(&snapshot_dir))) {
         return Err(OpenError::LogMissing { dir: options.dir.clone() });
     }
     let identity = Identity { cluster: options.cluster, raft_id: options.raft_id };

@@ -1,12 +1,13 @@
 //! What a member tells about itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::{Instant, RaftMetrics};
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::Store;
+use super::{Room, Store};
 use crate::model::id::RaftId;
 use crate::raft::types::Types;
 
@@ -38,6 +39,8 @@ pub struct StoreStatus {
     pub voters: BTreeSet<RaftId>,
     /// Every member, voter or learner.
     pub members: BTreeMap<RaftId, MemberStatus>,
+    /// How much room there is on the disk of its folder.
+    pub room: Room,
     /// Why it does not apply entries any more.
     pub stopped: Option<String>,
     /// Groups of writes that its log acknowledged since it was opened.
@@ -46,6 +49,8 @@ pub struct StoreStatus {
     pub log_syncs: u64,
     /// Entries that were written to its log since it was opened.
     pub log_entries: u64,
+    /// Voters that were gone and that it has replaced, as the leader, since it was opened.
+    pub replaced_voters: u64,
 }
 
 /// A member.
@@ -99,10 +104,12 @@ impl Store {
             purged_index: index(&metrics.purged),
             members: metrics.membership_config.nodes().map(member).collect(),
             voters,
+            room: self.room(),
             stopped: self.stopped(),
             log_groups: counts.groups,
             log_syncs: counts.syncs,
             log_entries: counts.entries,
+            replaced_voters: self.0.replaced.load(Ordering::Relaxed),
         }
     }
 }

@@ -29,6 +29,8 @@ use crate::notes::Notes;
 const CLUSTER: ClusterId = ClusterId(0x5eed);
 /// How long a request may take.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(3);
+/// How long a voter may be away before another takes its place.
+const REPLACE_AFTER_MS: u64 = 4_000;
 /// How long a daemon waits before it tries again.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -47,6 +49,8 @@ pub(crate) struct Identity {
     raft_id: RaftId,
     pub(crate) node: NodeId,
     members: BTreeMap<RaftId, Peer>,
+    /// Its log is there.
+    begun: bool,
 }
 
 /// A daemon, on or off.
@@ -196,8 +200,13 @@ impl Daemon {
     /// Takes everything from its disk. It is off.
     pub(crate) fn wipe(&self) {
         self.host.disk.wipe();
-        if self.settings.bug != Some(Bug::IdReused) {
-            *lock(&self.identity) = None;
+        let mut identity = lock(&self.identity);
+        if self.settings.bug == Some(Bug::IdReused) {
+            if let Some(identity) = identity.as_mut() {
+                identity.begun = false;
+            }
+        } else {
+            *identity = None;
             *lock(&self.attempt) += 1;
         }
         *lock(&self.kernel) = Arc::default();
@@ -214,7 +223,8 @@ impl Daemon {
         let (run, slot) = lock(&self.up).clone()?;
         let this = Arc::clone(self);
         let founding = async move {
-            let options = this.options(&Identity { raft_id: FOUNDER, node: NodeId(0), members: BTreeMap::new() });
+            let mut identity = Identity { raft_id: FOUNDER, node: NodeId(0), members: BTreeMap::new(), begun: false };
+            let options = this.options(&identity);
             let store = Store::open(options).await.ok()?;
             store.initialize(this.address).await.ok()?;
             slot.set(Some(store.clone()));
@@ -226,14 +236,16 @@ impl Daemon {
                 vxlan_port: 4789,
                 feature_level: FEATURE_LEVEL,
                 underlay: Family::V4,
+                voters: None,
+                replace_after_ms: Some(REPLACE_AFTER_MS),
             };
             let node = AdmitNode { raft_id: Some(FOUNDER), ..this.admission() };
             let Ok(Outcome::Node(node)) = store.propose(Command::FoundCluster { cluster, node }, DEADLINE).await else {
                 return None;
             };
-            let identity = Identity { raft_id: FOUNDER, node: node.id, members: BTreeMap::new() };
-            *lock(&this.identity) = Some(identity.clone());
-            this.work(store, identity.node);
+            (identity.node, identity.begun) = (node.id, true);
+            *lock(&this.identity) = Some(identity);
+            this.work(store, node.id);
             Some(())
         };
         let founded = run.within(|| spawn(founding));
@@ -248,7 +260,7 @@ impl Daemon {
             let node = this.admission();
             let admitted = admit(&this.key, through, &node, Duration::from_secs(5)).await.ok()?;
             let identity =
-                Identity { raft_id: admitted.raft_id, node: admitted.node, members: admitted.members.clone() };
+                Identity { raft_id: admitted.raft_id, node: admitted.node, members: admitted.members, begun: false };
             *lock(&this.identity) = Some(identity.clone());
             this.go_on(slot, identity).await;
             Some(())
@@ -269,6 +281,9 @@ impl Daemon {
     async fn go_on(self: Arc<Self>, slot: StoreSlot, identity: Identity) {
         match Store::open(self.options(&identity)).await {
             Ok(store) => {
+                if let Some(identity) = lock(&self.identity).as_mut() {
+                    identity.begun = true;
+                }
                 slot.set(Some(store.clone()));
                 self.work(store, identity.node);
             }
@@ -333,6 +348,7 @@ impl Daemon {
             feature_level: FEATURE_LEVEL,
             raft_id: None,
             attempt: *lock(&self.attempt),
+            voter_only: false,
         }
     }
 
@@ -349,6 +365,7 @@ impl Daemon {
             node: identity.node,
             key: self.key.clone(),
             members: identity.members.clone(),
+            begun: identity.begun,
             run,
             timing: Timing::default(),
             clock,
@@ -356,6 +373,7 @@ impl Daemon {
             snapshot_every: self.settings.snapshot_every,
             keep_entries: self.settings.keep_entries,
             segment_bytes: 16 << 10,
+            reserve: 0,
             tasks: TaskBoard::new(clock),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pontoon_store::ProposeError;
 use pontoon_store::model::command::Command;
-use pontoon_store::model::voters::target;
+use pontoon_store::model::voters::seats;
 use pontoon_store::rt::sim::Chance;
 use pontoon_store::rt::sim::fs::Latency;
 use pontoon_store::rt::sim::link::Net;
@@ -178,7 +178,7 @@ impl Nemesis {
 
     /// Whether everybody is there, and knows as many voters as there are to be.
     fn is_complete(&self) -> bool {
-        let voters = target(self.daemons.len());
+        let voters = seats(None, self.daemons.len());
         let knows = |daemon: &Arc<Daemon>| {
             let status = daemon.up().map(|(_, store)| store.status());
             status.is_some_and(|known| known.voters.len() == voters && known.members.len() == self.daemons.len())

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::AsyncRuntime;
 use pontoon_store::model::command::{Command, CreateNetwork, Outcome};
+use pontoon_store::model::voters::seats;
 use pontoon_store::rt::sim::link::Net;
 use pontoon_store::rt::sim::{Chance, Runtime};
 use pontoon_store::rt::{now, sleep, spawn};
@@ -171,7 +172,7 @@ async fn form(daemons: &[Arc<Daemon>], clients: &Clients) -> bool {
         let Some(Ok(Outcome::Network(network))) = made else { return false };
         clients.add_network(network.id);
     }
-    let voters = pontoon_store::model::voters::target(daemons.len());
+    let voters = seats(None, daemons.len());
     let end = now() + PATIENCE;
     let vote = |daemon: &Arc<Daemon>| daemon.up().is_some_and(|(_, store)| store.status().voters.len() == voters);
     while !daemons.iter().all(vote) {
@@ -220,7 +221,7 @@ async fn what_is_wrong(daemons: &[Arc<Daemon>], followers: &[Follower]) -> Optio
     if let Some(behind) = status.iter().find(|status| status.applied_index < index) {
         return Some(format!("member {} is at {} and others at {index}", behind.raft_id, behind.applied_index));
     }
-    let voters = pontoon_store::model::voters::target(daemons.len());
+    let voters = seats(None, daemons.len());
     if status.iter().any(|status| status.voters.len() != voters || status.members.len() != daemons.len()) {
         return Some("the membership is not what it should be".to_owned());
     }

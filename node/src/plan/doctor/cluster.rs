@@ -35,6 +35,13 @@ impl<'a> Place<'a> {
         self.state.nodes.get(&self.me).map_or_else(|| format!("id {}", self.me), |node| node.name.clone())
     }
 
+    /// Whether a check is about something that this node has: one that only votes has no networks, nor an engine for them.
+    pub fn concerns(&self, check: Check) -> bool {
+        use Check::{Driver, Engine, Forwarding, Kernel, Mtu, Routes};
+        let only_votes = self.state.nodes.get(&self.me).is_some_and(|node| node.voter_only);
+        !only_votes || !matches!(check, Engine | Driver | Kernel | Mtu | Forwarding | Routes)
+    }
+
     /// The other nodes.
     pub(super) fn others(&self) -> impl Iterator<Item = &'a Node> + use<'a> {
         let me = self.me;

@@ -62,6 +62,16 @@ fn membership() {
 }
 
 #[test]
+fn a_node_that_only_votes_is_not_looked_at_for_networks() {
+    let mut state = state();
+    let about =
+        |state: &State| at(state, &[1], |place| [Check::Kernel, Check::Mtu, Check::Quorum].map(|c| place.concerns(c)));
+    assert_eq!(about(&state), [true, true, true]);
+    state.nodes.get_mut(&ME).unwrap().voter_only = true;
+    assert_eq!(about(&state), [false, false, true]);
+}
+
+#[test]
 fn majorities() {
     // nodes, the one that is down (0: none), voters, level, who must agree, what may fail
     let cases = [

@@ -42,6 +42,8 @@ impl World {
             vxlan_port: 4789,
             feature_level: 0,
             underlay: Family::V4,
+            voters: None,
+            replace_after_ms: None,
         };
         let admitted = |outcome| match outcome {
             Outcome::Node(node) => node.id,
@@ -192,6 +194,7 @@ fn admission(n: u8) -> AdmitNode {
         feature_level: FEATURE_LEVEL,
         raft_id: (n == 1).then_some(RaftId(1)),
         attempt: 1000 + u64::from(n),
+        voter_only: false,
     }
 }
 

@@ -6,9 +6,11 @@ use crate::codec::{
     response, result,
 };
 use crate::model::apply::Change;
-use crate::model::command::{Command, CreateEndpoint, CreateNetwork, Entry, Outcome, RequestId, WantedSubnet};
+use crate::model::command::{
+    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, Entry, Outcome, RequestId, WantedSubnet,
+};
 use crate::model::id::{EndpointId, NetworkId, NodeId, Vni};
-use crate::model::object::{Lease, NodeState};
+use crate::model::object::{Lease, NodeState, Voting};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::state::State;
 use crate::model::tests::{World, admission, ip, named, on, report, settings};
@@ -48,6 +50,11 @@ fn commands() -> Vec<Command> {
         Command::SetNodeState { node, state: NodeState::Down },
         Command::LabelNode { node, set: [("a".to_owned(), "b".to_owned())].into(), remove: vec!["c".to_owned()] },
         Command::RemoveNode { node, force: true },
+        Command::AdmitNode(AdmitNode { voter_only: true, ..admission(3) }),
+        Command::ConfigureCluster(ConfigureCluster { voters: Some(0), replace_after_ms: None }),
+        Command::ConfigureCluster(ConfigureCluster { voters: None, replace_after_ms: Some(5_000) }),
+        Command::SetVoting { node, voting: Voting::Promoted },
+        Command::SetVoting { node, voting: Voting::Demoted },
         Command::CreateNetwork(named("empty")),
         Command::CreateNetwork(network),
         Command::RemoveNetwork { network: NetworkId(4) },
@@ -76,7 +83,23 @@ fn full_state() -> State {
     }
     world.endpoint(world.container(&web, 2, "c3"));
     world.refused(Command::CreateNetwork(named("web")), Reason::NetworkNameTaken, &[]);
+    world.ok(Command::ConfigureCluster(ConfigureCluster { voters: Some(3), replace_after_ms: Some(60_000) }));
+    world.ok(Command::AdmitNode(AdmitNode { voter_only: true, ..admission(4) }));
+    world.ok(Command::SetVoting { node: world.node(1).id, voting: Voting::Promoted });
     world.state
+}
+
+/// What an earlier version wrote has neither settings nor preferences for voters, and keeps its bytes and its hash.
+#[test]
+fn what_an_earlier_version_wrote_is_as_it_was() {
+    let (world, _) = World::with_network();
+    let node = v1::Node::from(&world.node(1));
+    assert_eq!((node.voting, node.voter_only), (0, false));
+    let cluster = v1::Cluster::from(world.state.cluster.as_ref().expect("founded"));
+    assert_eq!((cluster.voters, cluster.replace_after_ms), (0, 0));
+    let unknown = v1::Node { voting: 9, ..node };
+    let error = crate::model::object::Node::try_from(unknown).expect_err("no version wrote it").to_string();
+    assert!(error.contains("voting") && error.contains('9'), "{error}");
 }
 
 #[test]
@@ -95,7 +118,8 @@ fn answers_come_back() {
         state.networks.values().last().map(|network| Outcome::Network(network.clone())),
         state.endpoints.values().last().map(|endpoint| Outcome::Endpoint(endpoint.clone())),
     ];
-    for outcome in [Some(Outcome::Done), node, network, endpoint] {
+    let cluster = state.cluster.clone().map(Outcome::Cluster);
+    for outcome in [Some(Outcome::Done), node, network, endpoint, cluster] {
         let answer = Ok(outcome.expect("there is one"));
         assert_eq!(result(response(&answer)), Ok(answer));
     }

@@ -8,11 +8,11 @@ use proptest::prelude::*;
 
 use crate::codec::{decode_entry, decode_snapshot, encode_entry, encode_snapshot, object_hash};
 use crate::model::command::{
-    AdmitNode, ClaimSubnet, Command, CreateEndpoint, CreateNetwork, EngineRef, Entry, HoldAddress, PlaceEndpoint,
-    RebindEndpoint, ReportNode, RequestId, WantedSubnet,
+    AdmitNode, ClaimSubnet, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, EngineRef, Entry, HoldAddress,
+    PlaceEndpoint, RebindEndpoint, ReportNode, RequestId, WantedSubnet,
 };
 use crate::model::id::{EndpointId, Mac, NetworkId, NodeId, Vni};
-use crate::model::object::{EngineContainer, EngineNetwork, Family, LeaseState, NodeState, Route, Sandbox};
+use crate::model::object::{EngineContainer, EngineNetwork, Family, LeaseState, NodeState, Route, Sandbox, Voting};
 use crate::model::state::State;
 use crate::model::tests::{admission, ip, named, on, report, settings};
 
@@ -232,7 +232,8 @@ fn command(state: &State, dice: &Dice) -> Command {
     match kind {
         0 => Command::FoundCluster { cluster: settings(), node: admission(1) },
         1..=2 => {
-            Command::AdmitNode(AdmitNode { public_key: [b % 8; 32], attempt: u64::from(b % 2), ..admission(1 + a % 7) })
+            let (attempt, voter_only) = (u64::from(b % 2), c % 8 == 0);
+            Command::AdmitNode(AdmitNode { public_key: [b % 8; 32], attempt, voter_only, ..admission(1 + a % 9) })
         }
         3..=4 => Command::ReportNode(reported(node, dice)),
         5 => Command::SetNodeState { node, state: state_of[usize::from(b) % 3] },
@@ -241,7 +242,12 @@ fn command(state: &State, dice: &Dice) -> Command {
             set: [(format!("k{}", b % 3), "v".to_owned())].into(),
             remove: vec![format!("k{}", c % 3)],
         },
-        7 => Command::RemoveNode { node, force: b % 3 == 0 },
+        7 if c % 2 == 0 => Command::RemoveNode { node, force: b % 3 == 0 },
+        7 if b % 2 == 0 => Command::ConfigureCluster(ConfigureCluster {
+            voters: (c % 3 == 0).then_some(u32::from(a % 6)),
+            replace_after_ms: (c % 5 == 0).then_some(u64::from(a) * 1000),
+        }),
+        7 => Command::SetVoting { node, voting: [Voting::Auto, Voting::Promoted, Voting::Demoted][usize::from(b) % 3] },
         8..=10 => Command::CreateNetwork(network(dice)),
         11 => Command::RemoveNetwork { network: pick(state.networks.keys().copied(), a, NetworkId(9999)) },
         12..=18 => Command::CreateEndpoint(endpoint(state, dice)),
@@ -358,7 +364,7 @@ fn random_logs_reach_every_kind_of_object() {
         }
     }
     let counts: Vec<i32> = accepted.into_values().collect();
-    assert!(counts.len() == 20 && counts.iter().all(|count| *count >= 15), "{counts:?}");
+    assert!(counts.len() == 22 && counts.iter().all(|count| *count >= 15), "{counts:?}");
     assert!(reasons.len() >= 18, "{reasons:?}");
     assert!(refused < 3_500, "{refused} of 4800 were refused");
 }

@@ -1,8 +1,10 @@
-//! The founding of a cluster.
+//! The founding of a cluster, and its settings.
+
+use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv6Net};
 
-use crate::model::command::{AdmitNode, Outcome};
+use crate::model::command::{AdmitNode, ConfigureCluster, Outcome};
 use crate::model::id::ClusterId;
 use crate::model::object::{Cluster, Family, Pool};
 use crate::model::rejection::{Reason, Rejection};
@@ -16,6 +18,8 @@ const MAX_POOLS: usize = 16;
 const MAX_POOL_PREFIX: u8 = 30;
 /// Shortest prefix that a pool may be cut into.
 const MIN_POOL_PREFIX: u8 = 8;
+/// How long a voter may not answer before another one takes its place: 5 s to 30 days.
+const REPLACE_AFTER_MS: RangeInclusive<u64> = 5_000..=2_592_000_000;
 
 impl Changing<'_> {
     pub(super) fn found_cluster(&mut self, wanted: &Cluster, node: &AdmitNode) -> Result<Outcome, Rejection> {
@@ -37,6 +41,34 @@ impl Changing<'_> {
         self.put_cluster(cluster);
         self.put_node(node.clone());
         Ok(Outcome::Node(node))
+    }
+}
+
+impl Changing<'_> {
+    pub(super) fn configure_cluster(&mut self, wanted: ConfigureCluster) -> Result<Outcome, Rejection> {
+        let Some(mut cluster) = self.state.cluster.clone() else {
+            return Err(Rejection::new(Reason::NotFounded, "there is no cluster yet", "use `pontoon init`"));
+        };
+        if let Some(voters) = wanted.voters {
+            let known = u8::try_from(voters).ok().filter(|voters| [0, 1, 3, 5].contains(voters));
+            let refused = || {
+                let hint = "use auto, 1, 3 or 5: an even number stands no more losses than one less";
+                Rejection::new(Reason::InvalidCluster, format!("a cluster cannot have {voters} voters"), hint)
+            };
+            cluster.voters = Some(known.ok_or_else(refused)?).filter(|voters| *voters != 0);
+        }
+        if let Some(millis) = wanted.replace_after_ms {
+            if millis != 0 && !REPLACE_AFTER_MS.contains(&millis) {
+                let message = format!("a voter cannot be replaced after {millis} ms without an answer");
+                let hint = "use 5s to 720h: one that restarts must not be replaced";
+                return Err(Rejection::new(Reason::InvalidCluster, message, hint));
+            }
+            cluster.replace_after_ms = Some(millis).filter(|millis| *millis != 0);
+        }
+        if self.state.cluster.as_ref() != Some(&cluster) {
+            self.put_cluster(cluster.clone());
+        }
+        Ok(Outcome::Cluster(cluster))
     }
 }
 

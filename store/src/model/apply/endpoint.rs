@@ -34,7 +34,7 @@ impl Changing<'_> {
     /// The endpoint that a command makes, if nothing is in its way.
     fn new_endpoint(&self, wanted: &CreateEndpoint) -> Result<Endpoint, Rejection> {
         let network = self.network(wanted.network)?;
-        let node = self.node(wanted.node)?;
+        let node = self.working_node(wanted.node)?;
         let of_engine = !wanted.engine_id.is_empty();
         check_texts(&wanted.name, &wanted.container_id, &wanted.aliases)?;
         check_named(network)?;

@@ -28,7 +28,7 @@ const MAX_PORT: usize = 128;
 
 impl Changing<'_> {
     pub(super) fn claim_subnet(&mut self, wanted: &ClaimSubnet) -> Result<Outcome, Rejection> {
-        let node = self.node(wanted.node)?.id;
+        let node = self.working_node(wanted.node)?.id;
         let Subnet { cidr, ip_range, .. } = self.claimable(wanted)?;
         let now_ms = self.state.clock_ms;
         self.drop_claims(|claim| claim.until_ms <= now_ms);
@@ -104,7 +104,7 @@ impl Changing<'_> {
 
     pub(super) fn hold_address(&mut self, wanted: &HoldAddress) -> Result<Outcome, Rejection> {
         let network = self.network(wanted.network)?.clone();
-        let node = self.node(wanted.node)?.id;
+        let node = self.working_node(wanted.node)?.id;
         check_named(&network)?;
         if !wanted.name.is_empty() {
             name::check("container", &wanted.name, name::MAX_CONTAINER_NAME)?;

@@ -152,6 +152,8 @@ impl Changing<'_> {
             Command::ReportNode(report) => self.report_node(report),
             Command::SetNodeState { node, state } => self.set_node_state(*node, *state),
             Command::LabelNode { node, set, remove } => self.label_node(*node, set, remove),
+            Command::ConfigureCluster(wanted) => self.configure_cluster(*wanted),
+            Command::SetVoting { node, voting } => self.set_voting(*node, *voting),
             Command::RemoveNode { node, force } => self.remove_node(*node, *force),
             Command::CreateNetwork(wanted) => self.create_network(wanted),
             Command::RemoveNetwork { network } => self.remove_network(*network),
@@ -203,6 +205,19 @@ impl Changing<'_> {
         let missing =
             || Rejection::new(Reason::NodeNotFound, format!("there is no node {id}"), "see `pontoon node ls`");
         self.state.nodes.get(&id).ok_or_else(missing)
+    }
+
+    /// A node that containers can be on.
+    fn working_node(&self, id: NodeId) -> Result<&Node, Rejection> {
+        let node = self.node(id)?;
+        if !node.voter_only {
+            return Ok(node);
+        }
+        Err(Rejection::new(
+            Reason::NodeVoterOnly,
+            format!("node {} only votes: no network reaches it, and it has no containers", node.name),
+            "use another host; or take this one out with `pontoon leave`, and let it join without --voter-only",
+        ))
     }
 
     fn network(&self, id: NetworkId) -> Result<&Network, Rejection> {

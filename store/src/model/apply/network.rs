@@ -70,7 +70,7 @@ impl Changing<'_> {
     /// The network that an engine has made under this id before.
     fn made_already(&self, wanted: &CreateNetwork) -> Result<Option<Network>, Rejection> {
         let Some(EngineRef { node, id }) = &wanted.engine else { return Ok(None) };
-        self.node(*node)?;
+        self.working_node(*node)?;
         check_engine_id("network", id)?;
         Ok(self.state.network_of_engine(*node, id).cloned())
     }

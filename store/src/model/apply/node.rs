@@ -7,9 +7,9 @@ use ipnet::IpNet;
 use crate::model::command::{AdmitNode, Outcome, ReportNode};
 use crate::model::id::{NodeId, RaftId};
 use crate::model::name;
-use crate::model::object::{Cluster, Endpoint, Family, Labels, Node, NodeState, Route};
+use crate::model::object::{Cluster, Endpoint, Family, Labels, Node, NodeState, Route, Voting};
 use crate::model::rejection::{Reason, Rejection};
-use crate::model::voters::MAX_NODES;
+use crate::model::voters::{self, MAX_NODES};
 
 use super::{Change, Changing, list};
 
@@ -46,11 +46,15 @@ impl Changing<'_> {
         let raft_id = admit.raft_id.unwrap_or(RaftId(self.entry_index));
         self.check_unique(admit, raft_id)?;
         self.check_outside_networks(admit)?;
-        if self.state.nodes.len() >= MAX_NODES {
+        let most = voters::most_nodes(cluster.feature_level);
+        if self.state.nodes.len() >= most {
             return Err(Rejection::new(
                 Reason::TooManyNodes,
-                format!("node {} cannot be admitted: the cluster has {MAX_NODES} nodes already", admit.name),
-                "a cluster has 5 nodes at most until there are observers; remove one with `pontoon node rm`",
+                format!("node {} cannot be admitted: the cluster has {most} nodes already", admit.name),
+                format!(
+                    "a cluster has {MAX_NODES} nodes at most, once all of them know feature level 3; remove one with \
+                     `pontoon node rm`"
+                ),
             ));
         }
         if admit.feature_level < cluster.feature_level {
@@ -80,6 +84,8 @@ impl Changing<'_> {
             egress_subnets: Vec::new(),
             engine: String::new(),
             attempt: admit.attempt,
+            voting: Voting::Auto,
+            voter_only: admit.voter_only,
         })
     }
 
@@ -196,6 +202,32 @@ impl Changing<'_> {
         Ok(Outcome::Node(node))
     }
 
+    /// Whether a node is to vote; who does follows from it, as soon as it can.
+    pub(super) fn set_voting(&mut self, id: NodeId, voting: Voting) -> Result<Outcome, Rejection> {
+        let node = Node { voting, ..self.node(id)?.clone() };
+        let others = || self.state.nodes.values().filter(|other| other.id != id);
+        let able = others().filter(|other| other.voting != Voting::Demoted).count() + 1;
+        let limit = self.state.cluster.as_ref().and_then(|cluster| cluster.voters);
+        let seats = voters::seats(limit, able);
+        let promoted: Vec<String> =
+            others().filter(|other| other.voting == Voting::Promoted).map(|other| other.name.clone()).collect();
+        if voting == Voting::Promoted && promoted.len() >= seats {
+            return Err(Rejection::new(
+                Reason::VotersFull,
+                format!(
+                    "node {} cannot be promoted: {seats} of {able} nodes vote, and {} are promoted already",
+                    node.name,
+                    promoted.join(", ")
+                ),
+                "demote one of them with `pontoon node demote`, or let more nodes vote with `pontoon cluster set voters=`",
+            ));
+        }
+        if self.state.nodes.get(&id) != Some(&node) {
+            self.put_node(node.clone());
+        }
+        Ok(Outcome::Node(node))
+    }
+
     pub(super) fn remove_node(&mut self, id: NodeId, force: bool) -> Result<Outcome, Rejection> {
         let node = self.node(id)?.clone();
         let endpoints: Vec<Endpoint> = self.state.endpoints_of_node(id).cloned().collect();
@@ -243,6 +275,7 @@ fn is_retry(admit: &AdmitNode, member: &Node) -> bool {
         && admit.name == member.name
         && admit.advertise == member.advertise
         && admit.data_addr == member.data_addr
+        && admit.voter_only == member.voter_only
 }
 
 fn key_taken(admit: &AdmitNode, member: &Node) -> Rejection {

@@ -7,6 +7,7 @@ mod networks;
 mod nodes;
 mod requests;
 mod voters;
+mod voting;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -125,6 +126,8 @@ pub(crate) fn settings() -> Cluster {
         vxlan_port: 4789,
         feature_level: 0,
         underlay: Family::V4,
+        voters: None,
+        replace_after_ms: None,
     }
 }
 
@@ -139,6 +142,7 @@ pub(crate) fn admission(n: u8) -> AdmitNode {
         feature_level: FEATURE_LEVEL,
         raft_id: (n == 1).then_some(RaftId(1)),
         attempt: 1000 + u64::from(n),
+        voter_only: false,
     }
 }
 

@@ -114,13 +114,27 @@ fn only_the_same_attempt_of_a_node_without_log_gets_the_old_answer() {
 }
 
 #[test]
-fn a_key_is_admitted_once_and_five_nodes_at_most() {
+fn a_key_is_admitted_once_and_seven_nodes_at_most() {
     let mut world = World::founded();
     let Outcome::Node(second) = world.ok(Command::AdmitNode(admission(2))) else { panic!("a node") };
     assert_eq!(second.raft_id, RaftId(second.id.0));
     assert_eq!(world.ok(Command::AdmitNode(admission(2))), Outcome::Node(second));
-    (3..=5).for_each(|n| drop(world.ok(Command::AdmitNode(admission(n)))));
-    world.refused(Command::AdmitNode(admission(6)), Reason::TooManyNodes, &["n6", "5 nodes", "observers"]);
+    (3..=7).for_each(|n| drop(world.ok(Command::AdmitNode(admission(n)))));
+    world.refused(Command::AdmitNode(admission(8)), Reason::TooManyNodes, &["n8", "7 nodes", "node rm"]);
+}
+
+/// Nodes of an earlier version refuse the sixth node, and every node must make the same of an entry.
+#[test]
+fn five_nodes_at_most_while_one_of_them_is_older() {
+    let mut world = World::new();
+    let node = |n| AdmitNode { feature_level: 2, ..admission(n) };
+    world.ok(Command::FoundCluster { cluster: settings(), node: node(1) });
+    (2..=5).for_each(|n| drop(world.ok(Command::AdmitNode(node(n)))));
+    world.refused(Command::AdmitNode(admission(6)), Reason::TooManyNodes, &["n6", "5 nodes", "feature level 3"]);
+    for n in 1..=5 {
+        world.ok(Command::ReportNode(report(world.node(n).id)));
+    }
+    world.ok(Command::AdmitNode(admission(6)));
 }
 
 #[test]

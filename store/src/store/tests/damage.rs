@@ -96,10 +96,22 @@ async fn without_its_log_the_member_does_not_start() {
     let (daemon, id, _) = stopped().await;
     fs::remove_dir_all(daemon.dir.path().join("log")).unwrap();
     let error = refused(&daemon, id).await;
-    assert!(error.contains("state but no log"), "{error}");
+    assert!(error.contains("is gone") && error.contains("must not vote again"), "{error}");
     // Nor does it the second time.
     let error = refused(&daemon, id).await;
-    assert!(error.contains("state but no log"), "{error}");
+    assert!(error.contains("must not vote again"), "{error}");
+}
+
+/// Nothing in its folder tells then that it has had a log: whoever opens it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_nothing_left_the_member_does_not_start_again() {
+    let (daemon, id, _) = stopped().await;
+    for name in ["log", "state", "snapshots"] {
+        fs::remove_dir_all(daemon.dir.path().join(name)).unwrap();
+    }
+    let options = StoreOptions { begun: true, ..daemon.options(id) };
+    let error = error_chain(&Store::open(options).await.unwrap_err());
+    assert!(error.contains("must not vote again") && error.contains("node rm"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

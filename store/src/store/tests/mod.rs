@@ -8,6 +8,7 @@ mod damage;
 mod keys;
 mod removal;
 mod snapshots;
+mod voting;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -103,6 +104,7 @@ impl Daemon {
             node: NodeId(0),
             key: self.key.clone(),
             members: BTreeMap::new(),
+            begun: false,
             run: self.run,
             timing: Timing::default(),
             clock,
@@ -110,6 +112,7 @@ impl Daemon {
             snapshot_every: self.snapshot_every,
             keep_entries: 10,
             segment_bytes: 64 << 10,
+            reserve: 0,
             tasks: TaskBoard::new(clock),
         }
     }
@@ -124,6 +127,7 @@ impl Daemon {
             feature_level: FEATURE_LEVEL,
             raft_id: None,
             attempt: ATTEMPTS.fetch_add(1, Ordering::Relaxed),
+            voter_only: false,
         }
     }
 
@@ -140,6 +144,8 @@ impl Daemon {
             vxlan_port: 4789,
             feature_level: FEATURE_LEVEL,
             underlay: Family::V4,
+            voters: None,
+            replace_after_ms: None,
         };
         let node = AdmitNode { raft_id: Some(FOUNDER), ..self.admission() };
         store.propose(Command::FoundCluster { cluster, node }, DEADLINE).await.unwrap();

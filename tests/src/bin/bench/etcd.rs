@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pontoon_tests::lab::{Lab, Netns};
 use pontoon_tests::wait_for;
@@ -82,6 +83,14 @@ impl Etcd {
     pub(crate) fn kill9(&mut self, host: usize) -> Result<()> {
         let mut process = self.members[host].process.take().context("this member of etcd does not run")?;
         process.kill()?;
+        process.wait()?;
+        Ok(())
+    }
+
+    /// Asks a member to end (SIGTERM) and waits for it.
+    pub(crate) fn term(&mut self, host: usize) -> Result<()> {
+        let mut process = self.members[host].process.take().context("this member of etcd does not run")?;
+        kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGTERM)?;
         process.wait()?;
         Ok(())
     }

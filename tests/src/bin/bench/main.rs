@@ -7,6 +7,7 @@ mod docker;
 mod etcd;
 mod failover;
 mod fill;
+mod handover;
 mod memory;
 mod program;
 mod report;
@@ -39,7 +40,7 @@ struct CommandLine {
 enum Part {
     /// Committed writes, beside etcd.
     Writes,
-    /// The leader's SIGKILL to the next committed write, beside etcd.
+    /// The leader's SIGKILL to the next committed write, and what is noticed of its SIGTERM, beside etcd.
     Failover,
     /// A member that has missed 100,000 entries or lost its disk, until it is in step, and writes meanwhile.
     CatchUp,
@@ -63,7 +64,7 @@ fn main() -> Result<()> {
     for part in parts {
         let measured = match part {
             Part::Writes => vec![writes::measure(&runtime)?],
-            Part::Failover => vec![failover::measure(&runtime)?],
+            Part::Failover => vec![failover::measure(&runtime)?, handover::measure(&runtime)?],
             Part::CatchUp => vec![catch_up::measure(&runtime)?],
             Part::Traffic => vec![traffic::measure()?],
             Part::Program => vec![program::measure(&runtime)?],

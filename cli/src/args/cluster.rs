@@ -1,0 +1,104 @@
+//! `pontoon init`, `join`, `leave` and `cluster`.
+
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+
+use super::{duration, not_empty};
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Address, or address and port, that other nodes reach this daemon at
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: String,
+    /// Address that carries the containers' traffic (VTEP) [default: the advertise address]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) data_addr: Option<String>,
+    /// Name of this node [default: the host name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Range that subnets are cut from; may be repeated [default: 10.0.0.0/8]
+    #[arg(long = "pool", value_name = "CIDR")]
+    pub(crate) pools: Vec<String>,
+    /// Prefix length of the subnets cut from the pools
+    #[arg(long, value_name = "N", requires = "pools", default_value_t = 24)]
+    pub(crate) pool_prefix: u32,
+    /// This node is only to vote: it has no containers, and no network reaches it
+    #[arg(long)]
+    pub(crate) voter_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// Addresses of nodes of the cluster, tried in order
+    #[arg(required = true, value_delimiter = ',', value_name = "ADDR", value_parser = not_empty)]
+    pub(crate) peers: Vec<String>,
+    /// Address that other nodes reach this daemon at [default: the one that routes to ADDR]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// Address that carries the containers' traffic (VTEP) [default: the advertise address]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) data_addr: Option<String>,
+    /// Name of this node [default: the host name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// This node is only to vote: it has no containers, and no network reaches it
+    #[arg(long)]
+    pub(crate) voter_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LeaveArgs {
+    /// Also with running containers, which lose their network, or when the cluster cannot be told
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Change settings of the cluster; pontoon status shows them
+    Set {
+        /// voters=auto|1|3|5: how many nodes vote at most.
+        /// replace-after=DURATION|default: how long a voter may not answer before another node takes its place
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        settings: Vec<Setting>,
+    },
+}
+
+/// A setting of the cluster and its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Setting {
+    /// How many nodes vote at most; 0: by the number of nodes.
+    Voters(u32),
+    /// How long a voter may not answer before another takes its place, in milliseconds; 0: as long as by default.
+    ReplaceAfter(u64),
+}
+
+impl Setting {
+    /// Its name.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::Voters(_) => "voters",
+            Self::ReplaceAfter(_) => "replace-after",
+        }
+    }
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').ok_or("no =")?;
+        match (key, value) {
+            ("voters", "auto") => Ok(Self::Voters(0)),
+            ("voters", "1" | "3" | "5") => Ok(Self::Voters(value.parse().map_err(|_| "no number")?)),
+            ("voters", _) => Err("voters must be auto, 1, 3 or 5".to_owned()),
+            ("replace-after", "default") => Ok(Self::ReplaceAfter(0)),
+            ("replace-after", _) => {
+                let millis = duration(value).map_err(|error| format!("replace-after: {error}"))?.as_millis();
+                Ok(Self::ReplaceAfter(u64::try_from(millis).unwrap_or(u64::MAX)))
+            }
+            _ => Err("there are only voters and replace-after".to_owned()),
+        }
+    }
+}
