@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::{Child, Stdio};
 
 use super::*;
+use crate::disk::wal::{Identity, WalOptions, Write};
 
 /// Moments that the installation is cut off at.
 const MOMENTS: u32 = 12;
@@ -120,17 +121,17 @@ async fn a_state_that_is_ahead_of_its_log_goes_into_a_snapshot() {
     let id = daemon.kill().await;
     let identity = Identity { cluster: CLUSTER, raft_id: id };
     let options = WalOptions { dir: daemon.dir.path().join("log"), identity, segment_bytes: 64 << 10 };
-    let mut opened = Err(());
+    // Whoever had it open may still be closing it.
+    let opened = Mutex::new(None);
     until("the log is free", || {
-        Wal::open(options.clone(), Arc::new(|_| {})).is_ok_and(|(wal, _)| {
-            opened = Ok(wal);
-            true
-        })
+        let wal = Wal::open(options.clone(), Arc::new(|reason| panic!("{reason}"))).map(|(wal, _)| wal);
+        *opened.lock().unwrap() = wal.ok();
+        opened.lock().unwrap().is_some()
     })
     .await;
     let (done, is_done) = oneshot::channel();
-    let wal = opened.unwrap();
-    wal.submit(vec![Write::Truncate(last)], Some(Box::new(|written| done.send(written).unwrap())));
+    let wal = opened.into_inner().unwrap().unwrap();
+    wal.submit(vec![Write::Truncate(last)], Some(Box::new(move |written| done.send(written).unwrap())));
     is_done.await.unwrap().unwrap();
     drop(wal);
     daemon.restart(id).await;
