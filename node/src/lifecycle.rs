@@ -353,6 +353,7 @@ async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> 
         snapshot_every: StoreOptions::SNAPSHOT_EVERY,
         keep_entries: StoreOptions::KEEP_ENTRIES,
         segment_bytes: StoreOptions::SEGMENT_BYTES,
+        reserve: StoreOptions::RESERVE,
         tasks: daemon.tasks.clone(),
     };
     Ok(Store::open(options).await?)

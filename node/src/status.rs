@@ -1,12 +1,12 @@
 //! `pontoon status`: everything about this daemon in one answer, from what it has at hand.
 
 use pontoon_proto::v1;
-use pontoon_store::StoreStatus;
 use pontoon_store::model::id::NodeId;
 use pontoon_store::model::object::NodeState;
 use pontoon_store::model::state::State;
 use pontoon_store::model::voters;
 use pontoon_store::tasks::{TaskReport, TaskState};
+use pontoon_store::{Level, StoreStatus};
 
 use crate::api;
 use crate::clock;
@@ -119,6 +119,9 @@ fn warnings(state: &State, status: &StoreStatus) -> Vec<String> {
         );
     } else if status.leader.is_none() {
         warnings.push("no leader: nothing can be changed until a majority of the voters can talk to each other".into());
+    }
+    if status.room.level != Level::Ample {
+        warnings.push(format!("{}: this node takes no writes until there is more room", status.room.text()));
     }
     if state.nodes.len() > 1 && status.leader.is_some() && tolerated(state, status) == 0 {
         warnings.push("the loss of one more voter would stop writes (running containers keep their network)".into());

@@ -20,8 +20,8 @@ pub use feed::{Changes, Compacted};
 pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, hello};
 pub use raft::types::Peer;
 pub use store::{
-    ExpelError, Fatal, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError, Store,
-    StoreOptions, StoreStatus, Timing,
+    ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError, Room,
+    Store, StoreOptions, StoreStatus, Timing,
 };
 pub use tls::{KeyError, NodeKey, PublicKey};
 

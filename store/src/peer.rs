@@ -370,6 +370,7 @@ pub(crate) fn unproposed(error: &ProposeError) -> Status {
         ProposeError::TooLarge { .. }
         | ProposeError::NotFeature { .. }
         | ProposeError::NotUnderstood { .. }
+        | ProposeError::DiskFull { .. }
         | ProposeError::Stopped { .. } => Status::failed_precondition(message),
     }
 }

@@ -25,6 +25,7 @@ mod quorum;
 mod reach;
 mod refusals;
 mod restart;
+mod room;
 mod service;
 mod voters;
 mod watch;

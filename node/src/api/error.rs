@@ -103,6 +103,11 @@ impl From<ProposeError> for ApiError {
                 message,
                 "pontoon node ls shows every node's version",
             ),
+            ProposeError::DiskFull { .. } => {
+                let hint =
+                    "free space there; containers keep their network meanwhile, and ls, inspect and status answer";
+                Self::new(Code::ResourceExhausted, "DISK_FULL", message, hint)
+            }
             ProposeError::Stopped { .. } => Self::stopped(message),
         }
     }

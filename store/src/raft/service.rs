@@ -14,7 +14,7 @@ use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
 use crate::peer::{StoreSlot, greet, unproposed, unreachable};
 use crate::rt;
-use crate::store::{Proposed, hash_out};
+use crate::store::{Level, Proposed, hash_out};
 use crate::tls::NodeKey;
 
 /// How long writing an admission may take. With the call back it stays below 5 s.
@@ -43,10 +43,13 @@ impl v1::raft_server::Raft for Service {
     async fn append(&self, request: Request<Streaming<v1::AppendRequest>>) -> Answer<Self::AppendStream> {
         let store = self.slot.member(&request).await?;
         // Not the store: a stream may outlive it, and would keep its folder open.
-        let channels = store.channels().clone();
+        let (channels, room) = (store.channels().clone(), store.room_watch().clone());
         let requests = request.into_inner().map(move |message| {
             let message = message.map_err(|status| status.to_string())?;
             channels.note_leader();
+            if !message.entries.is_empty() && room.get().level == Level::Full {
+                return Err(room.get().text());
+            }
             convert::append_in(message).map_err(|error| error.to_string())
         });
         // The first that cannot be read ends the stream; the leader opens another.
@@ -126,6 +129,7 @@ impl v1::peer_server::Peer for Service {
                 Ok(Response::new(v1::ProposeResponse { index, response }))
             }
             Proposed::NotLeader => Err(not_leader()),
+            Proposed::DiskFull(reason) => Err(Status::resource_exhausted(reason)),
             Proposed::Unknown => Err(Status::unknown("leadership was lost before the command was committed")),
             Proposed::NotUnderstood(reason) => Err(Status::invalid_argument(reason)),
             Proposed::Stopped(reason) => Err(Status::unavailable(reason)),

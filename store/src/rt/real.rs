@@ -32,12 +32,24 @@ pub async fn settle() {}
 /// The system's files.
 pub mod fs {
     use std::io;
+    use std::path::Path;
 
     use nix::errno::Errno;
     use nix::fcntl::{FallocateFlags, fallocate};
+    use nix::sys::statvfs::statvfs;
 
     pub use std::fs::*;
     pub use std::os::unix::fs::FileExt;
+
+    /// Bytes that are free for us on the disk of a folder.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not tell.
+    pub fn free(dir: &Path) -> io::Result<u64> {
+        let found = statvfs(dir)?;
+        Ok(found.blocks_available().saturating_mul(found.fragment_size()))
+    }
 
     /// Allocates blocks, so that appending does not change a file's size and a full disk is met early.
     ///

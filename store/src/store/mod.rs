@@ -5,6 +5,7 @@ mod members;
 mod open;
 mod propose;
 mod read;
+mod room;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,8 @@ pub use open::OpenError;
 pub(crate) use propose::Proposed;
 pub use propose::{Missing, ProposeError};
 pub use read::ReadError;
+pub(crate) use room::RoomWatch;
+pub use room::{Level, Room};
 pub use status::{MemberStatus, StoreStatus};
 pub use voting::{NeededError, Outlook};
 use window::Window;
@@ -111,6 +114,9 @@ pub struct StoreOptions {
     pub keep_entries: u64,
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
+    /// Bytes that are to stay free on the disk of its folder: below that it takes no writes as the leader, below half of that
+    /// no entries. A quarter of it is kept in a file that is given up when there is no room to start in.
+    pub reserve: u64,
     /// Where its background tasks report.
     pub tasks: TaskBoard,
 }
@@ -120,6 +126,9 @@ impl StoreOptions {
     pub const SNAPSHOT_EVERY: u64 = 10_000;
     /// Entries that are kept behind a snapshot, unless changed.
     pub const KEEP_ENTRIES: u64 = 1_000;
+    /// Bytes that are to stay free, unless changed: the log grows by segments of 64 MiB, and a snapshot is written beside the
+    /// one before.
+    pub const RESERVE: u64 = 256 << 20;
     /// Bytes of a segment of the log, unless changed.
     pub const SEGMENT_BYTES: u64 = crate::disk::wal::SEGMENT_BYTES;
 }
@@ -146,6 +155,7 @@ struct Inner {
     wal: Arc<Wal>,
     shared: Arc<Shared>,
     arrival: Arrival,
+    room: RoomWatch,
     channels: Channels,
     requests: Window,
     /// The tasks are to end.

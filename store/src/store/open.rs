@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::window::Window;
-use super::{Inner, Store, StoreOptions, agreement, members};
+use super::{Inner, RoomWatch, Store, StoreOptions, agreement, members, room};
 use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
 use crate::disk::state::{StateDb, StateError};
 use crate::disk::wal::{Identity, Wal, WalError, WalOptions};
@@ -114,6 +114,7 @@ impl Store {
             wal,
             shared,
             arrival: Arrival::default(),
+            room: RoomWatch::default(),
             channels,
             requests: Window::default(),
             vouched: Mutex::default(),
@@ -126,7 +127,7 @@ impl Store {
             options,
         }));
         let mut tasks = members::spawn(&store);
-        tasks.push(agreement::spawn(&store));
+        tasks.extend([agreement::spawn(&store), room::spawn(&store)]);
         *store.0.tasks.lock().await = tasks;
         Ok(store)
     }
@@ -158,6 +159,7 @@ fn open_disk(options: &StoreOptions) -> Result<Opened, OpenError> {
     if let Some(reason) = mark {
         return Err(OpenError::Differs { reason });
     }
+    room::prepare(options).map_err(|error| OpenError::disk("data folder")(error.into()))?;
     let log_dir = options.dir.join("log");
     let state_dir = options.dir.join("state");
     let snapshot_dir = options.dir.join("snapshots");

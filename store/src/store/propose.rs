@@ -14,7 +14,7 @@ use pontoon_proto::v1;
 use thiserror::Error;
 use tonic::{Code, Status};
 
-use super::Store;
+use super::{Level, Store};
 use crate::codec::{CodecError, encode_entry};
 use crate::model::command::{Command, Entry, Outcome, RequestId};
 use crate::model::id::RaftId;
@@ -88,6 +88,12 @@ pub enum ProposeError {
         /// What it says.
         reason: String,
     },
+    /// The leader's disk has no room. Nothing was written.
+    #[error("the leader takes no writes: {reason}")]
+    DiskFull {
+        /// Whose disk it is, and how much room there is.
+        reason: String,
+    },
     /// This member does not apply entries any more.
     #[error("the store has stopped: {reason}")]
     Stopped {
@@ -122,6 +128,8 @@ pub(crate) enum Proposed {
     Unknown,
     /// It cannot read the command; nothing was written.
     NotUnderstood(String),
+    /// Its disk has no room; nothing was written.
+    DiskFull(String),
     /// It has stopped.
     Stopped(String),
 }
@@ -145,7 +153,7 @@ impl Store {
         if bytes > MAX_COMMAND_BYTES {
             return Err(ProposeError::TooLarge { bytes });
         }
-        let open = AtomicBool::new(false);
+        let (open, mut full) = (AtomicBool::new(false), None);
         loop {
             let attempt = timeout_at(give_up, self.attempt(request, &command, &open)).await;
             match attempt {
@@ -160,19 +168,22 @@ impl Store {
                 }
                 // An earlier leader may have taken it.
                 Ok(Proposed::NotUnderstood(_)) => break,
+                // It lets another lead, if there is one.
+                Ok(Proposed::DiskFull(reason)) => full = Some(reason),
                 Ok(Proposed::NotLeader | Proposed::Unknown) => {}
                 Err(_) => break,
             }
-            if now() + LOOK_AGAIN >= give_up {
+            let alone = full.is_some() && self.metrics().membership_config.voter_ids().count() == 1;
+            if alone || now() + LOOK_AGAIN >= give_up {
                 break;
             }
             sleep(LOOK_AGAIN).await;
         }
-        let missing = self.missing().await;
-        if open.load(Ordering::Relaxed) {
-            Err(ProposeError::Unknown { missing })
-        } else {
-            Err(ProposeError::NoQuorum { missing })
+        let open = open.load(Ordering::Relaxed);
+        match (open, full) {
+            (false, Some(reason)) => Err(ProposeError::DiskFull { reason }),
+            (false, None) => Err(ProposeError::NoQuorum { missing: self.missing().await }),
+            (true, _) => Err(ProposeError::Unknown { missing: self.missing().await }),
         }
     }
 
@@ -209,6 +220,7 @@ impl Store {
                 }
                 match status.code() {
                     Code::InvalidArgument => Proposed::NotUnderstood(status.message().to_owned()),
+                    Code::ResourceExhausted => Proposed::DiskFull(status.message().to_owned()),
                     _ => Proposed::Unknown,
                 }
             }
@@ -217,6 +229,10 @@ impl Store {
 
     /// Proposes as the leader.
     pub(crate) async fn propose_here(&self, request: RequestId, command: Command, open: &AtomicBool) -> Proposed {
+        if self.room().level != Level::Ample {
+            let name = self.state().node_with_raft_id(self.id()).map_or_else(String::new, |node| node.name.clone());
+            return Proposed::DiskFull(format!("node {name}: {}", self.room().text()));
+        }
         let entry = Entry { time_ms: (self.0.options.clock)(), request, command };
         let before = open.swap(true, Ordering::Relaxed);
         let written = self.0.raft.client_write(EntryBytes(encode_entry(&entry).into())).await;
@@ -292,8 +308,11 @@ fn decode_proposed(response: v1::ProposeResponse) -> Result<Proposed, CodecError
 
 /// Whether a call certainly had no effect: it was refused before anything was written, or nobody could be reached.
 pub(super) fn was_not_sent(status: &Status) -> bool {
-    use Code::{Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, Unimplemented};
-    if matches!(status.code(), Aborted | PermissionDenied | FailedPrecondition | Unimplemented | InvalidArgument) {
+    use Code::{Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, ResourceExhausted, Unimplemented};
+    if matches!(
+        status.code(),
+        Aborted | PermissionDenied | FailedPrecondition | Unimplemented | InvalidArgument | ResourceExhausted
+    ) {
         return true;
     }
     let mut source = status.source();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use openraft::{Instant, RaftMetrics};
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::Store;
+use super::{Room, Store};
 use crate::model::id::RaftId;
 use crate::raft::types::Types;
 
@@ -39,6 +39,8 @@ pub struct StoreStatus {
     pub voters: BTreeSet<RaftId>,
     /// Every member, voter or learner.
     pub members: BTreeMap<RaftId, MemberStatus>,
+    /// How much room there is on the disk of its folder.
+    pub room: Room,
     /// Why it does not apply entries any more.
     pub stopped: Option<String>,
     /// Groups of writes that its log acknowledged since it was opened.
@@ -102,6 +104,7 @@ impl Store {
             purged_index: index(&metrics.purged),
             members: metrics.membership_config.nodes().map(member).collect(),
             voters,
+            room: self.room(),
             stopped: self.stopped(),
             log_groups: counts.groups,
             log_syncs: counts.syncs,

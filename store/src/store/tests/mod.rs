@@ -112,6 +112,7 @@ impl Daemon {
             snapshot_every: self.snapshot_every,
             keep_entries: 10,
             segment_bytes: 64 << 10,
+            reserve: 0,
             tasks: TaskBoard::new(clock),
         }
     }
