@@ -175,7 +175,6 @@ impl Store {
         let lately = handed_over.is_some_and(|last| now() < last + HAND_OVER_AGAIN);
         if self.room().level != Level::Ample && self.leads() && !lately {
             *handed_over = Some(now());
-            // Those who cannot take over leave it here.
             self.resign().await;
         }
     }
