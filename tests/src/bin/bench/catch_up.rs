@@ -51,6 +51,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
         let stay: Vec<usize> = (0..3).filter(|host| *host != follower).collect();
         let sockets: Vec<PathBuf> = stay.iter().map(|host| cluster.daemons()[*host].socket()).collect();
         let load = Load::start(runtime, &sockets)?;
+        load.during("warming up", || pass(TURN))?;
         let leader = cluster.leader()?;
         let leading = cluster.daemons()[leader].socket();
         seen.push(load.during("three members", || pass(TURN))?);
