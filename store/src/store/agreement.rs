@@ -1,8 +1,8 @@
 //! Members compare the hashes of their states. One whose copy has gone astray must not lead others astray.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,8 +56,10 @@ pub(super) fn mark_of(dir: &Path) -> io::Result<Option<String>> {
     }
 }
 
-fn mark(dir: PathBuf, reason: String) -> io::Result<()> {
-    fs::write(dir.join(MARK), reason)?;
+fn mark(dir: &Path, reason: &str) -> io::Result<()> {
+    let mut file = fs::File::options().create(true).write(true).truncate(true).open(dir.join(MARK))?;
+    file.write_all(reason.as_bytes())?;
+    file.sync_all()?;
     fs::File::open(dir)?.sync_all()
 }
 
@@ -79,7 +81,7 @@ impl Store {
         let reason = self.difference(&found);
         tracing::error!(reason);
         let (dir, text) = (self.0.options.dir.clone(), reason.clone());
-        let marked = rt::spawn_blocking(move || mark(dir, text)).await;
+        let marked = rt::spawn_blocking(move || mark(&dir, &text)).await;
         if let Err(error) = marked.map_err(io::Error::other).and_then(|marked| marked) {
             tracing::error!(%error, "cannot write down that the copy of this member is not to be used any more");
         }

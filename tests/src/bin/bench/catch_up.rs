@@ -4,13 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use pontoon_proto::v1::StatusRequest;
 use pontoon_proto::v1::cluster_service_client::ClusterServiceClient;
 use pontoon_tests::lab::run;
+use pontoon_tests::{elapse, wait_for};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -51,18 +51,19 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
         let stay: Vec<usize> = (0..3).filter(|host| *host != follower).collect();
         let sockets: Vec<PathBuf> = stay.iter().map(|host| cluster.daemons()[*host].socket()).collect();
         let load = Load::start(runtime, &sockets)?;
+        load.during("warming up", pass)?;
         let leader = cluster.leader()?;
         let leading = cluster.daemons()[leader].socket();
-        seen.push(load.during("three members", || pass(TURN))?);
+        seen.push(load.during("three members", pass)?);
 
         cluster.daemon(follower).kill9()?;
-        seen.push(load.during("one of them is away", || pass(TURN))?);
+        seen.push(load.during("one of them is away", pass)?);
         miss(runtime, &leading)?;
         seen.push(load.during("it comes back, with that to catch up", || {
             cluster.daemon(follower).up()?;
             in_step(runtime, &leading, &cluster.daemons()[follower].socket())
         })?);
-        seen.push(load.during("three members", || pass(TURN))?);
+        seen.push(load.during("three members", pass)?);
 
         cluster.daemon(follower).kill9()?;
         fs::remove_dir_all(cluster.daemon(follower).data_dir())?;
@@ -96,8 +97,8 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
     })
 }
 
-fn pass(time: Duration) -> Result<()> {
-    thread::sleep(time);
+fn pass() -> Result<()> {
+    elapse(TURN);
     Ok(())
 }
 
@@ -157,28 +158,19 @@ async fn applied(socket: &Path) -> Result<u64> {
 /// Waits until so many more entries are committed.
 fn miss(runtime: &Runtime, leader: &Path) -> Result<()> {
     let first = runtime.block_on(applied(leader))?;
-    let end = Instant::now() + DEADLINE;
-    while runtime.block_on(applied(leader))? < first + MISSED {
-        if Instant::now() > end {
-            bail!("{MISSED} entries take longer than {} s", DEADLINE.as_secs());
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
+    wait_for("enough to be missed", DEADLINE, || {
+        let missed = runtime.block_on(applied(leader))? - first;
+        ensure!(missed >= MISSED, "{missed} entries");
+        Ok(())
+    })
 }
 
 /// Waits until a member has what the leader has.
 fn in_step(runtime: &Runtime, leader: &Path, member: &Path) -> Result<()> {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        let (there, here) =
-            runtime.block_on(async { Ok::<_, anyhow::Error>((applied(leader).await?, applied(member).await?)) })?;
-        if here >= there {
-            return Ok(());
-        }
-        if Instant::now() > end {
-            bail!("it lacks {} entries after {} s", there - here, DEADLINE.as_secs());
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
+    wait_for("it to be in step", DEADLINE, || {
+        let there = runtime.block_on(applied(leader))?;
+        let here = runtime.block_on(applied(member))?;
+        ensure!(here >= there, "it lacks {} entries", there - here);
+        Ok(())
+    })
 }
