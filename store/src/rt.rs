@@ -1,6 +1,6 @@
 //! What the store takes from the world around it: tasks, time, threads and files. There are two worlds. In the real one
 //! these are tokio and the system. With the feature `sim`, they are a simulated host with a clock, a disk and links of its
-//! own, on which everything else here runs unchanged ([`mod@sim`]).
+//! own, on which everything else here runs unchanged (store/src/rt/sim.rs).
 
 #[cfg(not(feature = "sim"))]
 mod real;
