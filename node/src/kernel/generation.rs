@@ -6,6 +6,8 @@ use std::io;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
+use super::socket::attribute;
+
 /// NFNL_SUBSYS_NFTABLES (linux/netfilter/nfnetlink.h), the upper byte of a message's type.
 const NFTABLES: u16 = 10 << 8;
 /// NFT_MSG_NEWGEN and NFT_MSG_GETGEN (linux/netfilter/nf_tables.h).
@@ -71,22 +73,14 @@ fn parse(bytes: &[u8], sequence: u32) -> io::Result<Option<u32>> {
     if u32::from_ne_bytes([head[8], head[9], head[10], head[11]]) != sequence {
         return Ok(None);
     }
-    let (first, mut attributes) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+    let (first, attributes) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     match kind {
         ERROR => return Err(io::Error::from_raw_os_error(-i32::from_ne_bytes(*first))),
         NEW_GENERATION => {}
         _ => return Ok(None),
     }
-    while let [l0, l1, t0, t1, ..] = *attributes {
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        match (u16::from_ne_bytes([t0, t1]), attributes.get(4..length.max(4))) {
-            (ID, Some(&[a, b, c, d])) => return Ok(Some(u32::from_be_bytes([a, b, c, d]))),
-            (_, Some(_)) if length >= 4 => {}
-            _ => return Err(short()),
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Err(short())
+    let id = attribute(attributes, ID).and_then(|id| <[u8; 4]>::try_from(id).ok());
+    id.map(|id| Some(u32::from_be_bytes(id))).ok_or_else(short)
 }
 
 #[cfg(test)]

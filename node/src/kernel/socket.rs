@@ -7,7 +7,7 @@
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -24,6 +24,9 @@ const DATAGRAM: usize = 64 * 1024;
 
 /// Bytes of a message's header (struct nlmsghdr).
 const HEADER: usize = 16;
+
+/// Bytes of an attribute's header (struct nlattr).
+const NLA_HEADER: usize = 4;
 
 /// How often a dump is begun again that changes overtook.
 const DUMP_TRIES: usize = 5;
@@ -196,17 +199,12 @@ impl Netlink {
 
 /// The kernel's own words in a refusal: attribute 1 (`NLMSGERR_ATTR_MSG`) behind the header of the refused message.
 fn extended_text(payload: &[u8]) -> String {
-    let mut rest = payload.get(HEADER..).unwrap_or_default();
-    while let [l0, l1, t0, t1, ..] = *rest {
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        if length < 4 {
-            break;
-        }
-        if u16::from_ne_bytes([t0, t1]) == 1 {
-            let text = rest.get(4..length).unwrap_or_default();
-            return String::from_utf8_lossy(text).trim_end_matches('\0').to_owned();
-        }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    String::new()
+    let text = payload.get(HEADER..).and_then(|attributes| attribute(attributes, 1)).unwrap_or_default();
+    String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()
+}
+
+/// The value of the first attribute of a kind; none: there is none before the end, or before what is no attribute.
+pub(super) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    let found = NlasIterator::new(attributes).map_while(Result::ok).find(|attribute| attribute.kind() == kind)?;
+    Some(found.into_inner().get(NLA_HEADER..usize::from(found.length())).unwrap_or_default())
 }

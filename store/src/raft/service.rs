@@ -47,8 +47,9 @@ impl v1::raft_server::Raft for Service {
         let requests = request.into_inner().map(move |message| {
             let message = message.map_err(|status| status.to_string())?;
             channels.note_leader();
-            if !message.entries.is_empty() && room.get().level == Level::Full {
-                return Err(room.get().text());
+            let room = room.get();
+            if !message.entries.is_empty() && room.level == Level::Full {
+                return Err(room.text());
             }
             convert::append_in(message).map_err(|error| error.to_string())
         });

@@ -9,7 +9,8 @@ use std::time::Duration;
 use pontoon_proto::v1;
 use thiserror::Error;
 
-use super::Store;
+use super::members::upgrade;
+use super::{Store, voting};
 use crate::model::agreement::{Difference, StateHash, odd_one_out};
 use crate::model::id::RaftId;
 use crate::rt::{self, JoinHandle, fs, sleep, timeout};
@@ -32,7 +33,7 @@ pub(super) fn spawn(store: &Store) -> JoinHandle<()> {
     let ending = store.0.ending.clone();
     rt::spawn(async move {
         while ending.run_until_cancelled(sleep(COMPARE)).await.is_some() {
-            let Some(store) = weak.upgrade().map(Store) else { return };
+            let Some(store) = upgrade(&weak) else { return };
             task.begin();
             let compared = ending.run_until_cancelled(store.compare()).await;
             task.end(match compared.flatten() {
@@ -94,10 +95,8 @@ impl Store {
 
     fn difference(&self, found: &Difference) -> String {
         let state = self.state();
-        let name =
-            |id: RaftId| state.node_with_raft_id(id).map_or_else(|| format!("member {id}"), |node| node.name.clone());
-        let others = found.others.iter().map(|id| name(*id)).collect::<Vec<_>>().join(", ");
-        let me = name(self.id());
+        let others = found.others.iter().map(|id| voting::name(&state, *id)).collect::<Vec<_>>().join(", ");
+        let me = voting::name(&state, self.id());
         format!(
             "what this node has made of the log up to entry {} differs from what {others} made of it: its copy is not used any \
              more, and its containers' traffic goes on. Run pontoon node rm --force {me} on another node, clear the data folder \

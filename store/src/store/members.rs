@@ -108,7 +108,8 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
     vec![start(membership), start(presence)]
 }
 
-fn upgrade(weak: &Weak<Inner>) -> Option<Store> {
+/// The store that a background task works for, as long as somebody has it.
+pub(super) fn upgrade(weak: &Weak<Inner>) -> Option<Store> {
     weak.upgrade().map(Store)
 }
 

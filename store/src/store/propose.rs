@@ -229,9 +229,10 @@ impl Store {
 
     /// Proposes as the leader.
     pub(crate) async fn propose_here(&self, request: RequestId, command: Command, open: &AtomicBool) -> Proposed {
-        if self.room().level != Level::Ample {
+        let room = self.room();
+        if room.level != Level::Ample {
             let name = self.state().node_with_raft_id(self.id()).map_or_else(String::new, |node| node.name.clone());
-            return Proposed::DiskFull(format!("node {name}: {}", self.room().text()));
+            return Proposed::DiskFull(format!("node {name}: {}", room.text()));
         }
         let entry = Entry { time_ms: (self.0.options.clock)(), request, command };
         let before = open.swap(true, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::members::upgrade;
 use super::{Store, StoreOptions};
 use crate::rt::{self, Instant, JoinHandle, fs, now, sleep};
 
@@ -133,7 +134,7 @@ pub(super) fn spawn(store: &Store) -> JoinHandle<()> {
     rt::spawn(async move {
         let mut handed_over = None;
         loop {
-            let Some(store) = weak.upgrade().map(Store) else { return };
+            let Some(store) = upgrade(&weak) else { return };
             task.begin();
             let (dir, reserve, before) = (store.0.options.dir.clone(), store.0.options.reserve, store.room().level);
             let looked = rt::spawn_blocking(move || look(&dir, reserve, before)).await;

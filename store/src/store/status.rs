@@ -75,7 +75,10 @@ impl Store {
     /// What this member knows of itself and of the others.
     pub fn status(&self) -> StoreStatus {
         let metrics = self.metrics();
-        let view = self.0.shared.view().clone();
+        let (applied_index, state_hash, snapshot) = {
+            let view = self.0.shared.view();
+            (view.index, view.hash, view.snapshot.as_ref().and_then(|(meta, _)| meta.last_log_id))
+        };
         let counts = self.0.wal.counts();
         let index = |id: &Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
         let voters = lasting_voters(metrics.membership_config.membership().get_joint_config());
@@ -98,9 +101,9 @@ impl Store {
             last_index: metrics.last_log_index.unwrap_or(0),
             committed_index: index(&metrics.cluster_committed.max(metrics.local_committed)),
             // Together with the hash, which would otherwise be that of another index while entries come in.
-            applied_index: view.index,
-            state_hash: view.hash,
-            snapshot_index: index(&view.snapshot.and_then(|(meta, _)| meta.last_log_id)),
+            applied_index,
+            state_hash,
+            snapshot_index: index(&snapshot),
             purged_index: index(&metrics.purged),
             members: metrics.membership_config.nodes().map(member).collect(),
             voters,

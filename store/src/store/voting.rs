@@ -88,11 +88,11 @@ impl Store {
         let last = metrics.last_log_index.unwrap_or(0);
         let matched = |id: u64| metrics.replication.as_ref()?.get(&id)?.map(|id| id.index);
         let near = |id: u64| matched(id).is_some_and(|index| index + NEAR >= last);
-        let voters: BTreeSet<RaftId> = metrics.membership_config.voter_ids().map(RaftId).collect();
+        let written = self.as_written(metrics);
         let answers = |id: &u64| {
             let age = heard.get(id);
             age.is_some_and(|age| *age < self.0.options.timing.down_after)
-                && (voters.contains(&RaftId(*id)) || near(*id))
+                && (written.voters.contains(&RaftId(*id)) || near(*id))
         };
         let mut alive: BTreeSet<RaftId> = heard.keys().filter(|id| answers(id)).copied().map(RaftId).collect();
         alive.insert(self.id());
@@ -101,8 +101,8 @@ impl Store {
         silence.look(now(), metrics.current_term, others, &heard);
         let after = self.state().cluster.as_ref().map(|cluster| cluster.replace_after());
         let is_gone = |id: &&RaftId| silence.of.get(&id.0).zip(after).is_some_and(|(silent, after)| *silent >= after);
-        let gone = voters.iter().filter(is_gone).copied().collect();
-        Members { alive, gone, leader: self.id(), ..self.as_written(metrics) }
+        let gone = written.voters.iter().filter(is_gone).copied().collect();
+        Members { alive, gone, leader: self.id(), ..written }
     }
 
     /// What every member knows: of who answers, what the leader has written.
@@ -189,7 +189,8 @@ impl Store {
     }
 }
 
-fn name(state: &State, id: RaftId) -> String {
+/// What people call a member.
+pub(super) fn name(state: &State, id: RaftId) -> String {
     state.node_with_raft_id(id).map_or_else(|| format!("member {id}"), |node| node.name.clone())
 }
 

@@ -58,15 +58,6 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     Ok(state.files[file].data.clone())
 }
 
-/// Makes a file with these contents, or replaces what is in it.
-///
-/// # Errors
-///
-/// The host is off.
-pub fn write(path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> io::Result<()> {
-    File::create(path)?.write_all_at(contents.as_ref(), 0)
-}
-
 /// Gives a file another name, or a folder and what is in it.
 ///
 /// # Errors

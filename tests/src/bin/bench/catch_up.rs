@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::report::Section;
 use crate::socket;
-use crate::stats::number;
+use crate::stats::{number, per_second};
 use crate::writer::Writer;
 
 /// Clients that write all the time, on the two members that stay.
@@ -37,9 +37,7 @@ struct Seen {
 
 impl Seen {
     fn per_second(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "far fewer writes than 2^52")]
-        let writes = self.writes as f64;
-        writes / self.took.as_secs_f64().max(f64::MIN_POSITIVE)
+        per_second(self.writes, self.took)
     }
 }
 

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pontoon_tests::lab::{Cluster, run};
+use pontoon_tests::lab::Cluster;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::beside::{HEADER, Times};
 use crate::etcd::Etcd;
 use crate::report::Section;
-use crate::stats::{ms, number, percentile, ratio};
 use crate::writer::Writer;
 
 /// How often our leader is killed.
@@ -24,23 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Measures and reports.
 pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    run(|cluster| {
-        let mut etcd = Etcd::start(cluster, runtime)?;
-        for number in 0..RUNS {
-            ours.push(kill_leader(cluster, runtime).with_context(|| format!("run {}", number + 1))?);
-            if number % EVERY == 0 {
-                theirs.push(kill_etcd_leader(&mut etcd, runtime).with_context(|| format!("etcd, run {}", number + 1))?);
-            }
-        }
-        Ok(())
-    })?;
-    ours.sort_unstable();
-    theirs.sort_unstable();
-    let row = |what: &str, percent: usize| {
-        let (ours, theirs) = (ms(percentile(&ours, percent)), ms(percentile(&theirs, percent)));
-        vec![what.to_owned(), number(ours), number(theirs), ratio(ours, theirs)]
-    };
+    let times = Times::take(runtime, (RUNS, EVERY), kill_leader, kill_etcd_leader)?;
     Ok(Section {
         title: "The leader's SIGKILL to the next committed write",
         how: format!(
@@ -48,10 +32,10 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
              and the first answer ends the clock. Then the killed one is started again and catches up. {RUNS} runs, {} of etcd \
              (default settings) between them. Milliseconds.",
             TRY.as_millis(),
-            theirs.len()
+            times.theirs.len()
         ),
-        header: vec!["", "Pontoon", "etcd", "ratio"],
-        rows: vec![row("least", 0), row("p50", 50), row("p99", 99), row("most", 100)],
+        header: HEADER.to_vec(),
+        rows: times.rows(),
     })
 }
 

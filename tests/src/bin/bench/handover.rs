@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pontoon_tests::lab::{Cluster, run};
+use pontoon_tests::elapse;
+use pontoon_tests::lab::Cluster;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::beside::{HEADER, Times};
 use crate::etcd::Etcd;
 use crate::report::Section;
-use crate::stats::{ms, number, percentile, ratio};
 use crate::writer::Writer;
 
 /// How often our leader is asked to end.
@@ -29,23 +30,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Measures and reports.
 pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    run(|cluster| {
-        let mut etcd = Etcd::start(cluster, runtime)?;
-        for number in 0..RUNS {
-            ours.push(stop_leader(cluster, runtime).with_context(|| format!("run {}", number + 1))?);
-            if number % EVERY == 0 {
-                theirs.push(stop_etcd_leader(&mut etcd, runtime).with_context(|| format!("etcd, run {}", number + 1))?);
-            }
-        }
-        Ok(())
-    })?;
-    ours.sort_unstable();
-    theirs.sort_unstable();
-    let row = |what: &str, percent: usize| {
-        let (ours, theirs) = (ms(percentile(&ours, percent)), ms(percentile(&theirs, percent)));
-        vec![what.to_owned(), number(ours), number(theirs), ratio(ours, theirs)]
-    };
+    let times = Times::take(runtime, (RUNS, EVERY), stop_leader, stop_etcd_leader)?;
     Ok(Section {
         title: "The longest time without a committed write while the leader is stopped",
         how: format!(
@@ -55,10 +40,10 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
              Milliseconds.",
             TRY.as_millis(),
             AROUND.as_millis(),
-            theirs.len()
+            times.theirs.len()
         ),
-        header: vec!["", "Pontoon", "etcd", "ratio"],
-        rows: vec![row("least", 0), row("p50", 50), row("p99", 99), row("most", 100)],
+        header: HEADER.to_vec(),
+        rows: times.rows(),
     })
 }
 
@@ -92,9 +77,9 @@ fn stop_etcd_leader(etcd: &mut Etcd, runtime: &Runtime) -> Result<Duration> {
 fn pause_while(runtime: &Runtime, writers: Vec<Writer>, happens: impl FnOnce() -> Result<()>) -> Result<Duration> {
     let over = Arc::new(AtomicBool::new(false));
     let writing = runtime.spawn(answers(writers, Arc::clone(&over)));
-    runtime.block_on(async { sleep(AROUND).await });
+    elapse(AROUND);
     let happened = happens();
-    runtime.block_on(async { sleep(AROUND).await });
+    elapse(AROUND);
     over.store(true, Ordering::Relaxed);
     let mut answers = runtime.block_on(writing)??;
     happened?;

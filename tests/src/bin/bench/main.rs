@@ -2,6 +2,7 @@
 //!
 //! Never a test: nothing here fails because it is slow.
 
+mod beside;
 mod catch_up;
 mod docker;
 mod etcd;

@@ -15,6 +15,13 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or_default()
 }
 
+/// How many there were in a second. Zero when no time went by.
+pub(crate) fn per_second(count: u64, elapsed: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+    let count = count as f64;
+    if elapsed.is_zero() { 0.0 } else { count / elapsed.as_secs_f64() }
+}
+
 /// A duration in milliseconds.
 pub(crate) fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3

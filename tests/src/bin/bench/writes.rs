@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::etcd::Etcd;
 use crate::report::Section;
-use crate::stats::{ms, number, percentile, ratio};
+use crate::stats::{ms, number, per_second, percentile, ratio};
 use crate::writer::{VALUE_BYTES, Writer};
 
 /// Numbers of clients.
@@ -49,9 +49,7 @@ impl Load {
     }
 
     fn per_second(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "far fewer writes than 2^52")]
-        let writes = self.latencies.len() as f64;
-        if self.elapsed.is_zero() { 0.0 } else { writes / self.elapsed.as_secs_f64() }
+        per_second(self.latencies.len() as u64, self.elapsed)
     }
 
     fn cells(&self) -> [String; 3] {
