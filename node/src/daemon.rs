@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::api::error::ApiError;
-use crate::api::watch::Watching;
 use crate::config::Config;
 use crate::docker::Containers;
 use crate::host;
@@ -29,8 +28,6 @@ pub struct Daemon {
     pub stop: CancellationToken,
     /// What is known of Docker's containers.
     pub(crate) containers: Arc<Containers>,
-    /// What watchers do.
-    pub(crate) watching: Watching,
     /// Data folder. Whoever has it may enter or leave a cluster: one at a time.
     pub(crate) data: Mutex<DataDir>,
     member: RwLock<Option<Arc<Member>>>,
@@ -46,7 +43,6 @@ impl Daemon {
             slot,
             stop,
             containers: Arc::default(),
-            watching: Watching::default(),
             data: Mutex::new(data),
             member: RwLock::new(None),
             settled: SetOnce::new(),

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! node.key       PKCS #8 key pair (Ed25519), readable by its owner only
-//! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id and who else was in it; before,
-//!                the join's attempt, and whether a cluster that it has left is still seen on the host
+//! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id, who else was in it and whether it
+//!                observes; before, the join's attempt, and whether a cluster that it has left is still seen on the host
 //! lock           held while a daemon uses the folder
 //! store/         the replicated store
 //! journal        what this node does with its own endpoints before the cluster is told
@@ -83,6 +83,8 @@ pub struct Membership {
     pub node: NodeId,
     /// Its Raft id.
     pub raft_id: RaftId,
+    /// It is an observer: outside the Raft membership, where its Raft id was never used.
+    pub observer: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -100,6 +102,8 @@ struct IdentityFile {
     unclean: bool,
     #[serde(default)]
     begun: bool,
+    #[serde(default)]
+    observer: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -245,6 +249,24 @@ impl DataDir {
         })
     }
 
+    /// Removes what an observer keeps of a log that it had: it must not vote by it again.
+    pub fn remove_log(&self) -> Result<(), DataDirError> {
+        ["log", "state", "snapshots"].iter().try_for_each(|part| self.remove_from_store(part))
+    }
+
+    /// Removes what a member keeps of the copy that it had as an observer.
+    pub fn remove_copy(&self) -> Result<(), DataDirError> {
+        self.remove_from_store("observed")
+    }
+
+    fn remove_from_store(&self, part: &str) -> Result<(), DataDirError> {
+        let path = self.store_path().join(part);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     fn write(&mut self, record: Record) -> Result<(), DataDirError> {
         let membership = record.membership;
         let member = |(id, peer): (&RaftId, &Peer)| {
@@ -260,6 +282,7 @@ impl DataDir {
             attempt: record.attempt,
             unclean: record.unclean,
             begun: record.begun,
+            observer: membership.is_some_and(|m| m.observer),
         };
         let text = serde_json::to_string_pretty(&file).expect("strings and numbers always serialise");
         let path = self.path.join("identity.json");
@@ -331,7 +354,7 @@ fn membership_of(file: &IdentityFile, dir: &Path) -> Result<Option<Membership>, 
         (None, None, None) => Ok(None),
         (Some(cluster), Some(node), Some(raft_id)) => {
             let cluster = cluster.parse().map_err(|error| corrupt(format!("{error}")))?;
-            Ok(Some(Membership { cluster, node: NodeId(node), raft_id: RaftId(raft_id) }))
+            Ok(Some(Membership { cluster, node: NodeId(node), raft_id: RaftId(raft_id), observer: file.observer }))
         }
         _ => Err(corrupt("it has some of cluster_id, node_id and raft_id, but not all".into())),
     }
@@ -368,122 +391,4 @@ pub(crate) fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Resul
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MEMBERSHIP: Membership = Membership { cluster: ClusterId(7), node: NodeId(2), raft_id: RaftId(1) };
-
-    fn members() -> BTreeMap<RaftId, Peer> {
-        let peer = |key| Peer { address: "192.0.2.1:7300".to_owned(), key: [key; 32] };
-        [(RaftId(1), peer(7)), (RaftId(9), peer(0xfe))].into()
-    }
-
-    fn rewrite(dir: &Path, from: &str, to: &str) {
-        let path = dir.join("identity.json");
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(text.contains(from), "{text}");
-        fs::write(&path, text.replace(from, to)).unwrap();
-    }
-
-    #[test]
-    fn a_new_folder_gets_a_key_and_keeps_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = DataDir::open(dir.path()).unwrap().public_key();
-        assert_eq!(DataDir::open(dir.path()).unwrap().public_key(), first);
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::metadata(dir.path().join("node.key")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_membership_survives_a_restart_and_ends_with_leave() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut data = DataDir::open(dir.path()).unwrap();
-        data.enter(MEMBERSHIP, members()).unwrap();
-        drop(data);
-        let mut data = DataDir::open(dir.path()).unwrap();
-        assert_eq!((data.membership(), data.members()), (Some(MEMBERSHIP), &members()));
-        assert!(!data.begun());
-        data.begin().unwrap();
-        drop(data);
-        let mut data = DataDir::open(dir.path()).unwrap();
-        assert_eq!((data.membership(), data.members(), data.begun()), (Some(MEMBERSHIP), &members(), true));
-        fs::create_dir(data.store_path()).unwrap();
-        data.leave(false).unwrap();
-        assert!(!data.store_path().exists());
-        drop(data);
-        let data = DataDir::open(dir.path()).unwrap();
-        assert_eq!((data.membership(), data.begun()), (None, false));
-    }
-
-    #[test]
-    fn a_host_that_is_not_clean_is_remembered_until_it_is() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut data = DataDir::open(dir.path()).unwrap();
-        assert!(!data.unclean());
-        data.leave(true).unwrap();
-        data.attempt().unwrap();
-        drop(data);
-        let mut data = DataDir::open(dir.path()).unwrap();
-        assert!(data.unclean());
-        let attempt = data.attempt().unwrap();
-        data.cleaned().unwrap();
-        drop(data);
-        let mut data = DataDir::open(dir.path()).unwrap();
-        assert_eq!((data.unclean(), data.attempt().unwrap()), (false, attempt));
-    }
-
-    #[test]
-    fn an_attempt_keeps_its_name_until_one_succeeds() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = DataDir::open(dir.path()).unwrap().attempt().unwrap();
-        let mut data = DataDir::open(dir.path()).unwrap();
-        assert_eq!(data.attempt().unwrap(), first);
-        data.enter(MEMBERSHIP, members()).unwrap();
-        data.leave(false).unwrap();
-        assert_ne!(data.attempt().unwrap(), first);
-    }
-
-    #[test]
-    fn a_folder_in_use_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let _first = DataDir::open(dir.path()).unwrap();
-        let error = DataDir::open(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("in use by another pontoond"), "{error}");
-    }
-
-    #[test]
-    fn a_newer_format_is_refused_before_anything_else_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(DataDir::open(dir.path()).unwrap());
-        fs::write(dir.path().join("identity.json"), r#"{"format": 2, "something": "new"}"#).unwrap();
-        let error = DataDir::open(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("has format 2 and this pontoond knows 1"), "{error}");
-    }
-
-    #[test]
-    fn a_key_of_another_node_is_refused() {
-        let (mine, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        drop(DataDir::open(mine.path()).unwrap());
-        drop(DataDir::open(other.path()).unwrap());
-        fs::copy(other.path().join("node.key"), mine.path().join("node.key")).unwrap();
-        let error = DataDir::open(mine.path()).unwrap_err();
-        assert!(error.to_string().contains("belongs to another node"), "{error}");
-    }
-
-    #[test]
-    fn half_an_identity_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        DataDir::open(dir.path()).unwrap().enter(MEMBERSHIP, members()).unwrap();
-        rewrite(dir.path(), "\"node_id\": 2", "\"node_id\": null");
-        let error = DataDir::open(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("identity.json cannot be understood"), "{error}");
-    }
-
-    #[test]
-    fn a_path_that_is_a_file_is_refused_by_name() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let error = DataDir::open(file.path()).unwrap_err().to_string();
-        assert!(error.starts_with("cannot create") && error.contains("--data-dir"), "{error}");
-    }
-}
+mod tests;

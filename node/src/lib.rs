@@ -33,6 +33,7 @@ mod page;
 pub mod plan;
 pub mod reconcile;
 mod report;
+mod role;
 pub mod serve;
 pub mod status;
 mod visits;

@@ -23,7 +23,8 @@ use crate::host;
 use crate::identity::{DataDir, DataDirError, Membership};
 use crate::journal::Journal;
 use crate::kernel::Linux;
-use crate::member::Member;
+use crate::member::{AtWork, Member};
+use crate::role;
 use crate::voting::Going;
 
 /// How long founding may take: one node's election and one write.
@@ -61,7 +62,9 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
     };
     data.remove_store()?;
     let id = cluster.id;
-    let store = open_store(daemon, &data, Membership { cluster: id, node: NodeId(0), raft_id: FOUNDER }).await?;
+    let store =
+        open_store(daemon, &data, Membership { cluster: id, node: NodeId(0), raft_id: FOUNDER, observer: false })
+            .await?;
     let founded = found(&store, &data, cluster, &entrant).await;
     let node = match founded {
         Ok(node) => node,
@@ -71,7 +74,7 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
             return Err(error);
         }
     };
-    data.enter(Membership { cluster: id, node: node.id, raft_id: FOUNDER }, BTreeMap::new())?;
+    data.enter(Membership { cluster: id, node: node.id, raft_id: FOUNDER, observer: false }, BTreeMap::new())?;
     info!(cluster = %id, node = %node.id, name = node.name, "founded a cluster");
     enter(daemon, &mut data, store)?;
     Ok(v1::InitResponse { cluster_id: id.to_string(), node: Some((&node).into()) })
@@ -137,7 +140,8 @@ async fn admit(
     let attempt = data.attempt()?;
     let node = admission(data, entrant, None, attempt);
     let admitted = pontoon_store::admit(data.key(), peer, &node, ADMIT_DEADLINE).await?;
-    let membership = Membership { cluster: admitted.cluster, node: admitted.node, raft_id: admitted.raft_id };
+    let pontoon_store::Admitted { cluster, node, raft_id, observer, .. } = admitted;
+    let membership = Membership { cluster, node, raft_id, observer };
     Ok((membership, admitted.members))
 }
 
@@ -307,6 +311,9 @@ pub async fn resume(daemon: &Arc<Daemon>) -> Result<(), ApiError> {
         }
         return Ok(());
     };
+    if membership.observer {
+        data.remove_log()?;
+    }
     let store = open_store(daemon, &data, membership).await?;
     enter(daemon, &mut data, store)?;
     Ok(())
@@ -329,16 +336,25 @@ fn enter(daemon: &Arc<Daemon>, data: &mut DataDir, store: Store) -> Result<Arc<M
     let membership = data.membership().ok_or_else(|| {
         ApiError::new(Code::Internal, "INTERNAL", "the data folder names no cluster", "please report this")
     })?;
-    // Its log is there by now, and nobody has been able to ask it for its vote.
-    data.begin()?;
-    let journal = Journal::open(&data.journal_path())?;
-    let member = Member::start(daemon, membership, store, journal)?;
+    if !membership.observer {
+        // Its log is there by now, and nobody has been able to ask it for its vote.
+        data.begin()?;
+    }
+    let at_work = AtWork { attachments: Arc::default(), journal: Arc::new(Journal::open(&data.journal_path())?) };
+    let member = Member::start(daemon, membership, store, at_work)?;
     daemon.set_member(Some(member.clone()));
+    role::follow(daemon, &member);
     Ok(member)
 }
 
-async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> Result<Store, ApiError> {
-    let options = StoreOptions {
+pub(crate) async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> Result<Store, ApiError> {
+    let options = options(daemon, data, membership);
+    Ok(if membership.observer { Store::observe(options, None).await? } else { Store::open(options).await? })
+}
+
+/// What the store of this node is opened with.
+pub(crate) fn options(daemon: &Daemon, data: &DataDir, membership: Membership) -> StoreOptions {
+    StoreOptions {
         dir: data.store_path(),
         cluster: membership.cluster,
         raft_id: membership.raft_id,
@@ -355,8 +371,7 @@ async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> 
         segment_bytes: StoreOptions::SEGMENT_BYTES,
         reserve: StoreOptions::RESERVE,
         tasks: daemon.tasks.clone(),
-    };
-    Ok(Store::open(options).await?)
+    }
 }
 
 /// Nobody knows what is on the disk after a write to the log failed: this member must not go on, and reads the log

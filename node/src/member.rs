@@ -73,6 +73,15 @@ pub struct Repairs {
     pub latest: String,
 }
 
+/// What a node is doing with its endpoints. It goes on when the node becomes something else in its cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct AtWork {
+    /// What is being attached and detached.
+    pub(crate) attachments: Arc<InFlight>,
+    /// What the cluster has not been told of.
+    pub(crate) journal: Arc<Journal>,
+}
+
 /// What ends with the member.
 struct Background {
     reconcile: JoinHandle<Linux>,
@@ -119,12 +128,11 @@ impl Member {
         daemon: &Daemon,
         membership: Membership,
         store: Store,
-        journal: Journal,
+        AtWork { attachments, journal }: AtWork,
     ) -> Result<Arc<Self>, KernelError> {
         let names = daemon.config.names();
         let linux = Linux::open(names.clone())?;
         let (stop, wake) = (CancellationToken::new(), Arc::new(Notify::new()));
-        let (attachments, journal) = (Arc::new(InFlight::default()), Arc::new(journal));
         let source = Arc::new(Source {
             store: store.clone(),
             node: membership.node,
@@ -219,6 +227,11 @@ impl Member {
         &self.store
     }
 
+    /// What it is doing with its endpoints.
+    pub(crate) fn at_work(&self) -> AtWork {
+        AtWork { attachments: self.attachments.clone(), journal: self.journal.clone() }
+    }
+
     /// The state as this node sees it: with what it has rebound and the cluster has not been told of.
     pub(crate) fn view(&self) -> View<'_> {
         self.journal.view(self.store.state())
@@ -301,11 +314,6 @@ impl Member {
             Ok(()) => ReadBasis { linearizable: true, reason: String::new() },
             Err(error) => ReadBasis { linearizable: false, reason: error.to_string() },
         }
-    }
-
-    /// Cancelled when the member is stopped.
-    pub(crate) fn stopping(&self) -> CancellationToken {
-        self.stop.clone()
     }
 
     /// Runs something until its end; none when the member is stopped before.

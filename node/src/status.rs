@@ -50,7 +50,7 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     response.tolerates = tolerated(&state, &status);
     response.data_plane = Some(data_plane(member));
     response.cluster = state.cluster.as_ref().map(Into::into);
-    response.state_hash = format!("{:032x}", status.state_hash);
+    response.state_hash = status.state_hash.map(|hash| format!("{hash:032x}")).unwrap_or_default();
     response.warnings = warnings(&state, &status);
     if status.leader.is_some() && status.stopped.is_none() {
         response.warnings.extend(voting::warnings(&state, &outlook));

@@ -14,10 +14,11 @@ pub mod v1 {
 impl v1::Member {
     /// What it is to the log.
     pub fn role(&self) -> &'static str {
-        match (self.leader, self.voter) {
-            (true, _) => "leader",
-            (false, true) => "voter",
-            (false, false) => "learner",
+        match (self.leader, self.voter, self.observer) {
+            (true, ..) => "leader",
+            (false, true, _) => "voter",
+            (false, false, false) => "learner",
+            (false, false, true) => "observer",
         }
     }
 }
@@ -32,6 +33,8 @@ pub mod metadata {
     pub const TO: &str = "pontoon-to";
     /// Comes with a refusal: the caller is not, or no longer, a member of the cluster.
     pub const REMOVED: &str = "pontoon-removed";
+    /// Comes with a refusal: the caller's node is no member under the id that it calls with, and has this one.
+    pub const RAFT_ID: &str = "pontoon-raft-id";
     /// Comes with an admission that failed: one of the reasons that docs/api.md lists.
     pub const REASON: &str = "pontoon-reason";
 }

@@ -21,6 +21,8 @@ const CHANGE_BYTES: usize = 64;
 pub struct Changes {
     /// Index of its latest entry.
     pub index: u64,
+    /// Time of that entry, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
     /// Objects, each once, as they are at that index; none: it is gone.
     pub objects: Vec<(Change, Option<v1::Object>)>,
 }
@@ -65,7 +67,7 @@ impl Feed {
         if objects.is_empty() {
             return;
         }
-        let changes = Arc::new(Changes { index: self.latest, objects });
+        let changes = Arc::new(Changes { index: self.latest, time_ms: state.clock_ms, objects });
         self.bytes += size(&changes);
         self.kept.push_back(changes);
         while self.bytes > self.max_bytes && self.kept.len() > 1 {

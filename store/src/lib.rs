@@ -15,17 +15,19 @@ pub mod rt;
 mod store;
 pub mod tasks;
 mod tls;
+mod watch;
 
 pub use feed::{Changes, Compacted};
 pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, hello};
 pub use raft::types::Peer;
 pub use store::{
-    ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError, Room,
-    Store, StoreOptions, StoreStatus, Timing,
+    ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError, Role,
+    Room, Store, StoreOptions, StoreStatus, Timing,
 };
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};
 pub use tls::{KeyError, NodeKey, PublicKey};
+pub use watch::{WatchError, Watcher, Watching};
 
 /// Largest command, in bytes of its encoding. A request between members carries about 1 MiB of entries,
 /// and a message is at most 8 MiB.

@@ -35,6 +35,7 @@ use crate::rt::sim::link;
 use crate::rt::{now, timeout, timeout_at};
 use crate::store::{ProposeError, Store};
 use crate::tls::{NodeKey, PublicKey};
+use crate::watch::Watching;
 
 /// Carries an encoded `Rejection` (store.proto) with a status.
 pub(crate) const REJECTION: &str = "pontoon-rejection-bin";
@@ -52,12 +53,13 @@ pub struct StoreSlot {
     name: String,
     key: NodeKey,
     clock: fn() -> u64,
+    watching: Watching,
 }
 
 impl StoreSlot {
     /// An empty slot of the daemon with this name and this key. The clock gives milliseconds since the Unix epoch.
     pub fn new(name: String, key: NodeKey, clock: fn() -> u64) -> Self {
-        Self { store: Arc::default(), name, key, clock }
+        Self { store: Arc::default(), name, key, clock, watching: Watching::default() }
     }
 
     /// Puts a store in, or takes it out.
@@ -68,6 +70,11 @@ impl StoreSlot {
     /// The store, if there is one.
     pub fn get(&self) -> Option<Store> {
         self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What watchers of the daemon do, observers among them.
+    pub fn watching(&self) -> &Watching {
+        &self.watching
     }
 
     pub(crate) fn key(&self) -> &NodeKey {
@@ -140,7 +147,10 @@ fn admit_call(store: Store, caller: Caller, shown: PublicKey, known: Option<Publ
                 format!("member {} is not, or no longer, a member of cluster {}", caller.from, caller.cluster);
             let mut status = Status::permission_denied(message);
             // That nobody vouches for one that may be newer says nothing about it.
-            if !store.may_be_newer(caller.from) {
+            let current = store.state().node_with_key(&shown).map(|node| node.raft_id);
+            if let Some(current) = current.filter(|id| *id > caller.from) {
+                status.metadata_mut().insert(metadata::RAFT_ID, current.0.into());
+            } else if !store.may_be_newer(caller.from) {
                 status.metadata_mut().insert(metadata::REMOVED, AsciiMetadataValue::from_static("true"));
             }
             Err(status)
@@ -246,6 +256,8 @@ pub struct Admitted {
     pub raft_id: RaftId,
     /// The members.
     pub members: BTreeMap<RaftId, Peer>,
+    /// Whether it begins as an observer.
+    pub observer: bool,
 }
 
 /// Why another daemon did not do what was asked.
@@ -347,7 +359,13 @@ pub async fn admit(
     let member = |(id, member): (&u64, &v1::RaftMember)| Ok((RaftId(*id), peer_in(member)?));
     let members = response.members.iter().map(member).collect::<Result<_, Malformed>>();
     let members = members.map_err(|_| AdmitError::Malformed { address, what: "member's key" })?;
-    Ok(Admitted { cluster, node: NodeId(response.node_id), raft_id: RaftId(response.raft_id), members })
+    Ok(Admitted {
+        cluster,
+        node: NodeId(response.node_id),
+        raft_id: RaftId(response.raft_id),
+        members,
+        observer: response.observer,
+    })
 }
 
 pub(crate) async fn greet(key: &NodeKey, address: SocketAddr) -> Result<(v1::HelloResponse, PublicKey), Status> {

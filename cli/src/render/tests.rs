@@ -40,7 +40,7 @@ fn node(id: u64) -> Node {
 }
 
 fn member(id: u64) -> Member {
-    Member { node: Some(node(id)), voter: true, leader: id == 1, matched_index: 0, heard_ms: None }
+    Member { node: Some(node(id)), voter: true, leader: id == 1, matched_index: 0, ..Default::default() }
 }
 
 fn endpoint(id: u64) -> EndpointView {
@@ -87,13 +87,15 @@ fn nodes() {
     let mut second = member(2);
     second.node.as_mut().unwrap().state = NodeState::Down.into();
     let third = Member { voter: false, node: Some(Node { version: String::new(), ..node(3) }), ..Default::default() };
+    let fourth = Member { observer: true, node: Some(node(4)), ..Default::default() };
     golden(
-        &node::list(&[member(1), second, third], now()),
+        &node::list(&[member(1), second, third, fourth], now()),
         "
 ID   NAME    STATE   ROLE      ADDRESS                VTEP              VERSION   JOINED
 1    host1   ready   leader    192.168.140.200:7300   192.168.140.200   0.1.0     3 minutes ago
 2    host2   down    voter     192.168.140.201:7300   192.168.140.201   0.1.0     3 minutes ago
 3    host3   ready   learner   192.168.140.202:7300   192.168.140.202   -         3 minutes ago
+4    host4   ready   observer  192.168.140.203:7300   192.168.140.203   0.1.0     3 minutes ago
 ",
     );
     golden(&node::list(&[], now()), "ID   NAME   STATE   ROLE   ADDRESS   VTEP   VERSION   JOINED\n");

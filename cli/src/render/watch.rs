@@ -82,7 +82,12 @@ mod tests {
         let subnets = vec![Subnet { cidr: "10.0.0.0/24".into(), ..Subnet::default() }];
         let network = Network { name: "web".into(), subnets, vni: 65_536, ..Network::default() };
         let object = |object| Object { object: Some(object) };
-        let there = WatchSnapshot { index: 12, objects: vec![object(Kind::Network(network))], last: true };
+        let there = WatchSnapshot {
+            index: 12,
+            objects: vec![object(Kind::Network(network))],
+            last: true,
+            ..Default::default()
+        };
         assert_eq!(shown(Event::Snapshot(there)), "      12  is    network         web  10.0.0.0/24 vni 65536\n");
         let endpoint = Endpoint {
             name: "c1".into(),
@@ -103,6 +108,7 @@ mod tests {
                 ObjectKey { network: 12, node: 2, ..key(ObjectKind::EngineNetwork) },
                 ObjectKey { network: 12, address: "10.0.0.3".into(), ..key(ObjectKind::Lease) },
             ],
+            time_ms: 1,
         };
         let lines = [
             "      20  put   endpoint        c1  10.0.0.2 stopped on network 12 and node 2",
@@ -113,6 +119,6 @@ mod tests {
             "      20  gone  lease           10.0.0.3  of network 12",
         ];
         assert_eq!(shown(Event::Changes(changes)).lines().collect::<Vec<_>>(), lines);
-        assert_eq!(shown(Event::Progress(WatchProgress { index: 99 })), "");
+        assert_eq!(shown(Event::Progress(WatchProgress { index: 99, time_ms: 1 })), "");
     }
 }

@@ -7,7 +7,7 @@ use crate::journal::JournalError;
 use crate::kernel::KernelError;
 use crate::reconcile::PassError;
 use pontoon_store::model::rejection::{Reason, Rejection};
-use pontoon_store::{AdmitError, ExpelError, OpenError, ProposeError, ReadError, error_chain};
+use pontoon_store::{AdmitError, ExpelError, OpenError, ProposeError, ReadError, WatchError, error_chain};
 use thiserror::Error;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -119,6 +119,38 @@ impl From<ReadError> for ApiError {
         match error {
             ReadError::NoQuorum { .. } => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
             ReadError::Stopped { .. } => Self::stopped(message),
+        }
+    }
+}
+
+impl From<WatchError> for ApiError {
+    fn from(error: WatchError) -> Self {
+        let message = error.to_string();
+        match error {
+            WatchError::OtherCluster { .. } => {
+                let hint = "ask a node of that cluster, or leave the cluster out";
+                Self::new(Code::FailedPrecondition, "OTHER_CLUSTER", message, hint)
+            }
+            WatchError::UnknownNetwork { .. } => {
+                let hint = "pontoon network ls lists the networks";
+                Self::new(Code::NotFound, Reason::NetworkNotFound.as_str(), message, hint)
+            }
+            WatchError::UnknownKind { .. } => {
+                Self::new(Code::InvalidArgument, "INVALID_KIND", message, "see ObjectKind in docs/api.md")
+            }
+            WatchError::Future { .. } => {
+                let hint = "begin with 0, or with an index that you were sent";
+                Self::new(Code::OutOfRange, "INDEX_OF_FUTURE", message, hint)
+            }
+            WatchError::Read(error) => error.into(),
+            WatchError::Compacted(_) => {
+                Self::new(Code::OutOfRange, "INDEX_COMPACTED", message, "begin anew, with index 0")
+            }
+            WatchError::Ended => {
+                let hint =
+                    "go on at another node, or here once pontoond runs, from the latest index that you have seen";
+                Self::new(Code::Unavailable, "SHUTTING_DOWN", message, hint)
+            }
         }
     }
 }

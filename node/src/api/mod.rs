@@ -23,12 +23,14 @@ pub(crate) use view::{endpoint as endpoint_view, find_network, find_node, networ
 /// A node and its part in the Raft membership.
 pub(crate) fn member(node: &Node, status: &StoreStatus) -> v1::Member {
     let peer = status.members.get(&node.raft_id);
+    let observer = status.observers.get(&node.raft_id);
     v1::Member {
         node: Some(node.into()),
         voter: status.voters.contains(&node.raft_id),
         leader: status.leader == Some(node.raft_id),
-        matched_index: peer.and_then(|peer| peer.matched_index).unwrap_or_default(),
-        heard_ms: peer.and_then(|peer| peer.heard_ms),
+        matched_index: peer.and_then(|p| p.matched_index).or(observer.map(|(_, index)| *index)).unwrap_or_default(),
+        heard_ms: peer.and_then(|peer| peer.heard_ms).or(observer.map(|(age, _)| *age)),
+        observer: peer.is_none(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
 use pontoon_proto::v1;
+use pontoon_store::Watching;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -14,7 +15,6 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::usage::{ByNetwork, Usage, by_state};
-use crate::api::watch::Watching;
 use crate::plan::object::Kind;
 
 /// What the metrics tell.
@@ -40,7 +40,7 @@ pub(super) struct InCluster {
     /// Voters that were gone and that this node has replaced, as the leader.
     pub(super) replaced_voters: u64,
     /// How long the log's syncs take, in seconds.
-    pub(super) log_sync_seconds: Histogram,
+    pub(super) log_sync_seconds: Option<Histogram>,
     /// What the state holds.
     pub(super) usage: Usage,
     /// Whether Docker's engine is reached; none without Docker.
@@ -162,7 +162,9 @@ impl Board {
 
     fn log(&mut self, member: &InCluster) {
         let help = "How long fdatasync of the write-ahead log takes";
-        self.0.register("pontoon_wal_sync_seconds", help, member.log_sync_seconds.clone());
+        if let Some(seconds) = &member.log_sync_seconds {
+            self.0.register("pontoon_wal_sync_seconds", help, seconds.clone());
+        }
         self.counter("pontoon_wal_entries", "Entries written to the write-ahead log", member.log_entries);
     }
 

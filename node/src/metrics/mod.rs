@@ -87,7 +87,7 @@ fn collect(daemon: &Daemon) -> Known {
     let engine = daemon.config.docker.is_some().then(|| !daemon.containers.engine().is_empty());
     Known {
         member: member.map(|member| in_cluster(&member, &status, engine)),
-        watching: daemon.watching.clone(),
+        watching: daemon.slot.watching().clone(),
         status,
     }
 }

@@ -78,7 +78,7 @@ fn three_nodes() -> Known {
             snapshot_index: 100,
             log_entries: 60,
             replaced_voters: 1,
-            log_sync_seconds,
+            log_sync_seconds: Some(log_sync_seconds),
             usage: Usage::of(&state),
             engine: Some(true),
         }),

@@ -75,6 +75,7 @@ impl From<&Command> for v1::Command {
             Command::SetVoting { node, voting } => {
                 Kind::SetVoting(v1::SetVoting { node: node.0, voting: v1::Voting::from(*voting).into() })
             }
+            Command::RetireMember { node } => Kind::RetireMember(v1::RetireMember { node: node.0 }),
             Command::RemoveNode { node, force } => Kind::RemoveNode(v1::RemoveNode { node: node.0, force: *force }),
             Command::CreateNetwork(wanted) => Kind::CreateNetwork(wanted.into()),
             Command::RemoveNetwork { network } => Kind::RemoveNetwork(v1::RemoveNetwork { network: network.0 }),
@@ -133,6 +134,7 @@ impl TryFrom<v1::Command> for Command {
             Kind::SetVoting(set) => {
                 Self::SetVoting { node: NodeId(set.node), voting: voting("set_voting", set.voting)? }
             }
+            Kind::RetireMember(retire) => Self::RetireMember { node: NodeId(retire.node) },
             Kind::RemoveNode(remove) => Self::RemoveNode { node: NodeId(remove.node), force: remove.force },
             Kind::CreateNetwork(wanted) => Self::CreateNetwork(wanted.try_into()?),
             Kind::RemoveNetwork(remove) => Self::RemoveNetwork { network: NetworkId(remove.network) },

@@ -1,10 +1,14 @@
 //! Objects as watchers are sent them.
 
+use std::collections::BTreeSet;
+
 use pontoon_proto::v1::{self, ObjectKind, object};
 
-use crate::model::apply::Change;
-use crate::model::id::NetworkId;
+use crate::model::apply::{Change, Observed};
+use crate::model::id::{EndpointId, NetworkId, NodeId};
 use crate::model::state::State;
+
+use super::error::{ADDRESS, CodecError, PREFIX, invalid, parse, required};
 
 impl Change {
     /// Names the object to watchers; none: it is no object of theirs.
@@ -52,5 +56,132 @@ impl State {
             Change::Answer(..) => return None,
         };
         Some(v1::Object { object: Some(object) })
+    }
+}
+
+impl TryFrom<v1::Object> for Observed {
+    type Error = CodecError;
+
+    fn try_from(object: v1::Object) -> Result<Self, CodecError> {
+        use object::Object;
+        Ok(match required("object", "object", object.object)? {
+            Object::Cluster(cluster) => Self::Cluster(cluster.try_into()?),
+            Object::Node(node) => Self::Node(node.try_into()?),
+            Object::Network(network) => Self::Network(network.try_into()?),
+            Object::Endpoint(endpoint) => Self::Endpoint(endpoint.try_into()?),
+            Object::Lease(lease) => Self::Lease(lease.try_into()?),
+            Object::Claim(claim) => Self::Claim(claim.try_into()?),
+            Object::EngineNetwork(known) => Self::EngineNetwork(known.into()),
+        })
+    }
+}
+
+/// The object that a watcher's key names.
+fn named(key: &v1::ObjectKey) -> Result<Change, CodecError> {
+    let (id, network) = (key.id, NetworkId(key.network));
+    Ok(match key.kind() {
+        ObjectKind::Unspecified => {
+            return Err(invalid(
+                "object_key",
+                "kind",
+                &key.kind.to_string(),
+                "a kind of objects that this version knows",
+            ));
+        }
+        ObjectKind::Cluster => Change::Cluster,
+        ObjectKind::Node => Change::Node(NodeId(id)),
+        ObjectKind::Network => Change::Network(NetworkId(id)),
+        ObjectKind::Endpoint => Change::Endpoint(EndpointId(id)),
+        ObjectKind::Lease => Change::Lease(network, parse("object_key", "address", &key.address, ADDRESS)?),
+        ObjectKind::Claim => Change::Claim(parse("object_key", "cidr", &key.cidr, PREFIX)?),
+        ObjectKind::EngineNetwork => Change::EngineNetwork(network, NodeId(key.node)),
+    })
+}
+
+impl State {
+    /// The state that a watcher was sent as a whole.
+    ///
+    /// # Errors
+    ///
+    /// An object that this version cannot read.
+    pub fn of_watched(objects: Vec<v1::Object>, index: u64, time_ms: u64) -> Result<Self, CodecError> {
+        let mut state = Self::empty();
+        let put = objects.into_iter().map(Observed::try_from).collect::<Result<_, _>>()?;
+        state.observe(index, time_ms, put, []);
+        Ok(state)
+    }
+
+    /// Takes over what a watcher was sent. Nothing, if some of it cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// An object that this version cannot read.
+    pub fn take_watched(&mut self, changes: v1::WatchChanges) -> Result<BTreeSet<Change>, CodecError> {
+        let put = changes.put.into_iter().map(Observed::try_from).collect::<Result<_, _>>()?;
+        let deleted = changes.deleted.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.observe(changes.index, changes.time_ms, put, deleted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::Command;
+    use crate::model::tests::World;
+
+    /// Everything but the answers, of which watchers are told nothing.
+    fn without_answers(state: &State) -> State {
+        let mut state = state.clone();
+        state.sessions.clear();
+        state
+    }
+
+    #[test]
+    fn an_observer_has_what_the_members_have() {
+        let (mut world, network) = World::with_network();
+        let objects = |state: &State| state.objects().filter_map(|key| state.watched(&key)).collect();
+        let mut copy = State::of_watched(objects(&world.state), world.index, world.state.clock_ms).unwrap();
+        assert_eq!(copy, without_answers(&world.state));
+        let endpoint = world.endpoint(world.container(&network, 1, "c1"));
+        let steps: [&dyn Fn(&mut World); 4] = [
+            &|world| drop(world.endpoint(world.container(&network, 2, "c2"))),
+            &|world| world.remove(&endpoint),
+            &|world| drop(world.ok(Command::RemoveNode { node: world.node(2).id, force: true })),
+            &|world| drop(world.ok(Command::RemoveNetwork { network: network.id })),
+        ];
+        let take = |copy: &mut State, state: &State| {
+            let keys: BTreeSet<Change> = state.objects().chain(copy.objects()).collect();
+            let keys = keys.into_iter().filter(|key| key.watched().is_some());
+            let (put, deleted): (Vec<_>, Vec<_>) = keys.partition(|key| state.watched(key).is_some());
+            let changes = v1::WatchChanges {
+                index: state.applied_index,
+                time_ms: state.clock_ms,
+                put: put.iter().filter_map(|key| state.watched(key)).collect(),
+                deleted: deleted.iter().filter_map(Change::watched).collect(),
+            };
+            copy.take_watched(changes).unwrap();
+        };
+        for step in steps {
+            step(&mut world);
+            take(&mut copy, &world.state);
+            assert_eq!(copy, without_answers(&world.state));
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_sends_changes_nothing() {
+        let (world, _) = World::with_network();
+        let mut copy = world.state.clone();
+        for changes in [
+            v1::WatchChanges { index: 99, put: vec![v1::Object::default()], ..Default::default() },
+            v1::WatchChanges {
+                index: 99,
+                deleted: vec![v1::ObjectKey { kind: 99, ..Default::default() }],
+                ..Default::default()
+            },
+        ] {
+            assert!(copy.take_watched(changes).is_err());
+            assert_eq!(copy, world.state);
+        }
     }
 }

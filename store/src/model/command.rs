@@ -12,7 +12,10 @@ use super::object::{
 
 /// Highest feature level that this version knows. A command kind that a later version adds
 /// gets a higher level, and is proposed only once every member reports that level.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
+
+/// Feature level from which on nodes may be outside the Raft membership.
+pub const OBSERVERS: u32 = 4;
 
 /// What a log entry holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +77,12 @@ pub enum Command {
         node: NodeId,
         /// Whether it is to.
         voting: Voting,
+    },
+    /// Takes a node that does not vote out of the Raft membership: it becomes an observer, and gets a Raft id that was never
+    /// used.
+    RetireMember {
+        /// Node.
+        node: NodeId,
     },
     /// Removes a node.
     RemoveNode {
@@ -163,6 +172,7 @@ impl Command {
             | Self::StopEndpoint { .. }
             | Self::RebindEndpoint(_) => 2,
             Self::ConfigureCluster(_) | Self::SetVoting { .. } => 3,
+            Self::RetireMember { .. } => OBSERVERS,
             Self::AdmitNode(admit) if admit.voter_only => 3,
             Self::CreateNetwork(wanted) if wanted.engine.is_some() => 2,
             Self::CreateEndpoint(wanted) if !wanted.engine_id.is_empty() => 2,

@@ -7,20 +7,24 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::id::RaftId;
-use super::object::{Node, Voting};
+use super::object::{Node, NodeState, Voting};
 
-/// Most nodes that a cluster can have: each is a voter or a learner.
-pub const MAX_NODES: usize = 7;
-/// The same before every node knew feature level 3: an entry means the same to all of them.
-const MAX_NODES_BEFORE: usize = 5;
+/// Most nodes that a cluster can have.
+pub const MAX_NODES: usize = 1_000;
+/// Most nodes in the Raft membership: the voters, and two learners that can take their places at once.
+pub const MAX_MEMBERS: usize = 7;
 /// Most nodes that vote.
 pub const MAX_VOTERS: usize = 5;
 /// The label that tells which nodes are lost together.
 pub const ZONE: &str = "zone";
 
-/// How many nodes a cluster of a feature level can have.
+/// How many nodes a cluster of a feature level can have: an entry means the same to all of them, whatever their version.
 pub fn most_nodes(feature_level: u32) -> usize {
-    if feature_level < 3 { MAX_NODES_BEFORE } else { MAX_NODES }
+    match feature_level {
+        0..=2 => 5,
+        3 => 7,
+        _ => MAX_NODES,
+    }
 }
 
 /// What counts when voters are chosen among the nodes.
@@ -32,12 +36,19 @@ pub struct Traits {
     pub voter_only: bool,
     /// What its label [`ZONE`] says.
     pub zone: Option<String>,
+    /// The cluster has not heard from it.
+    pub down: bool,
 }
 
 impl Traits {
     /// Those of a node.
     pub fn of(node: &Node) -> Self {
-        Self { voting: node.voting, voter_only: node.voter_only, zone: node.labels.get(ZONE).cloned() }
+        Self {
+            voting: node.voting,
+            voter_only: node.voter_only,
+            zone: node.labels.get(ZONE).cloned(),
+            down: node.state == NodeState::Down,
+        }
     }
 
     /// The greater, the rather it votes.
@@ -68,6 +79,8 @@ pub struct Members {
     pub leader: RaftId,
     /// How many vote at most; none: by the number of nodes.
     pub limit: Option<u8>,
+    /// Whether there may be nodes outside the membership: every node knows how to be one.
+    pub observers: bool,
 }
 
 /// One change of the membership.
@@ -86,7 +99,9 @@ pub enum MembershipStep {
         /// Who votes.
         voters: BTreeSet<RaftId>,
     },
-    /// A learner that is no node of the cluster goes.
+    /// A learner is to be an observer.
+    Retire(RaftId),
+    /// A learner that is no node of the cluster, or not under this id any more, goes.
     Remove(RaftId),
 }
 
@@ -122,7 +137,11 @@ pub fn next_step(members: &Members) -> Option<MembershipStep> {
     if let Some(stranger) = learners.iter().find(|id| !nodes.contains_key(id) && !voters.contains(id)) {
         return Some(MembershipStep::Remove(*stranger));
     }
-    let outside = || nodes.keys().filter(|id| !voters.contains(id) && !learners.contains(id));
+    let standby = standby(members);
+    if let Some(surplus) = learners.iter().find(|id| !standby.contains(id) && !voters.contains(id)) {
+        return Some(MembershipStep::Retire(*surplus));
+    }
+    let outside = || standby.iter().filter(|id| !learners.contains(id));
     if let Some(new) = outside().find(|id| alive.contains(id)).or_else(|| outside().next()) {
         return Some(MembershipStep::AddLearner(*new));
     }
@@ -136,6 +155,24 @@ pub fn next_step(members: &Members) -> Option<MembershipStep> {
         return Some(MembershipStep::HandOver { heirs });
     }
     Some(MembershipStep::Promote { voters: wanted })
+}
+
+/// Who is to have the log without a vote, so that it can take a voter's place at once: every other node as long as there are
+/// few, and of many some that answer and, of these, rather those that have it already.
+fn standby(members: &Members) -> BTreeSet<RaftId> {
+    let Members { nodes, voters, learners, observers, .. } = members;
+    let others: Vec<RaftId> = nodes.keys().filter(|id| !voters.contains(id)).copied().collect();
+    if !observers {
+        return others.into_iter().collect();
+    }
+    let able: Vec<RaftId> = others.into_iter().filter(|id| rank(members, *id) > 0).collect();
+    let is = |id: RaftId, trait_of: fn(&Traits) -> bool| nodes.get(&id).is_some_and(trait_of);
+    let worse = |id: RaftId| {
+        let promoted = is(id, |traits| traits.voting == Voting::Promoted);
+        (is(id, |traits| traits.down), !promoted, !learners.contains(&id), Reverse(rank(members, id)))
+    };
+    let chosen = spread(members, voters.clone(), &able, MAX_MEMBERS.max(voters.len()), worse);
+    chosen.difference(voters).copied().collect()
 }
 
 /// Who takes a voter's place if it stays away: the first that would; none when nobody can.
@@ -201,7 +238,7 @@ fn choose(members: &Members, may_vote: impl Fn(&Traits) -> bool) -> BTreeSet<Raf
     let Members { nodes, voters, alive, gone, leader, limit, .. } = members;
     let able: BTreeSet<RaftId> = nodes.iter().filter(|(_, traits)| may_vote(traits)).map(|(id, _)| *id).collect();
     let staying: Vec<RaftId> = voters.intersection(&able).copied().collect();
-    let may_come = |id: &&RaftId| rank(members, **id) > 0 && alive.contains(id);
+    let may_come = |id: &&RaftId| rank(members, **id) > 0 && alive.contains(id) && members.learners.contains(id);
     let fresh: Vec<RaftId> = able.difference(voters).filter(may_come).copied().collect();
 
     let seats = seats(*limit, able.len());

@@ -28,6 +28,8 @@ pub(crate) enum Purpose {
     Control,
     /// Snapshots.
     Snapshot,
+    /// What an observer follows.
+    Watch,
 }
 
 /// Connections to the other members, made when first used.
@@ -45,6 +47,8 @@ pub(crate) struct Channels {
 struct Standing {
     /// What the latest member that answered said, if that this one is no member any more.
     removed: Option<String>,
+    /// The Raft id that this node has now, as a member said that knows this one no more.
+    renewed: Option<RaftId>,
     /// When a leader last sent something.
     heard: Option<Instant>,
 }
@@ -87,20 +91,35 @@ impl Channels {
         Ok(peer_client(self.to(member, peer, Purpose::Control)?))
     }
 
+    /// A client of the peer service of a member, over a connection of its own.
+    pub(crate) fn watch(&self, member: u64, peer: &Peer) -> Result<PeerClient, Unusable> {
+        Ok(peer_client(self.to(member, peer, Purpose::Watch)?))
+    }
+
     /// Takes note of how a member answered: one that was removed learns of it in no other way. Any other refusal says
     /// nothing about this member: the one that answered may be the one that changed.
     pub(crate) fn note<T>(&self, answer: &Result<T, Status>) {
-        let removed = match answer {
-            Ok(_) => None,
-            Err(status) if status.metadata().contains_key(metadata::REMOVED) => Some(status.message().to_owned()),
-            Err(_) => return,
+        let status = match answer {
+            Ok(_) => return self.standing().removed = None,
+            Err(status) => status,
         };
-        self.standing().removed = removed;
+        let id = status.metadata().get(metadata::RAFT_ID).and_then(|id| id.to_str().ok()?.parse().ok());
+        let mut standing = self.standing();
+        if let Some(id) = id {
+            standing.renewed = Some(RaftId(id));
+        } else if status.metadata().contains_key(metadata::REMOVED) {
+            standing.removed = Some(status.message().to_owned());
+        }
+    }
+
+    /// The Raft id that this node has now, if it is known to be another.
+    pub(crate) fn renewed(&self) -> Option<RaftId> {
+        self.standing().renewed
     }
 
     /// Takes note that a leader sent something: it counts this member in.
     pub(crate) fn note_leader(&self) {
-        *self.standing() = Standing { removed: None, heard: Some(rt::now()) };
+        *self.standing() = Standing { removed: None, renewed: None, heard: Some(rt::now()) };
     }
 
     /// Why the others do not deal with this member any more, as the latest that answered said.

@@ -16,6 +16,7 @@ use crate::peer::{StoreSlot, greet, unproposed, unreachable};
 use crate::rt;
 use crate::store::{Level, Proposed, hash_out};
 use crate::tls::NodeKey;
+use crate::watch::{WatchError, Watcher};
 
 /// How long writing an admission may take. With the call back it stays below 5 s.
 const ADMIT: Duration = Duration::from_secs(3);
@@ -55,7 +56,7 @@ impl v1::raft_server::Raft for Service {
         });
         // The first that cannot be read ends the stream; the leader opens another.
         let requests = requests.scan((), |(), request| async { request.ok() });
-        let answers = store.raft().stream_append(requests).map(|answer| match answer {
+        let answers = store.in_raft()?.raft.stream_append(requests).map(|answer| match answer {
             Ok(result) => Ok(convert::appended_out(&result)),
             Err(fatal) => Err(stopped(&fatal)),
         });
@@ -66,20 +67,20 @@ impl v1::raft_server::Raft for Service {
     async fn vote(&self, request: Request<v1::VoteRequest>) -> Answer<v1::VoteResponse> {
         let store = self.slot.member(&request).await?;
         let vote = convert::vote_request_in(request.get_ref())?;
-        let answer = store.raft().vote(vote).await.map_err(|error| stopped(&error))?;
+        let answer = store.in_raft()?.raft.vote(vote).await.map_err(|error| stopped(&error))?;
         Ok(Response::new(convert::vote_response_out(&answer)))
     }
 
     async fn pre_vote(&self, request: Request<v1::VoteRequest>) -> Answer<v1::VoteResponse> {
         let store = self.slot.member(&request).await?;
         let vote = convert::vote_request_in(request.get_ref())?;
-        let answer = store.raft().pre_vote(vote).await.map_err(|error| stopped(&error))?;
+        let answer = store.in_raft()?.raft.pre_vote(vote).await.map_err(|error| stopped(&error))?;
         Ok(Response::new(convert::vote_response_out(&answer)))
     }
 
     async fn snapshot_progress(&self, request: Request<v1::SnapshotHeader>) -> Answer<v1::SnapshotProgressResponse> {
         let store = self.slot.member(&request).await?;
-        let bytes = store.arrival().bytes_of(request.into_inner()).await;
+        let bytes = store.in_raft()?.arrival.bytes_of(request.into_inner()).await;
         Ok(Response::new(v1::SnapshotProgressResponse { bytes }))
     }
 
@@ -93,9 +94,9 @@ impl v1::raft_server::Raft for Service {
         };
         let vote = convert::vote_in(header.vote.as_ref())?;
         let meta = convert::snapshot_in(&header)?;
-        let snapshot = store.arrival().receive(store.snapshots(), header, chunks).await?;
+        let snapshot = store.in_raft()?.arrival.receive(&store.in_raft()?.snapshots, header, chunks).await?;
         let path = snapshot.path.clone();
-        let installed = store.raft().install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
+        let installed = store.in_raft()?.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
         // One that was not wanted is still there.
         let _ = rt::spawn_blocking(move || rt::fs::remove_file(path)).await;
         let answer = installed.map_err(|error| stopped(&error))?;
@@ -105,7 +106,7 @@ impl v1::raft_server::Raft for Service {
     async fn transfer_leader(&self, request: Request<v1::TransferLeaderRequest>) -> Answer<v1::TransferLeaderResponse> {
         let store = self.slot.member(&request).await?;
         let transfer = convert::transfer_in(request.get_ref())?;
-        let answer = store.raft().handle_transfer_leader(transfer).await.map_err(|error| stopped(&error))?;
+        let answer = store.in_raft()?.raft.handle_transfer_leader(transfer).await.map_err(|error| stopped(&error))?;
         answer.map_err(|error| Status::aborted(error.to_string()))?;
         Ok(Response::new(v1::TransferLeaderResponse {}))
     }
@@ -137,6 +138,26 @@ impl v1::peer_server::Peer for Service {
         }
     }
 
+    type FollowStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
+
+    async fn follow(&self, request: Request<v1::WatchRequest>) -> Answer<Self::FollowStream> {
+        let store = self.slot.member(&request).await?;
+        if store.observes() {
+            return Err(observer());
+        }
+        let (end, watching) = (store.ending(), self.slot.watching().clone());
+        let watcher = Watcher::follow(store, end, watching, request.into_inner()).await.map_err(not_followed)?;
+        Ok(Response::new(watcher.eager().stream().map(|event| event.map_err(not_followed)).boxed()))
+    }
+
+    async fn attend(&self, request: Request<v1::AttendRequest>) -> Answer<v1::AttendResponse> {
+        let store = self.slot.member(&request).await?;
+        if store.observes() {
+            return Err(observer());
+        }
+        Ok(Response::new(store.attend(request.get_ref())))
+    }
+
     async fn hashes(&self, request: Request<v1::HashesRequest>) -> Answer<v1::HashesResponse> {
         let store = self.slot.member(&request).await?;
         Ok(Response::new(v1::HashesResponse { hashes: store.hashes().iter().map(hash_out).collect() }))
@@ -166,6 +187,7 @@ impl v1::peer_server::Peer for Service {
                 node_id: node.id.0,
                 raft_id: node.raft_id.0,
                 members: store.members(),
+                observer: store.is_full(),
             })),
             Ok(_) => Err(Status::internal("an admission made no node")),
             Err(error) => Err(unproposed(&error)),
@@ -206,6 +228,18 @@ async fn reachable(key: &NodeKey, node: &AdmitNode) -> Result<(), Status> {
         return Err(unreachable("another daemon answers there".to_owned()));
     }
     Ok(())
+}
+
+fn observer() -> Status {
+    Status::failed_precondition("this node is an observer: ask a member of the Raft membership")
+}
+
+/// Why an observer is sent nothing (more). One that is too far behind begins anew, and any other goes to another member.
+fn not_followed(error: WatchError) -> Status {
+    match error {
+        WatchError::Compacted(_) => Status::out_of_range(error.to_string()),
+        error => Status::unavailable(error.to_string()),
+    }
 }
 
 fn not_leader() -> Status {

@@ -33,7 +33,6 @@ pub(crate) struct Shared {
     applied: watch::Sender<u64>,
     view: Mutex<View>,
     feed: Mutex<Feed>,
-    snapshots: SnapshotDir,
 }
 
 /// What the state machine tells about itself.
@@ -54,7 +53,7 @@ pub(crate) struct View {
 
 impl View {
     /// The state is another one now.
-    fn advance(&mut self, index: u64, hash: u128) {
+    pub(crate) fn advance(&mut self, index: u64, hash: u128) {
         if self.earlier.len() == EARLIER {
             self.earlier.pop_front();
         }
@@ -70,16 +69,32 @@ impl View {
 }
 
 impl Shared {
+    /// What was on disk, with the hash of it and the latest snapshot.
+    pub(crate) fn new(state: State, hash: u128, snapshot: Option<(SnapshotMeta, SnapshotFile)>) -> Self {
+        let (applied, _) = watch::channel(state.applied_index);
+        Self {
+            applied,
+            view: Mutex::new(View { index: state.applied_index, hash, snapshot, ..View::default() }),
+            feed: Mutex::new(Feed::new(state.applied_index)),
+            state: RwLock::new(state),
+        }
+    }
+
     pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
-        self.applied.subscribe()
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn snapshots(&self) -> &SnapshotDir {
-        &self.snapshots
+    /// Wakes those who wait for an entry.
+    pub(crate) fn tell_applied(&self, index: u64) {
+        self.applied.send_replace(index);
+    }
+
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
     }
 
     pub(crate) fn feed(&self) -> MutexGuard<'_, Feed> {
@@ -118,17 +133,8 @@ impl StateMachine {
             None => SnapshotMeta::default(),
             Some(_) => convert::snapshot_in(&meta.applied).map_err(io::Error::other)?,
         };
-        let (sender, _) = watch::channel(state.applied_index);
-        let view = View { index: state.applied_index, hash: meta.hash, snapshot: current, ..View::default() };
-        let shared = Shared {
-            feed: Mutex::new(Feed::new(state.applied_index)),
-            state: RwLock::new(state),
-            applied: sender,
-            view: Mutex::new(view),
-            snapshots: snapshots.clone(),
-        };
         Ok(Self {
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared::new(state, meta.hash, current)),
             db,
             snapshots,
             applied: applied.last_log_id,
@@ -161,7 +167,7 @@ impl StateMachine {
         let mut changes = BTreeSet::new();
         let mut failed = None;
         let shared = Arc::clone(&self.shared);
-        let mut state = shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = shared.write();
         for (entry, responder) in batch {
             match self.apply_one(&mut state, &entry, &mut changes) {
                 Ok(answer) => answers.extend(responder.map(|responder| (responder, answer))),
@@ -182,7 +188,7 @@ impl StateMachine {
         drop(state);
         self.hash = meta.hash;
         self.shared.view().advance(index, meta.hash);
-        self.shared.applied.send_replace(index);
+        self.shared.tell_applied(index);
         for (responder, answer) in answers {
             responder.send(answer);
         }
@@ -263,7 +269,7 @@ impl RaftStateMachine<Types> for StateMachine {
         self.hash = described.hash;
         let index = state.applied_index;
         {
-            let mut shared = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+            let mut shared = self.shared.write();
             *shared = state;
             self.shared.feed().restart(index);
         }
@@ -272,7 +278,7 @@ impl RaftStateMachine<Types> for StateMachine {
             view.advance(index, described.hash);
             view.snapshot = Some((meta.clone(), kept));
         }
-        self.shared.applied.send_replace(index);
+        self.shared.tell_applied(index);
         Ok(())
     }
 

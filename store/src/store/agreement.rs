@@ -87,7 +87,7 @@ impl Store {
             tracing::error!(%error, "cannot write down that the copy of this member is not to be used any more");
         }
         self.0.shared.view().stopped = Some(reason.clone());
-        if self.0.raft.shutdown().await.is_err() {
+        if self.consensus()?.raft.shutdown().await.is_err() {
             tracing::debug!("Raft has ended by itself");
         }
         Some(reason)

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::propose::{Missing, ProposeError, list};
 use super::read::ReadError;
-use super::{Inner, Store, status};
+use super::{Inner, Role, Store};
 use crate::model::command::Command;
 use crate::model::id::{NodeId, RaftId};
 use crate::model::object::NodeState;
@@ -22,6 +22,8 @@ use crate::rt::{Elapsed, Instant, JoinHandle, now, sleep, sleep_until, spawn as 
 
 /// How often the leader looks.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long a newcomer may be without a log before it asks whether it is to have one.
+const LONELY: Duration = Duration::from_secs(5);
 /// How long one change may take.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -57,6 +59,12 @@ enum TaskError {
     Slow,
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("node {node} cannot be made an observer")]
+    Retire {
+        node: NodeId,
+        #[source]
+        source: ProposeError,
+    },
     #[error("the state of node {node} cannot be written")]
     Presence {
         node: NodeId,
@@ -72,11 +80,16 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
         let ending = store.0.ending.clone();
         async move {
             let mut ticks = Ticks::begin();
+            let opened = now();
             while ending.run_until_cancelled(ticks.tick()).await.is_some() {
                 let Some(store) = upgrade(&weak) else { return };
                 let membership = store.metrics().membership_config;
                 store.0.channels.keep(|id| membership.get_node(&id).is_some());
                 ending.run_until_cancelled(store.ask_whether_removed()).await;
+                store.look_for_own_id();
+                if now() - opened > LONELY {
+                    ending.run_until_cancelled(store.ask_whether_observer()).await;
+                }
                 if !store.leads() {
                     continue;
                 }
@@ -96,6 +109,7 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
                 let Some(store) = upgrade(&weak) else { return };
                 if !store.leads() {
                     leads_since = None;
+                    ending.run_until_cancelled(store.pass_attendance_on()).await;
                     continue;
                 }
                 let since = *leads_since.get_or_insert_with(now);
@@ -181,6 +195,29 @@ impl Store {
         }
     }
 
+    /// A member that was retired learns of it from its own state, or from one that knows it no more.
+    pub(super) fn look_for_own_id(&self) {
+        let (node, renewed) = (self.node(), self.0.channels.renewed());
+        let written = self.state().nodes.get(&node).map(|node| node.raft_id);
+        if let Some(raft_id) = written.max(renewed).filter(|id| *id > self.id()) {
+            self.0.role.send_replace(Some(Role::Observer { raft_id }));
+        }
+    }
+
+    /// A newcomer whose place in the membership was given to others meanwhile is an observer: nobody sends it anything.
+    async fn ask_whether_observer(&self) {
+        if self.metrics().last_log_index.is_some() {
+            return;
+        }
+        for (id, peer) in &self.0.options.members {
+            let answer = self.tell_attendance(id.0, peer, Vec::new()).await;
+            let is_outside = |membership: v1::Membership| !membership.members.contains_key(&self.id().0);
+            if answer.and_then(|answer| answer.membership).is_some_and(is_outside) {
+                self.0.role.send_replace(Some(Role::Observer { raft_id: self.id() }));
+            }
+        }
+    }
+
     /// A member that does not vote stands for no election, and to one that was removed nobody sends anything: it would
     /// wait for ever. So it asks the voters that it knows, for as long as it hears of no leader.
     async fn ask_whether_removed(&self) {
@@ -213,7 +250,8 @@ impl Store {
 
     /// Takes one step towards the membership that the cluster should have.
     async fn adjust_membership(&self) -> Result<(), TaskError> {
-        let _one_at_a_time = self.0.changing.lock().await;
+        let Some(consensus) = self.consensus() else { return Ok(()) };
+        let _one_at_a_time = consensus.changing.lock().await;
         let metrics = self.metrics();
         let configs = metrics.membership_config.get_joint_config();
         if let [_, target] = configs.as_slice() {
@@ -241,7 +279,7 @@ impl Store {
                     .node_with_raft_id(id)
                     .map(|node| Peer { address: node.advertise.to_string(), key: node.public_key });
                 let Some(peer) = peer else { return Ok(()) };
-                let added = timeout(STEP, self.0.raft.add_learner(id.0, peer, false)).await;
+                let added = timeout(STEP, consensus.raft.add_learner(id.0, peer, false)).await;
                 settle(added.map(|result| result.map(drop)))
             }
             MembershipStep::Promote { voters } => {
@@ -250,22 +288,34 @@ impl Store {
                 let membership = self.membership();
                 let votes = |id: &RaftId| membership.voter_ids().any(|voter| voter == id.0);
                 let replaced = known.gone.iter().filter(|id| known.nodes.contains_key(id) && !votes(id)).count();
-                self.0.replaced.fetch_add(replaced as u64, Ordering::Relaxed);
+                consensus.replaced.fetch_add(replaced as u64, Ordering::Relaxed);
                 Ok(())
+            }
+            MembershipStep::Retire(id) => {
+                let node = self.state().node_with_raft_id(id).map(|node| node.id);
+                let Some(node) = node else { return Ok(()) };
+                // Under the id that it has in the membership it is a stranger then, and goes.
+                let retired = self.propose(Command::RetireMember { node }, STEP).await;
+                retired.map(drop).map_err(|source| TaskError::Retire { node, source })
             }
             MembershipStep::Remove(id) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), true).await,
         }
     }
 
     async fn change(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), TaskError> {
-        let changed = timeout(STEP, self.0.raft.change_membership(change, retain)).await;
+        let Some(consensus) = self.consensus() else { return Ok(()) };
+        let changed = timeout(STEP, consensus.raft.change_membership(change, retain)).await;
         settle(changed.map(|result| result.map(drop)))
     }
 
     /// Writes which nodes are there, where that changed.
     async fn tell_presence(&self, led_for: Duration) -> Result<(), TaskError> {
         let down_after = self.0.options.timing.down_after;
-        let heard = status::heard(&self.metrics());
+        let metrics = self.metrics();
+        let is_member = |id: &u64| metrics.membership_config.get_node(id).is_some();
+        let nodes: BTreeSet<u64> = self.state().nodes.values().map(|node| node.raft_id.0).collect();
+        self.0.attendance.expect(&nodes.into_iter().filter(|id| !is_member(id)).collect());
+        let heard = self.heard(&metrics);
         let me = self.id();
         let changed: Vec<(NodeId, NodeState)> = {
             let state = self.state();

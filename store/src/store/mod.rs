@@ -1,7 +1,11 @@
 //! One member of the cluster.
 
 mod agreement;
+mod attend;
+mod consensus;
+mod copy;
 mod members;
+mod observe;
 mod open;
 #[cfg(feature = "sim")]
 mod probe;
@@ -18,33 +22,34 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
+use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
-use openraft::{Raft, RaftMetrics};
 use pontoon_proto::v1;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
 
-use crate::disk::snapshot::SnapshotDir;
-use crate::disk::wal::Wal;
 use crate::feed::{Changes, Compacted};
+use crate::model::command::OBSERVERS;
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::state::State;
-use crate::raft::arrival::Arrival;
+use crate::model::voters::MAX_MEMBERS;
 use crate::raft::channel::Channels;
 use crate::raft::convert;
-use crate::raft::log_store::LogStore;
-use crate::raft::state_machine::{Shared, StateMachine};
+use crate::raft::state_machine::Shared;
 use crate::raft::types::{Peer, StoredMembership, Types};
 use crate::rt::{JoinHandle, now, timeout, watch};
 use crate::tasks::TaskBoard;
 use crate::tls::{NodeKey, PublicKey};
 
 pub(crate) use agreement::hash_out;
+use attend::Attendance;
+pub(crate) use consensus::Consensus;
 pub use members::ExpelError;
+use observe::Observing;
 pub use open::OpenError;
 #[cfg(feature = "sim")]
 pub use probe::{Logged, Probe};
@@ -148,19 +153,18 @@ impl fmt::Debug for StoreOptions {
     }
 }
 
-/// One member of the cluster. Clones are the same member.
+/// One node's part in the cluster: a member of the Raft membership, or an observer. Clones are the same.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
 struct Inner {
     options: StoreOptions,
-    raft: Raft<Types, StateMachine>,
-    log: LogStore,
-    wal: Arc<Wal>,
+    part: Part,
     shared: Arc<Shared>,
-    arrival: Arrival,
     room: RoomWatch,
     channels: Channels,
+    attendance: Attendance,
+    role: watch::Sender<Option<Role>>,
     requests: Window,
     /// The tasks are to end.
     ending: CancellationToken,
@@ -169,12 +173,24 @@ struct Inner {
     tasks: tokio::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Keys of members that others have vouched for.
     vouched: Mutex<BTreeMap<RaftId, PublicKey>>,
-    /// Held while the membership changes.
-    changing: tokio::sync::Mutex<()>,
-    /// How long the others have not answered this member, since it leads.
-    silence: Mutex<voting::Silence>,
-    /// Voters that this member has replaced as the leader.
-    replaced: AtomicU64,
+}
+
+/// What a node is to be from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// In the Raft membership, under the id that it has: [`Store::open`].
+    Member,
+    /// Outside it, with this id, which was never in it: [`Store::observe`].
+    Observer {
+        /// The id.
+        raft_id: RaftId,
+    },
+}
+
+/// What a node is.
+enum Part {
+    Member(Box<Consensus>),
+    Observer(Observing),
 }
 
 impl fmt::Debug for Store {
@@ -199,7 +215,8 @@ impl Store {
     pub async fn initialize(&self, advertise: SocketAddr) -> Result<(), OpenError> {
         let peer = Peer { address: advertise.to_string(), key: self.key().public() };
         let members = BTreeMap::from([(self.id().0, peer)]);
-        match self.0.raft.initialize(members).await {
+        let Some(consensus) = self.consensus() else { return Ok(()) };
+        match consensus.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(OpenError::raft(&error)),
         }
@@ -225,7 +242,20 @@ impl Store {
         if self.0.options.node != NodeId(0) {
             return self.0.options.node;
         }
-        self.state().node_with_raft_id(self.id()).map_or(NodeId(0), |node| node.id)
+        let state = self.state();
+        // It may have a newer Raft id by now; with an older one it was another node.
+        let renewed = || state.node_with_key(&self.key().public()).filter(|node| node.raft_id > self.id());
+        let own = state.node_with_raft_id(self.id()).or_else(renewed);
+        own.map_or(NodeId(0), |node| node.id)
+    }
+
+    /// Waits until this node is to be something else: it goes on as what it is until it is opened anew.
+    pub async fn other_role(&self) -> Role {
+        let mut role = self.0.role.subscribe();
+        match role.wait_for(Option::is_some).await.ok().and_then(|role| *role) {
+            Some(role) => role,
+            None => std::future::pending().await,
+        }
     }
 
     /// The state as of the last applied entry. Applying waits while it is held: never hold it over an await.
@@ -251,8 +281,14 @@ impl Store {
     /// deadline. Before that the state here can be older than what this daemon had carried out before it was killed.
     pub async fn recovered(&self, deadline: Duration) {
         let last = self.metrics().last_log_index.unwrap_or(0);
-        if timeout(deadline, self.wait_applied(last)).await.is_err() {
-            tracing::warn!(last, "going on with an older state: no leader has confirmed the end of the log yet");
+        let recovered = async {
+            match &self.0.part {
+                Part::Member(_) => self.wait_applied(last).await,
+                Part::Observer(observing) => observing.in_step().await,
+            }
+        };
+        if timeout(deadline, recovered).await.is_err() {
+            tracing::warn!(last, "going on with an older state: nobody has confirmed the end of the log yet");
         }
     }
 
@@ -266,28 +302,51 @@ impl Store {
             }
         }
         self.resign().await;
-        let flush = self.0.raft.with_state_machine(|machine| {
-            let flushed = machine.flush();
-            Box::pin(async move { flushed })
-        });
-        match timeout(END_STEP, flush).await {
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "the state could not be flushed; it will be applied again"),
-            Ok(_) => {}
-            Err(_) => tracing::warn!("the state was not flushed in time; it will be applied again"),
-        }
-        if timeout(END_STEP, self.0.raft.shutdown()).await.is_err() {
-            tracing::warn!("Raft does not end in time");
+        match &self.0.part {
+            Part::Member(consensus) => consensus.end().await,
+            Part::Observer(observing) => observing.end().await,
         }
         self.0.ended.cancel();
-        self.0.log.drain().await;
+        if let Part::Member(consensus) = &self.0.part {
+            consensus.log.drain().await;
+        }
     }
 
-    pub(crate) fn raft(&self) -> &Raft<Types, StateMachine> {
-        &self.0.raft
+    /// Its part in Raft, if it has one.
+    fn consensus(&self) -> Option<&Consensus> {
+        match &self.0.part {
+            Part::Member(consensus) => Some(consensus),
+            Part::Observer(_) => None,
+        }
+    }
+
+    /// Its part in Raft, for another member. An observer that is called by Raft is to be a member from now on.
+    ///
+    /// # Errors
+    ///
+    /// It is an observer still.
+    pub(crate) fn in_raft(&self) -> Result<&Consensus, Status> {
+        self.consensus().ok_or_else(|| {
+            self.0.role.send_replace(Some(Role::Member));
+            Status::unavailable("this node is an observer, and about to be a member")
+        })
+    }
+
+    /// Whether it is an observer.
+    pub fn observes(&self) -> bool {
+        self.consensus().is_none()
+    }
+
+    /// Cancelled when it is to end.
+    pub(crate) fn ending(&self) -> CancellationToken {
+        self.0.ending.clone()
     }
 
     pub(crate) fn metrics(&self) -> RaftMetrics<Types> {
-        self.0.raft.metrics().borrow_watched().clone()
+        match &self.0.part {
+            Part::Member(consensus) => consensus.raft.metrics().borrow_watched().clone(),
+            Part::Observer(observing) => observing.told(),
+        }
     }
 
     /// Ends when Raft has ended.
@@ -305,16 +364,6 @@ impl Store {
         self.metrics().membership_config.voter_ids().any(|id| id == self.id().0)
     }
 
-    /// The snapshot that it is being sent.
-    pub(crate) fn arrival(&self) -> &Arrival {
-        &self.0.arrival
-    }
-
-    /// The folder of its snapshots.
-    pub(crate) fn snapshots(&self) -> &SnapshotDir {
-        self.0.shared.snapshots()
-    }
-
     /// Its connections to the others, and what they think of it.
     pub(crate) fn channels(&self) -> &Channels {
         &self.0.channels
@@ -322,14 +371,17 @@ impl Store {
 
     /// The latest membership, committed or not.
     fn membership(&self) -> Arc<StoredMembership> {
-        Arc::clone(&self.0.raft.metrics().borrow_watched().membership_config)
+        match &self.0.part {
+            Part::Member(consensus) => Arc::clone(&consensus.raft.metrics().borrow_watched().membership_config),
+            Part::Observer(observing) => observing.told().membership_config,
+        }
     }
 
     /// Whether a member may have come later than what is known here: ids are log indexes, so a greater one than the
-    /// membership's own is that of a newer member.
+    /// membership's own, or than the state's, is that of a newer member.
     pub(crate) fn may_be_newer(&self, member: RaftId) -> bool {
-        let membership = self.membership();
-        member.0 > membership.log_id().map_or(0, |id| id.index)
+        let membership = self.membership().log_id().map_or(0, |id| id.index);
+        member.0 > membership.min(*self.applied().borrow())
     }
 
     /// The key of a member, as the membership says; or the state, for one that is about to be added; or whoever admitted
@@ -373,10 +425,21 @@ impl Store {
         self.0.vouched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The members, and where they are reached.
+    pub fn peers(&self) -> BTreeMap<RaftId, Peer> {
+        self.membership().nodes().map(|(id, peer)| (RaftId(*id), peer.clone())).collect()
+    }
+
     /// The members, for a newcomer.
     pub(crate) fn members(&self) -> BTreeMap<u64, v1::RaftMember> {
         let membership = self.membership();
         membership.nodes().map(|(id, peer)| (*id, convert::peer_out(peer))).collect()
+    }
+
+    /// Whether the Raft membership has as many nodes as it is to have: a newcomer is an observer then.
+    pub(crate) fn is_full(&self) -> bool {
+        let observers = self.state().cluster.as_ref().is_some_and(|cluster| cluster.feature_level >= OBSERVERS);
+        observers && self.membership().nodes().count() >= MAX_MEMBERS
     }
 
     /// What a member says that knows this one no more. It counts only while nobody leads this one: a member may be
@@ -417,9 +480,7 @@ impl Store {
     /// one. Ends once another one leads.
     async fn hand_over(&self, may: impl Fn(RaftId) -> bool) {
         let metrics = self.metrics();
-        if metrics.current_leader != Some(self.id().0) {
-            return;
-        }
+        let Some(consensus) = self.consensus().filter(|_| metrics.current_leader == Some(self.id().0)) else { return };
         let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
         let heard = status::heard(&metrics);
         let near = |id: &u64| heard.get(id).is_some_and(|age| *age < self.0.options.timing.election_max);
@@ -427,10 +488,10 @@ impl Store {
         let others = voters.into_iter().filter(|id| *id != self.id().0 && may(RaftId(*id))).filter(near);
         let Some(to) = others.max_by_key(|id| matched.get(id).cloned().flatten()) else { return };
         let start = now();
-        if self.0.raft.trigger().transfer_leader(to).await.is_err() {
+        if consensus.raft.trigger().transfer_leader(to).await.is_err() {
             return;
         }
-        let mut watch = self.0.raft.server_metrics();
+        let mut watch = consensus.raft.server_metrics();
         while watch.borrow_watched().current_leader.is_none_or(|leader| leader == self.id().0) {
             if watch.changed().await.is_err() {
                 return;

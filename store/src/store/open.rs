@@ -11,8 +11,10 @@ use pontoon_proto::v1;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+use super::attend::Attendance;
+use super::consensus::Consensus;
 use super::window::Window;
-use super::{Inner, RoomWatch, Store, StoreOptions, agreement, members, room};
+use super::{Inner, Part, RoomWatch, Store, StoreOptions, agreement, members, room};
 use crate::codec;
 use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
 use crate::disk::state::{StateDb, StateError, StateMeta};
@@ -23,7 +25,7 @@ use crate::raft::channel::Channels;
 use crate::raft::convert;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
-use crate::raft::state_machine::StateMachine;
+use crate::raft::state_machine::{Shared, StateMachine};
 use crate::raft::types::{LogId, SnapshotMeta};
 use crate::rt;
 
@@ -89,7 +91,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn disk(what: &'static str) -> impl FnOnce(Box<dyn Error + Send + Sync>) -> Self {
+    pub(super) fn disk(what: &'static str) -> impl FnOnce(Box<dyn Error + Send + Sync>) -> Self {
         move |source| Self::Disk { what, source }
     }
 
@@ -106,33 +108,45 @@ impl Store {
     /// See [`OpenError`].
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
         let config = config(&options)?;
-        let (wal, log, machine) = open_when_free(&options).await?;
+        let opening = options.clone();
+        let (wal, log, machine, snapshots) = when_free(move || open_disk(&opening)).await?;
         let shared = machine.shared();
         let channels = Channels::new(options.cluster, options.raft_id, options.key.clone());
         let network = Network::new(channels.clone());
         let raft = Raft::new(options.raft_id.0, Arc::new(config), network, log.clone(), machine).await;
-        let store = Self(Arc::new(Inner {
+        let consensus = Consensus {
             raft: raft.map_err(|error| OpenError::raft(&error))?,
             log,
             wal,
-            shared,
+            snapshots,
             arrival: Arrival::default(),
+            changing: tokio::sync::Mutex::default(),
+            silence: Mutex::default(),
+            replaced: AtomicU64::new(0),
+        };
+        let store = Self::of(Part::Member(Box::new(consensus)), shared, channels, options);
+        let mut tasks = members::spawn(&store);
+        tasks.extend([agreement::spawn(&store), room::spawn(&store)]);
+        *store.0.tasks.lock().await = tasks;
+        Ok(store)
+    }
+
+    /// Itself, without its tasks.
+    pub(super) fn of(part: Part, shared: Arc<Shared>, channels: Channels, options: StoreOptions) -> Self {
+        Self(Arc::new(Inner {
+            part,
+            shared,
             room: RoomWatch::default(),
             channels,
+            attendance: Attendance::default(),
+            role: rt::watch::channel(None).0,
             requests: Window::default(),
             vouched: Mutex::default(),
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
             tasks: tokio::sync::Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
-            silence: Mutex::default(),
-            replaced: AtomicU64::new(0),
             options,
-        }));
-        let mut tasks = members::spawn(&store);
-        tasks.extend([agreement::spawn(&store), room::spawn(&store)]);
-        *store.0.tasks.lock().await = tasks;
-        Ok(store)
+        }))
     }
 }
 
@@ -189,14 +203,14 @@ fn open_disk(options: &StoreOptions) -> Result<Opened, OpenError> {
         open_snapshots(snapshot_dir).map_err(|error| OpenError::disk("snapshots")(error.into()))?;
     let current = cover(&state, &log, &snapshots, current)?;
     let snapshot_index = current.as_ref().and_then(|(meta, _)| meta.last_log_id).map_or(0, |id| id.index);
-    let machine = StateMachine::new(state, snapshots, current);
+    let machine = StateMachine::new(state, snapshots.clone(), current);
     let machine = machine.map_err(|error| OpenError::disk("state")(error.into()))?;
     let applied = machine.applied().map_or(0, |id| id.index).max(snapshot_index);
     let purged = log.purged().map_or(0, |id| id.index);
     if applied < purged {
         return Err(OpenError::StateLost { dir: options.dir.clone(), purged, applied });
     }
-    Ok((wal, log, machine))
+    Ok((wal, log, machine, snapshots))
 }
 
 /// A leader applies what a majority has on its disks, its own may not be among them. If it is killed then, its state is ahead
@@ -221,14 +235,17 @@ fn cover(
     Ok(Some((meta, file)))
 }
 
-type Opened = (Arc<Wal>, LogStore, StateMachine);
+type Opened = (Arc<Wal>, LogStore, StateMachine, SnapshotDir);
 
-/// Opens the folder; a daemon that is ending may have it a little longer.
-async fn open_when_free(options: &StoreOptions) -> Result<Opened, OpenError> {
+/// Opens a folder; a daemon that is ending may have it a little longer.
+pub(super) async fn when_free<T: Send + 'static>(
+    open: impl Fn() -> Result<T, OpenError> + Send + Sync + 'static,
+) -> Result<T, OpenError> {
     let end = rt::now() + LOCK_WAIT;
+    let open = Arc::new(open);
     loop {
-        let opening = options.clone();
-        let opened = rt::spawn_blocking(move || open_disk(&opening)).await;
+        let opening = Arc::clone(&open);
+        let opened = rt::spawn_blocking(move || opening()).await;
         match opened.map_err(|error| OpenError::raft(&error))? {
             Err(OpenError::InUse { .. }) if rt::now() < end => rt::sleep(LOOK_AGAIN).await,
             other => return other,

@@ -14,7 +14,7 @@ use pontoon_proto::v1;
 use thiserror::Error;
 use tonic::{Code, Status};
 
-use super::{Level, Store};
+use super::{Level, Part, Store};
 use crate::codec::{CodecError, encode_entry};
 use crate::model::command::{Command, Entry, Outcome, RequestId};
 use crate::model::id::RaftId;
@@ -170,7 +170,7 @@ impl Store {
                 Ok(Proposed::NotUnderstood(_)) => break,
                 // It lets another lead, if there is one.
                 Ok(Proposed::DiskFull(reason)) => full = Some(reason),
-                Ok(Proposed::NotLeader | Proposed::Unknown) => {}
+                Ok(Proposed::NotLeader | Proposed::Unknown) => self.doubt_leader(),
                 Err(_) => break,
             }
             let alone = full.is_some() && self.metrics().membership_config.voter_ids().count() == 1;
@@ -234,9 +234,10 @@ impl Store {
             let name = self.state().node_with_raft_id(self.id()).map_or_else(String::new, |node| node.name.clone());
             return Proposed::DiskFull(format!("node {name}: {}", room.text()));
         }
+        let Some(consensus) = self.consensus() else { return Proposed::NotLeader };
         let entry = Entry { time_ms: (self.0.options.clock)(), request, command };
         let before = open.swap(true, Ordering::Relaxed);
-        let written = self.0.raft.client_write(EntryBytes(encode_entry(&entry).into())).await;
+        let written = consensus.raft.client_write(EntryBytes(encode_entry(&entry).into())).await;
         match written {
             Ok(response) => match (response.data as Answer, response.log_id.index) {
                 (Some(result), index) => Proposed::Done { index, result: Box::new(result) },
@@ -254,8 +255,12 @@ impl Store {
     /// Ends when this member knows another leader than that one.
     pub(super) async fn other_leader(&self, leader: u64) {
         use openraft::async_runtime::watch::WatchReceiver;
+        let consensus = match &self.0.part {
+            Part::Member(consensus) => consensus,
+            Part::Observer(observing) => return observing.other_leader(leader).await,
+        };
         // Not all of the metrics: they change with each entry, and every write that is under way would look at each of them.
-        let mut metrics = self.0.raft.server_metrics();
+        let mut metrics = consensus.raft.server_metrics();
         while metrics.borrow_watched().current_leader == Some(leader) {
             if metrics.changed().await.is_err() {
                 return;

@@ -50,6 +50,7 @@ impl Store {
                     self.wait_applied(index).await;
                     return Ok(());
                 }
+                self.doubt_leader();
                 sleep(LOOK_AGAIN).await;
             }
         };
@@ -79,7 +80,7 @@ impl Store {
 
     /// The read index, as the leader. None: it does not lead, or has no majority.
     pub(crate) async fn read_index_here(&self) -> Option<u64> {
-        match self.0.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        match self.consensus()?.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Some(linearizer.read_log_id().index()),
             Err(RaftError::APIError(_) | RaftError::Fatal(_)) => None,
         }

@@ -28,8 +28,8 @@ pub struct StoreStatus {
     pub committed_index: u64,
     /// Last entry that it has applied.
     pub applied_index: u64,
-    /// Hash of the state: the same on every member that has applied the same entries.
-    pub state_hash: u128,
+    /// Hash of the state: the same on every member that has applied the same entries. An observer has none.
+    pub state_hash: Option<u128>,
     /// Last entry of its latest snapshot; 0: none.
     pub snapshot_index: u64,
     /// Up to where its log is purged.
@@ -39,6 +39,9 @@ pub struct StoreStatus {
     pub voters: BTreeSet<RaftId>,
     /// Every member, voter or learner.
     pub members: BTreeMap<RaftId, MemberStatus>,
+    /// Observers that were heard of: how long ago, in milliseconds, and how far they had followed the log. On members only:
+    /// the leader knows of all of them.
+    pub observers: BTreeMap<RaftId, (u64, u64)>,
     /// How much room there is on the disk of its folder.
     pub room: Room,
     /// Why it does not apply entries any more.
@@ -67,9 +70,9 @@ pub struct MemberStatus {
 }
 
 impl Store {
-    /// How long its log's calls of `fdatasync` take, in seconds; it goes on counting.
-    pub fn log_sync_seconds(&self) -> Histogram {
-        self.0.wal.sync_seconds()
+    /// How long its log's calls of `fdatasync` take, in seconds; it goes on counting. An observer has no log.
+    pub fn log_sync_seconds(&self) -> Option<Histogram> {
+        self.consensus().map(|consensus| consensus.wal.sync_seconds())
     }
 
     /// What this member knows of itself and of the others.
@@ -79,17 +82,19 @@ impl Store {
             let view = self.0.shared.view();
             (view.index, view.hash, view.snapshot.as_ref().and_then(|(meta, _)| meta.last_log_id))
         };
-        let counts = self.0.wal.counts();
+        let counts = self.consensus().map(|consensus| consensus.wal.counts()).unwrap_or_default();
+        let replaced = self.consensus().map_or(0, |consensus| consensus.replaced.load(Ordering::Relaxed));
         let index = |id: &Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
         let voters = lasting_voters(metrics.membership_config.membership().get_joint_config());
         let heard = heard(&metrics);
+        let millis = |age: &Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let member = |(id, node): (&u64, &crate::raft::types::Peer)| {
             let matched = metrics.replication.as_ref().and_then(|matched| matched.get(id).copied().flatten());
             let status = MemberStatus {
                 address: node.address.clone(),
                 voter: voters.contains(&RaftId(*id)),
                 matched_index: matched.map(|id| id.index),
-                heard_ms: heard.get(id).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+                heard_ms: heard.get(id).map(millis),
             };
             (RaftId(*id), status)
         };
@@ -102,17 +107,18 @@ impl Store {
             committed_index: index(&metrics.cluster_committed.max(metrics.local_committed)),
             // Together with the hash, which would otherwise be that of another index while entries come in.
             applied_index,
-            state_hash,
+            state_hash: self.consensus().map(|_| state_hash),
             snapshot_index: index(&snapshot),
             purged_index: index(&metrics.purged),
             members: metrics.membership_config.nodes().map(member).collect(),
+            observers: self.observers_heard(&metrics),
             voters,
             room: self.room(),
             stopped: self.stopped(),
             log_groups: counts.groups,
             log_syncs: counts.syncs,
             log_entries: counts.entries,
-            replaced_voters: self.0.replaced.load(Ordering::Relaxed),
+            replaced_voters: replaced,
         }
     }
 }

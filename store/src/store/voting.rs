@@ -9,7 +9,8 @@ use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use thiserror::Error;
 
-use super::{Store, status};
+use super::{Part, Store};
+use crate::model::command::OBSERVERS;
 use crate::model::id::RaftId;
 use crate::model::object::{NodeState, Voting};
 use crate::model::state::State;
@@ -84,7 +85,7 @@ impl fmt::Display for NeededError {
 impl Store {
     /// What the leader knows. Counts how long the others have been silent.
     pub(super) fn known(&self, metrics: &RaftMetrics<Types>) -> Members {
-        let heard = status::heard(metrics);
+        let heard = self.heard(metrics);
         let last = metrics.last_log_index.unwrap_or(0);
         let matched = |id: u64| metrics.replication.as_ref()?.get(&id)?.map(|id| id.index);
         let near = |id: u64| matched(id).is_some_and(|index| index + NEAR >= last);
@@ -92,11 +93,11 @@ impl Store {
         let answers = |id: &u64| {
             let age = heard.get(id);
             age.is_some_and(|age| *age < self.0.options.timing.down_after)
-                && (written.voters.contains(&RaftId(*id)) || near(*id))
+                && (!written.learners.contains(&RaftId(*id)) || near(*id))
         };
         let mut alive: BTreeSet<RaftId> = heard.keys().filter(|id| answers(id)).copied().map(RaftId).collect();
         alive.insert(self.id());
-        let mut silence = self.silence();
+        let Some(mut silence) = self.silence() else { return written };
         let others = metrics.membership_config.nodes().map(|(id, _)| *id).filter(|id| *id != self.id().0);
         silence.look(now(), metrics.current_term, others, &heard);
         let after = self.state().cluster.as_ref().map(|cluster| cluster.replace_after());
@@ -119,6 +120,7 @@ impl Store {
             gone: BTreeSet::new(),
             leader: metrics.current_leader.map_or(self.id(), RaftId),
             limit: state.cluster.as_ref().and_then(|cluster| cluster.voters),
+            observers: state.cluster.as_ref().is_some_and(|cluster| cluster.feature_level >= OBSERVERS),
         }
     }
 
@@ -127,12 +129,14 @@ impl Store {
         let metrics = self.metrics();
         let members = self.as_written(&metrics);
         let silence = self.silence();
-        let leads = metrics.current_leader == Some(self.id().0) && silence.term == metrics.current_term;
+        // Only the leader counts.
+        let silence = silence
+            .filter(|silence| metrics.current_leader == Some(self.id().0) && silence.term == metrics.current_term);
         let nodes = members.voters.iter().filter_map(|id| Some((*id, members.nodes.get(id)?)));
         let outlook = nodes.filter_map(|(voter, traits)| {
             let down = !members.alive.contains(&voter);
             let demoted = !down && traits.voting == Voting::Demoted;
-            let silent = silence.of.get(&voter.0).copied().filter(|_| leads && down);
+            let silent = silence.as_ref().and_then(|silence| silence.of.get(&voter.0).copied()).filter(|_| down);
             (down || demoted).then(|| Outlook { voter, demoted, silent, heir: voters::heir(&members, voter) })
         });
         outlook.collect()
@@ -165,27 +169,30 @@ impl Store {
 
     /// Waits until a member votes or does not, for everybody. Tells whether that is so.
     pub async fn wait_voting(&self, member: RaftId, votes: bool, deadline: Duration) -> bool {
-        let mut watch = self.0.raft.metrics();
+        let is_so = |metrics: &RaftMetrics<Types>| {
+            let configs = metrics.membership_config.get_joint_config();
+            matches!(configs.as_slice(), [config] if config.contains(&member.0) == votes)
+        };
         let changed = async {
-            loop {
-                let membership = watch.borrow_watched().membership_config.clone();
-                let configs = membership.get_joint_config();
-                if let [config] = configs.as_slice()
-                    && config.contains(&member.0) == votes
-                {
-                    return true;
-                }
+            let consensus = match &self.0.part {
+                Part::Member(consensus) => consensus,
+                Part::Observer(observing) => return observing.is_told(is_so).await,
+            };
+            let mut watch = consensus.raft.metrics();
+            while !is_so(&watch.borrow_watched().clone()) {
                 if watch.changed().await.is_err() {
                     return false;
                 }
             }
+            true
         };
         timeout(deadline, changed).await.unwrap_or(false)
     }
 
-    fn silence(&self) -> MutexGuard<'_, Silence> {
+    /// What the leader has counted; nothing on an observer.
+    fn silence(&self) -> Option<MutexGuard<'_, Silence>> {
         // It is counted anew from whatever it says.
-        self.0.silence.lock().unwrap_or_else(PoisonError::into_inner)
+        self.consensus().map(|consensus| consensus.silence.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

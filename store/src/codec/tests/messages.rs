@@ -54,6 +54,7 @@ fn commands() -> Vec<Command> {
         Command::ConfigureCluster(ConfigureCluster { voters: Some(0), replace_after_ms: None }),
         Command::ConfigureCluster(ConfigureCluster { voters: None, replace_after_ms: Some(5_000) }),
         Command::SetVoting { node, voting: Voting::Promoted },
+        Command::RetireMember { node },
         Command::SetVoting { node, voting: Voting::Demoted },
         Command::CreateNetwork(named("empty")),
         Command::CreateNetwork(network),

@@ -237,6 +237,7 @@ fn command(state: &State, dice: &Dice) -> Command {
         }
         3..=4 => Command::ReportNode(reported(node, dice)),
         5 => Command::SetNodeState { node, state: state_of[usize::from(b) % 3] },
+        6 if c % 2 == 0 => Command::RetireMember { node },
         6 => Command::LabelNode {
             node,
             set: [(format!("k{}", b % 3), "v".to_owned())].into(),
@@ -364,7 +365,7 @@ fn random_logs_reach_every_kind_of_object() {
         }
     }
     let counts: Vec<i32> = accepted.into_values().collect();
-    assert!(counts.len() == 22 && counts.iter().all(|count| *count >= 15), "{counts:?}");
+    assert!(counts.len() == 23 && counts.iter().all(|count| *count >= 15), "{counts:?}");
     assert!(reasons.len() >= 18, "{reasons:?}");
     assert!(refused < 3_500, "{refused} of 4800 were refused");
 }

@@ -91,7 +91,7 @@ pub(crate) struct Recovered {
 }
 
 /// Counts what the log did since it was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct WalCounts {
     /// Groups that were acknowledged.
     pub(crate) groups: u64,

@@ -7,6 +7,7 @@ mod engine;
 mod interface;
 mod network;
 mod node;
+mod observed;
 mod stopped;
 mod subnets;
 
@@ -20,6 +21,8 @@ use super::id::{EndpointId, NetworkId, NodeId};
 use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node};
 use super::rejection::{Reason, Rejection};
 use super::state::{Kept, Session, State};
+
+pub use observed::Observed;
 
 /// What applying an entry came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,6 +157,7 @@ impl Changing<'_> {
             Command::LabelNode { node, set, remove } => self.label_node(*node, set, remove),
             Command::ConfigureCluster(wanted) => self.configure_cluster(*wanted),
             Command::SetVoting { node, voting } => self.set_voting(*node, *voting),
+            Command::RetireMember { node } => self.retire_member(*node),
             Command::RemoveNode { node, force } => self.remove_node(*node, *force),
             Command::CreateNetwork(wanted) => self.create_network(wanted),
             Command::RemoveNetwork { network } => self.remove_network(*network),

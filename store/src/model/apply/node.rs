@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::command::{AdmitNode, Outcome, ReportNode};
+use crate::model::command::{AdmitNode, OBSERVERS, Outcome, ReportNode};
 use crate::model::id::{NodeId, RaftId};
 use crate::model::name;
 use crate::model::object::{Cluster, Endpoint, Family, Labels, Node, NodeState, Route, Voting};
@@ -52,8 +52,8 @@ impl Changing<'_> {
                 Reason::TooManyNodes,
                 format!("node {} cannot be admitted: the cluster has {most} nodes already", admit.name),
                 format!(
-                    "a cluster has {MAX_NODES} nodes at most, once all of them know feature level 3; remove one with \
-                     `pontoon node rm`"
+                    "a cluster has {MAX_NODES} nodes at most, once all of them know feature level {OBSERVERS}; remove one \
+                     with `pontoon node rm`"
                 ),
             ));
         }
@@ -225,6 +225,13 @@ impl Changing<'_> {
         if self.state.nodes.get(&id) != Some(&node) {
             self.put_node(node.clone());
         }
+        Ok(Outcome::Node(node))
+    }
+
+    /// A Raft id that had a log is used once: without that log, its next owner could vote twice.
+    pub(super) fn retire_member(&mut self, id: NodeId) -> Result<Outcome, Rejection> {
+        let node = Node { raft_id: RaftId(self.entry_index), ..self.node(id)?.clone() };
+        self.put_node(node.clone());
         Ok(Outcome::Node(node))
     }
 

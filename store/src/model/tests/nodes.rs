@@ -1,7 +1,10 @@
+use std::net::SocketAddr;
+
 use crate::model::command::{AdmitNode, Command, FEATURE_LEVEL, Outcome, ReportNode};
 use crate::model::id::{ClusterId, NodeId, RaftId};
-use crate::model::object::{Cluster, Family, LeaseState, NodeState, Pool};
+use crate::model::object::{Cluster, Family, LeaseState, Node, NodeState, Pool};
 use crate::model::rejection::Reason;
+use crate::model::voters::MAX_NODES;
 
 use super::{World, admission, ip, named, report, settings, with_subnets};
 
@@ -114,13 +117,40 @@ fn only_the_same_attempt_of_a_node_without_log_gets_the_old_answer() {
 }
 
 #[test]
-fn a_key_is_admitted_once_and_seven_nodes_at_most() {
+fn a_key_is_admitted_once() {
     let mut world = World::founded();
     let Outcome::Node(second) = world.ok(Command::AdmitNode(admission(2))) else { panic!("a node") };
     assert_eq!(second.raft_id, RaftId(second.id.0));
     assert_eq!(world.ok(Command::AdmitNode(admission(2))), Outcome::Node(second));
-    (3..=7).for_each(|n| drop(world.ok(Command::AdmitNode(admission(n)))));
-    world.refused(Command::AdmitNode(admission(8)), Reason::TooManyNodes, &["n8", "7 nodes", "node rm"]);
+}
+
+#[test]
+fn a_thousand_nodes_at_most() {
+    let mut world = World::founded();
+    let admit = |n: usize| AdmitNode {
+        name: format!("n{n}"),
+        advertise: SocketAddr::new(ip(&format!("192.168.{}.{}", n / 250, n % 250 + 1)), 7300),
+        data_addr: ip(&format!("192.168.{}.{}", n / 250, n % 250 + 1)),
+        public_key: std::array::from_fn(|i| n.to_be_bytes()[i % 8]),
+        raft_id: None,
+        ..admission(1)
+    };
+    for n in world.state.nodes.len()..MAX_NODES {
+        world.ok(Command::AdmitNode(admit(n + 10)));
+    }
+    world.refused(Command::AdmitNode(admit(1_100)), Reason::TooManyNodes, &["n1100", "1000 nodes", "node rm"]);
+}
+
+/// Under an id that had a log, a node without that log could vote twice.
+#[test]
+fn a_member_that_is_retired_gets_an_id_that_was_never_used() {
+    let mut world = World::founded();
+    world.ok(Command::AdmitNode(admission(2)));
+    let before = world.node(2);
+    let Outcome::Node(after) = world.ok(Command::RetireMember { node: before.id }) else { panic!("a node") };
+    assert!(after.raft_id > before.raft_id && after.raft_id.0 == world.index);
+    assert_eq!(after, Node { raft_id: after.raft_id, ..before });
+    world.refused(Command::RetireMember { node: NodeId(99) }, Reason::NodeNotFound, &["99"]);
 }
 
 /// Nodes of an earlier version refuse the sixth node, and every node must make the same of an entry.
@@ -130,7 +160,7 @@ fn five_nodes_at_most_while_one_of_them_is_older() {
     let node = |n| AdmitNode { feature_level: 2, ..admission(n) };
     world.ok(Command::FoundCluster { cluster: settings(), node: node(1) });
     (2..=5).for_each(|n| drop(world.ok(Command::AdmitNode(node(n)))));
-    world.refused(Command::AdmitNode(admission(6)), Reason::TooManyNodes, &["n6", "5 nodes", "feature level 3"]);
+    world.refused(Command::AdmitNode(admission(6)), Reason::TooManyNodes, &["n6", "5 nodes", "feature level 4"]);
     for n in 1..=5 {
         world.ok(Command::ReportNode(report(world.node(n).id)));
     }

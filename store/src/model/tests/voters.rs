@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use crate::model::id::RaftId;
 use crate::model::object::Voting;
-use crate::model::voters::MembershipStep::{AddLearner, HandOver, Promote, Remove};
+use crate::model::voters::MembershipStep::{AddLearner, HandOver, Promote, Remove, Retire};
 use crate::model::voters::{
     MAX_NODES, Members, MembershipStep, Traits, can_spare, heir, most_nodes, next_step, quorum, seats, tolerated_losses,
 };
@@ -29,12 +29,17 @@ fn members([nodes, voters, learners, alive]: [&[u64]; 4], leader: u64) -> Member
         gone: BTreeSet::new(),
         leader: RaftId(leader),
         limit: None,
+        observers: false,
     }
 }
 
 impl Members {
     fn gone(self, gone: &[u64]) -> Self {
         Self { gone: ids(gone), ..self }
+    }
+
+    fn observers(self) -> Self {
+        Self { observers: true, ..self }
     }
 
     fn limit(self, limit: u8) -> Self {
@@ -61,6 +66,13 @@ impl Members {
         match step {
             AddLearner(id) => drop(self.learners.insert(*id)),
             Remove(id) => drop(self.learners.remove(id)),
+            Retire(id) => {
+                let traits = self.nodes.remove(id).expect("a node");
+                self.nodes.insert(RaftId(id.0 + 100), traits);
+                if self.alive.contains(id) {
+                    self.alive.insert(RaftId(id.0 + 100));
+                }
+            }
             HandOver { heirs } => self.leader = *heirs.first().expect("an heir"),
             Promote { voters } => {
                 self.learners.extend(self.voters.difference(voters));
@@ -256,6 +268,47 @@ fn a_voter_is_spared_if_the_rest_go_on() {
     }
 }
 
+#[test]
+fn those_who_do_not_vote_are_observers_once_there_are_many() {
+    const NINE: &[u64] = &[1, 2, 3, 4, 5, 6, 7, 8, 9];
+    let nine = |learners, alive| members([NINE, FIVE, learners, alive], 1).observers();
+    let down = |traits: &mut Traits| traits.down = true;
+    let cases = [
+        ("the first two learn", nine(&[], NINE), Some(AddLearner(RaftId(6)))),
+        ("the second", nine(&[6], NINE), Some(AddLearner(RaftId(7)))),
+        ("no more", nine(&[6, 7], NINE), None),
+        ("whoever learns already goes on", nine(&[8, 9], NINE), None),
+        (
+            "one that is down makes room",
+            nine(&[6, 7], &[1, 2, 3, 4, 5, 7, 8, 9]).with(&[6], down),
+            Some(Retire(RaftId(6))),
+        ),
+        (
+            "then another one learns",
+            nine(&[7], &[1, 2, 3, 4, 5, 7, 8, 9]).with(&[6], down),
+            Some(AddLearner(RaftId(8))),
+        ),
+        ("one that was demoted too", nine(&[6, 7], NINE).voting(&[7], Voting::Demoted), Some(Retire(RaftId(7)))),
+        ("one that was promoted comes in", nine(&[6, 7], NINE).voting(&[9], Voting::Promoted), Some(Retire(RaftId(7)))),
+        ("of another zone rather", nine(&[], NINE).zone("a", &[1, 2, 3, 4, 5, 6, 7]), Some(AddLearner(RaftId(8)))),
+        (
+            "a voter that is gone is replaced by a learner",
+            nine(&[6, 7], &[1, 2, 3, 4, 6, 7, 8, 9]).gone(&[5]),
+            promote(&[1, 2, 3, 4, 6]),
+        ),
+        (
+            "of few, one that was demoted observes",
+            members([&[1, 2, 3, 4], &[1, 2, 3], &[4], &[1, 2, 3, 4]], 1).observers().voting(&[4], Voting::Demoted),
+            Some(Retire(RaftId(4))),
+        ),
+        ("the others learn", members([&[1, 2], &[1], &[], &[1]], 1).observers(), Some(AddLearner(RaftId(2)))),
+        ("too many from before", nine(&[6, 7, 8, 9], NINE), Some(Retire(RaftId(8)))),
+    ];
+    for (what, members, expected) in cases {
+        assert_eq!(next_step(&members), expected, "{what}");
+    }
+}
+
 /// Whether a change of the membership can be written.
 fn writes(members: &Members) -> bool {
     members.voters.intersection(&members.alive).count() >= quorum(members.voters.len())
@@ -296,6 +349,7 @@ fn steps_come_to_an_end() {
         let Some(leader) = voters.iter().find(|id| alive.contains(id)) else { continue };
         for pattern in [0_u64, 0b01, 0b1000, 0b0110_0001, 0b1001_0010] {
             let mut members = members([&nodes, &voters, &[], &alive], *leader).gone(&gone);
+            members.observers = pattern & 1 == 1;
             for (id, traits) in &mut members.nodes {
                 traits.voting = [Voting::Auto, Voting::Demoted, Voting::Promoted, Voting::Auto]
                     [usize::try_from(pattern >> (2 * (id.0 - 1)) & 3).unwrap()];
@@ -327,5 +381,5 @@ fn the_seats_follow_the_nodes_and_the_limit() {
     assert_eq!([0, 1, 2, 3, 4, 5, 6, 7].map(|nodes| seats(None, nodes)), [0, 1, 1, 3, 3, 5, 5, 5]);
     assert_eq!([0, 1, 2, 3, 4, 5, 6, 7].map(|nodes| seats(Some(3), nodes)), [0, 1, 1, 3, 3, 3, 3, 3]);
     assert_eq!(seats(Some(1), 7), 1);
-    assert_eq!([1, 2, 3, 9].map(most_nodes), [5, 5, MAX_NODES, MAX_NODES]);
+    assert_eq!([1, 2, 3, 4, 9].map(most_nodes), [5, 5, 7, MAX_NODES, MAX_NODES]);
 }

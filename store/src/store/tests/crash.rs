@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::{Child, Stdio};
 
 use super::*;
+use crate::disk::wal::Wal;
 use crate::disk::wal::{Identity, WalOptions, Write};
 
 /// Moments that the installation is cut off at.

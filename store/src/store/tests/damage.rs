@@ -11,7 +11,7 @@ use crate::error_chain;
 use crate::raft::types::EntryBytes;
 
 /// A stopped member with some networks.
-async fn stopped() -> (Daemon, RaftId, u128) {
+async fn stopped() -> (Daemon, RaftId, Option<u128>) {
     let mut daemon = Daemon::start(1).await;
     daemon.snapshot_every = 20;
     daemon.found().await;
@@ -140,7 +140,7 @@ async fn an_unknown_command_stops_applying_and_says_so() {
     let request = Some(pontoon_proto::v1::RequestId { node: 2, run: 9, seq: 1 });
     let command = Some(pontoon_proto::v1::Command { kind: None });
     let entry = pontoon_proto::v1::Entry { time_ms: clock(), request, command }.encode_to_vec();
-    let written = store.raft().client_write(EntryBytes(entry.into())).await;
+    let written = store.in_raft().unwrap().raft.client_write(EntryBytes(entry.into())).await;
     assert!(written.is_err());
     until("it says so", || store.status().stopped.is_some()).await;
     let status = store.status();

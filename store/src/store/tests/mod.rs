@@ -6,6 +6,7 @@ mod cluster;
 mod crash;
 mod damage;
 mod keys;
+mod observers;
 mod removal;
 mod snapshots;
 mod voting;
@@ -192,7 +193,7 @@ impl Daemon {
         self.server.take().unwrap().abort();
         let id = store.id();
         store.0.ending.cancel();
-        store.raft().shutdown().await.unwrap();
+        store.in_raft().unwrap().raft.shutdown().await.unwrap();
         id
     }
 

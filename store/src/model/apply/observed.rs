@@ -1,0 +1,82 @@
+//! What an observer is told of, instead of commands: objects as they are.
+
+use std::collections::BTreeSet;
+
+use crate::model::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node};
+use crate::model::state::State;
+
+use super::{Change, Changing};
+
+/// An object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// The settings.
+    Cluster(Cluster),
+    /// A node.
+    Node(Node),
+    /// A network.
+    Network(Network),
+    /// An endpoint.
+    Endpoint(Endpoint),
+    /// A lease.
+    Lease(Lease),
+    /// A claimed subnet.
+    Claim(Claim),
+    /// A network as a node's engine has it.
+    EngineNetwork(EngineNetwork),
+}
+
+impl State {
+    /// Takes over the objects that were put and deleted up to an index, and that index's time. Tells what has changed.
+    pub fn observe(
+        &mut self,
+        index: u64,
+        time_ms: u64,
+        put: Vec<Observed>,
+        deleted: impl IntoIterator<Item = Change>,
+    ) -> BTreeSet<Change> {
+        self.pass(index, time_ms);
+        let mut change = Changing { state: self, entry_index: index, changes: BTreeSet::new() };
+        deleted.into_iter().for_each(|key| change.delete(key));
+        for object in put {
+            match object {
+                Observed::Cluster(cluster) => change.put_cluster(cluster),
+                Observed::Node(node) => change.put_node(node),
+                Observed::Network(network) => change.put_network(network),
+                Observed::Endpoint(endpoint) => change.put_endpoint(endpoint),
+                Observed::Lease(lease) => change.put_lease(lease),
+                Observed::Claim(claim) => change.put_claim(claim),
+                Observed::EngineNetwork(known) => change.put_engine_network(known),
+            }
+        }
+        change.changes
+    }
+
+    /// Nothing has changed up to an index.
+    pub fn pass(&mut self, index: u64, time_ms: u64) {
+        self.applied_index = index;
+        self.clock_ms = self.clock_ms.max(time_ms);
+        self.index.expire(self.clock_ms);
+    }
+}
+
+impl Changing<'_> {
+    fn delete(&mut self, key: Change) {
+        self.changes.insert(key);
+        match key {
+            Change::Cluster => self.state.cluster = None,
+            Change::Node(id) => drop(self.state.nodes.remove(&id)),
+            Change::Network(id) => drop(self.state.networks.remove(&id)),
+            Change::Endpoint(id) => {
+                if let Some(endpoint) = self.state.endpoints.get(&id).cloned() {
+                    self.drop_endpoint(&endpoint);
+                }
+            }
+            Change::Lease(network, address) => self.drop_lease(network, address),
+            Change::Claim(cidr) => drop(self.state.claims.remove(&cidr)),
+            Change::EngineNetwork(network, node) => drop(self.state.engine_networks.remove(&(network, node))),
+            // Watchers are told of no answers.
+            Change::Answer(..) => {}
+        }
+    }
+}

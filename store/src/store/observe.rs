@@ -1,0 +1,336 @@
+//! An observer: a node outside the Raft membership. It follows the cluster's objects at a member, keeps a durable copy of
+//! them, and tells that it is there.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use openraft::{RaftMetrics, StoredMembership};
+use pontoon_proto::v1;
+use pontoon_proto::v1::watch_response::Event;
+use tokio::sync::Notify;
+use tonic::{Code, Status};
+
+use super::copy::{Copy, CopyError};
+use super::members::upgrade;
+use super::open::when_free;
+use super::{END_STEP, Level, OpenError, Part, Store, StoreOptions, room};
+use crate::disk::state::{StateDb, StateError};
+use crate::model::state::State;
+use crate::raft::channel::Channels;
+use crate::raft::convert;
+use crate::raft::types::{Membership, Peer, StoredMembership as Stored, Types};
+use crate::rt::{self, JoinHandle, sleep, timeout, watch};
+
+/// How often it tells that it is there.
+const ATTEND: Duration = Duration::from_secs(1);
+/// How long it waits before it goes to another member, at least; up to twice as long, so that those that a member leaves do
+/// not all come to the next at once.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Most messages that are written to its disk together.
+const AT_ONCE: usize = 256;
+
+/// An observer's part in the cluster.
+pub(super) struct Observing {
+    copy: Arc<Copy>,
+    /// Who votes and leads, as a member has told: in the words in which a member knows it from Raft.
+    told: watch::Sender<RaftMetrics<Types>>,
+    /// Whether it has been as far as a member, since it was opened.
+    in_step: watch::Sender<bool>,
+    /// What it was told seems not to be so any more.
+    ask: Notify,
+}
+
+impl Observing {
+    pub(super) fn told(&self) -> RaftMetrics<Types> {
+        self.told.borrow().clone()
+    }
+
+    /// Ends when it is told of another leader than that one.
+    pub(super) async fn other_leader(&self, leader: u64) {
+        // Once it is gone, so is whoever asks.
+        let _ = self.told.subscribe().wait_for(|told| told.current_leader != Some(leader)).await;
+    }
+
+    /// Ends when it is told of what is so. False: never.
+    pub(super) async fn is_told(&self, is_so: impl Fn(&RaftMetrics<Types>) -> bool) -> bool {
+        self.told.subscribe().wait_for(is_so).await.is_ok()
+    }
+
+    /// Ends when it has been as far as a member.
+    pub(super) async fn in_step(&self) {
+        let _ = self.in_step.subscribe().wait_for(|in_step| *in_step).await;
+    }
+
+    /// What it was told has turned out not to be so.
+    pub(super) fn doubt(&self) {
+        self.ask.notify_one();
+    }
+
+    /// Hands what is in memory to the disk.
+    pub(super) async fn end(&self) {
+        let copy = Arc::clone(&self.copy);
+        let flushed = timeout(END_STEP, rt::spawn_blocking(move || copy.flush())).await;
+        if !matches!(flushed, Ok(Ok(Ok(())))) {
+            tracing::warn!("the copy of the state could not be flushed; it will be followed again");
+        }
+    }
+
+    fn take_told(&self, answer: v1::AttendResponse) -> Option<()> {
+        let membership = match answer.membership.as_ref() {
+            Some(membership) => Some(Arc::new(stored(membership, answer.membership_log_id.as_ref())?)),
+            None => None,
+        };
+        self.told.send_modify(|told| {
+            if answer.term < told.current_term {
+                return;
+            }
+            told.current_term = answer.term;
+            told.current_leader = (answer.leader != 0).then_some(answer.leader);
+            if let Some(membership) = membership.filter(|new| new.log_id() >= told.membership_config.log_id()) {
+                told.membership_config = membership;
+            }
+        });
+        Some(())
+    }
+}
+
+fn stored(membership: &v1::Membership, log_id: Option<&v1::LogId>) -> Option<Stored> {
+    let log_id = log_id.map(convert::log_id_in).transpose().ok()?;
+    Some(StoredMembership::new(log_id, convert::membership_in(membership).ok()?))
+}
+
+impl Store {
+    /// Opens the copy of an observer, and follows the cluster from then on. If the node was a member, `seed` is the state that
+    /// it had: it goes on with that, unless the copy is newer.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub async fn observe(options: StoreOptions, seed: Option<State>) -> Result<Self, OpenError> {
+        room::prepare(&options).map_err(|error| OpenError::disk("data folder")(error.into()))?;
+        let dir = options.dir.join("observed");
+        let (copy, shared, known) = when_free(move || {
+            let opened = StateDb::open(&dir).map_err(|error| match error {
+                StateError::InUse { .. } => OpenError::InUse { dir: dir.clone() },
+                error => OpenError::disk("copy of the state")(error.into()),
+            })?;
+            Copy::new(opened, seed.clone()).map_err(|error| OpenError::disk("copy of the state")(error.into()))
+        })
+        .await?;
+        let mut told = RaftMetrics::new_initial(options.raft_id.0);
+        let known = known.and_then(|(membership, id)| stored(&membership, id.as_ref()));
+        told.membership_config = Arc::new(known.unwrap_or_else(|| guess(&options)));
+        let observing =
+            Observing { copy, told: watch::channel(told).0, in_step: watch::channel(false).0, ask: Notify::new() };
+        let channels = Channels::new(options.cluster, options.raft_id, options.key.clone());
+        let store = Self::of(Part::Observer(observing), shared, channels, options);
+        *store.0.tasks.lock().await = vec![spawn_follow(&store), spawn_attend(&store), room::spawn(&store)];
+        Ok(store)
+    }
+
+    fn observing(&self) -> Option<&Observing> {
+        match &self.0.part {
+            Part::Observer(observing) => Some(observing),
+            Part::Member(_) => None,
+        }
+    }
+
+    /// The leader seems to be another one.
+    pub(super) fn doubt_leader(&self) {
+        if let Some(observing) = self.observing() {
+            observing.doubt();
+        }
+    }
+
+    /// The members in the order in which it goes to them: each observer has its own, and the leader has other things to do.
+    fn candidates(&self) -> Vec<(u64, Peer)> {
+        let metrics = self.metrics();
+        let me = self.id().0;
+        let nodes = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
+        let mut members: Vec<(u64, Peer)> = nodes.map(|(id, peer)| (*id, peer.clone())).collect();
+        let place = |id: u64| {
+            let mut hasher = DefaultHasher::new();
+            (me, id).hash(&mut hasher);
+            (metrics.current_leader == Some(id), hasher.finish())
+        };
+        members.sort_by_key(|(id, _)| place(*id));
+        members
+    }
+
+    /// Follows a member for as long as it goes.
+    async fn follow_at(&self, observing: &Observing, member: u64, peer: &Peer, anew: bool) -> Result<(), FollowError> {
+        let from_index = if anew { 0 } else { *self.applied().borrow() };
+        let request = v1::WatchRequest { from_index, cluster_id: self.cluster().to_string(), ..Default::default() };
+        let mut client =
+            self.0.channels.watch(member, peer).map_err(|error| FollowError::Address(error.to_string()))?;
+        let answer = client.follow(self.0.channels.request(member, request)).await;
+        self.0.channels.note(&answer);
+        let mut events = answer?.into_inner().ready_chunks(AT_ONCE);
+        let mut coming = Vec::new();
+        while let Some(chunk) = events.next().await {
+            let mut batch = Vec::new();
+            let mut failed = None;
+            for event in chunk {
+                match event {
+                    Ok(response) => batch.extend(response.event.and_then(|event| whole(event, &mut coming))),
+                    Err(status) => failed = Some(status),
+                }
+            }
+            if !batch.is_empty() {
+                self.take(observing, batch).await?;
+            }
+            if let Some(status) = failed {
+                return Err(status.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over what it was sent: on its disk first.
+    async fn take(&self, observing: &Observing, batch: Vec<Event>) -> Result<(), FollowError> {
+        self.0.channels.note_leader();
+        let membership = observing.told.borrow().membership_config.clone();
+        let header = v1::SnapshotHeader {
+            membership: Some(convert::membership_out(membership.membership())),
+            membership_log_id: membership.log_id().as_ref().map(convert::log_id_out),
+            ..v1::SnapshotHeader::default()
+        };
+        let (copy, full) = (Arc::clone(&observing.copy), self.room().level == Level::Full);
+        let taken = rt::spawn_blocking(move || copy.take(batch, header, full)).await;
+        taken.map_err(|error| FollowError::Cut(error.to_string()))??;
+        if !*observing.in_step.borrow() {
+            observing.in_step.send_replace(true);
+        }
+        Ok(())
+    }
+}
+
+/// Parts of a snapshot are kept until the last one is there.
+fn whole(event: Event, coming: &mut Vec<v1::Object>) -> Option<Event> {
+    match event {
+        Event::Snapshot(mut part) => {
+            coming.append(&mut part.objects);
+            part.last.then(|| Event::Snapshot(v1::WatchSnapshot { objects: std::mem::take(coming), ..part }))
+        }
+        other => Some(other),
+    }
+}
+
+/// Those who were members when this node was admitted.
+fn guess(options: &StoreOptions) -> Stored {
+    let peers: BTreeMap<u64, Peer> = options.members.iter().map(|(id, peer)| (id.0, peer.clone())).collect();
+    let voters = peers.keys().copied().collect();
+    StoredMembership::new(None, Membership::new(vec![voters], peers).unwrap_or_default())
+}
+
+/// Why a member is not followed (any more).
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error("its address cannot be one: {0}")]
+    Address(String),
+    #[error("{}", .0.message())]
+    Refused(#[from] Status),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error("writing what it sent was cut off: {0}")]
+    Cut(String),
+    #[error("it has ended")]
+    Ended,
+}
+
+impl FollowError {
+    /// Whether what it would go on from is not kept any more.
+    fn is_compacted(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::OutOfRange)
+    }
+}
+
+/// No member is followed at the moment.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot follow {address}")]
+struct NotFollowed {
+    address: String,
+    #[source]
+    source: FollowError,
+}
+
+/// How long it waits before the next member: those that one leaves do not all come to the next at once.
+fn pause(me: u64, attempt: u64) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    (me, attempt).hash(&mut hasher);
+    AGAIN + AGAIN.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
+}
+
+fn spawn_follow(store: &Store) -> JoinHandle<()> {
+    let (weak, task, me) = (Arc::downgrade(&store.0), store.0.options.tasks.task("follow"), store.id().0);
+    let ending = store.0.ending.clone();
+    rt::spawn(async move {
+        let (mut anew, mut attempt) = (false, 0);
+        let mut candidates = Vec::new().into_iter();
+        loop {
+            let Some(store) = upgrade(&weak) else { return };
+            let Some(observing) = store.observing() else { return };
+            if candidates.len() == 0 {
+                candidates = store.candidates().into_iter();
+            }
+            if let Some((id, peer)) = candidates.next() {
+                task.begin();
+                let followed = ending.run_until_cancelled(store.follow_at(observing, id, &peer, anew)).await;
+                let Some(followed) = followed else { return };
+                let error = followed.err().unwrap_or(FollowError::Ended);
+                anew = error.is_compacted();
+                task.end(Err(NotFollowed { address: peer.address, source: error }));
+                observing.doubt();
+            }
+            attempt += 1;
+            drop(store);
+            if ending.run_until_cancelled(sleep(pause(me, attempt))).await.is_none() {
+                return;
+            }
+        }
+    })
+}
+
+fn spawn_attend(store: &Store) -> JoinHandle<()> {
+    let (weak, task) = (Arc::downgrade(&store.0), store.0.options.tasks.task("attend"));
+    let ending = store.0.ending.clone();
+    rt::spawn(async move {
+        loop {
+            let Some(store) = upgrade(&weak) else { return };
+            let Some(observing) = store.observing() else { return };
+            store.look_for_own_id();
+            task.begin();
+            let Some(told) = ending.run_until_cancelled(store.attend_somewhere(observing)).await else { return };
+            task.end(told.ok_or(NobodyThere));
+            // One question more often than it tells, and not more, if what it was told changes all the time.
+            let soon = async {
+                observing.ask.notified().await;
+                sleep(AGAIN).await;
+            };
+            if ending.run_until_cancelled(timeout(ATTEND, soon)).await.is_none() {
+                return;
+            }
+        }
+    })
+}
+
+/// Nobody knows that this observer is there.
+#[derive(Debug, thiserror::Error)]
+#[error("no member answers")]
+struct NobodyThere;
+
+impl Store {
+    /// Tells the first member that answers that this observer is there, and hears who leads.
+    async fn attend_somewhere(&self, observing: &Observing) -> Option<()> {
+        for (id, peer) in self.candidates() {
+            let here = v1::Attendance { raft_id: self.id().0, index: *self.applied().borrow(), age_ms: 0 };
+            if let Some(answer) = self.tell_attendance(id, &peer, vec![here]).await {
+                return observing.take_told(answer);
+            }
+        }
+        None
+    }
+}

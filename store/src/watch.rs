@@ -1,0 +1,362 @@
+//! Following the cluster's objects. A watcher is an index and what it asked for: what it is sent is read when it is ready
+//! to take it, so one that does not read costs nothing, and is told to begin anew once it is too far behind.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use futures::Stream;
+use futures::stream::unfold;
+use pontoon_proto::v1;
+use pontoon_proto::v1::watch_response::Event;
+use pontoon_proto::v1::{ObjectKind, object};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prost::Message;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::feed::{Changes, Compacted};
+use crate::model::apply::Change;
+use crate::model::id::{ClusterId, NetworkId};
+use crate::model::state::State;
+use crate::rt::{timeout, watch};
+use crate::store::{ReadError, Store};
+
+/// Most bytes of objects in one part of what there is.
+const PART_BYTES: usize = 1 << 20;
+/// How many changes are looked at in one go.
+const AT_ONCE: usize = 64;
+/// How often a watcher is told that nothing has changed.
+const QUIET: Duration = Duration::from_secs(10);
+/// How long the end of the log may take to be known.
+const READ: Duration = Duration::from_secs(2);
+
+/// What watchers do, for the metrics. Clones count the same.
+#[derive(Debug, Default, Clone)]
+pub struct Watching {
+    /// Watchers at this moment.
+    pub now: Gauge,
+    /// What they were sent.
+    pub sent: Counter,
+    /// How often one was told to begin anew.
+    pub compacted: Counter,
+}
+
+/// Why a watcher is sent nothing (more).
+#[derive(Debug, Error)]
+pub enum WatchError {
+    /// It means another cluster.
+    #[error("this node is in cluster {own}, not in {wanted:?}")]
+    OtherCluster {
+        /// Cluster of this node.
+        own: ClusterId,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// The network that it asks for is not there.
+    #[error("there is no network {name:?}")]
+    UnknownNetwork {
+        /// Name or id.
+        name: String,
+    },
+    /// There is no such kind of objects.
+    #[error("there is no kind of objects with the number {kind}")]
+    UnknownKind {
+        /// Its number.
+        kind: i32,
+    },
+    /// It wants to go on from an index that is not written yet.
+    #[error("index {wanted} is not written yet: the log ends at {known}")]
+    Future {
+        /// What was asked for.
+        wanted: u64,
+        /// Where the log ends.
+        known: u64,
+    },
+    /// It is unknown where the log ends.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// It is too far behind.
+    #[error(transparent)]
+    Compacted(#[from] Compacted),
+    /// The daemon stops, or its store does.
+    #[error("pontoond stops, or leaves its cluster")]
+    Ended,
+}
+
+/// What a watcher wants to know of.
+#[derive(Debug, Default)]
+struct Interest {
+    /// Empty: all.
+    networks: BTreeSet<NetworkId>,
+    /// Empty: all.
+    kinds: BTreeSet<i32>,
+}
+
+impl Interest {
+    fn of(state: &State, request: &v1::WatchRequest) -> Result<Self, WatchError> {
+        let find = |wanted: &String| {
+            let found = state.find_network(wanted).map(|network| network.id);
+            found.ok_or_else(|| WatchError::UnknownNetwork { name: wanted.clone() })
+        };
+        let networks = request.networks.iter().map(find).collect::<Result<_, _>>()?;
+        let unknown =
+            |kind: &&i32| !matches!(ObjectKind::try_from(**kind), Ok(kind) if kind != ObjectKind::Unspecified);
+        if let Some(kind) = request.kinds.iter().find(unknown) {
+            return Err(WatchError::UnknownKind { kind: *kind });
+        }
+        Ok(Self { networks, kinds: request.kinds.iter().copied().collect() })
+    }
+
+    /// Whether it takes an object, which is gone if there is none. One that is gone may not tell any more which network it
+    /// belonged to: then it is taken.
+    fn takes(&self, change: &Change, key: &v1::ObjectKey, object: Option<&v1::Object>) -> bool {
+        let network = match object.and_then(|object| object.object.as_ref()) {
+            Some(object::Object::Endpoint(endpoint)) => Some(NetworkId(endpoint.network)),
+            _ => change.network(),
+        };
+        let is_meant = network.is_none_or(|id| self.networks.is_empty() || self.networks.contains(&id));
+        is_meant && (self.kinds.is_empty() || self.kinds.contains(&key.kind))
+    }
+}
+
+/// A watcher: where it is, and what it asked for.
+#[derive(Debug)]
+pub struct Watcher {
+    store: Store,
+    /// It ends with either: the daemon waits for its requests to end.
+    ends: [CancellationToken; 2],
+    interest: Interest,
+    /// Everything up to this index was sent, or is in `ready`.
+    index: u64,
+    ready: VecDeque<Event>,
+    applied: watch::Receiver<u64>,
+    watching: Watching,
+    /// It wants to know at once how far the log is, also if nothing of it concerns it.
+    eager: bool,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.watching.now.dec();
+    }
+}
+
+impl Watcher {
+    /// Follows a store until that ends or `end` is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// What was asked for is not there, or not any more, or not yet.
+    pub async fn follow(
+        store: Store,
+        end: CancellationToken,
+        watching: Watching,
+        request: v1::WatchRequest,
+    ) -> Result<Self, WatchError> {
+        let own = store.cluster();
+        if !request.cluster_id.is_empty() && request.cluster_id != own.to_string() {
+            return Err(WatchError::OtherCluster { own, wanted: request.cluster_id });
+        }
+        let applied = store.applied();
+        if request.from_index > *applied.borrow() {
+            // Somebody else may have told the caller of what this copy has not heard of yet.
+            store.read_barrier(READ).await?;
+        }
+        let known = *applied.borrow();
+        if request.from_index > known {
+            return Err(WatchError::Future { wanted: request.from_index, known });
+        }
+        let (interest, snapshot) = {
+            let state = store.state();
+            let interest = Interest::of(&state, &request)?;
+            let snapshot = (request.from_index == 0).then(|| snapshot(&state, &interest));
+            (interest, snapshot)
+        };
+        let (index, ready) = snapshot.unwrap_or((request.from_index, VecDeque::new()));
+        watching.now.inc();
+        let ends = [end, store.ending()];
+        let watcher = Self { store, ends, interest, index, ready, applied, watching, eager: false };
+        // Said at once, and not in the stream.
+        watcher.store.changes_after(watcher.index, 0).map_err(|error| watcher.compacted(error))?;
+        Ok(watcher)
+    }
+
+    /// Has it told at once how far the log is, and first of all.
+    pub(crate) fn eager(mut self) -> Self {
+        self.ready.push_back(self.progress());
+        self.eager = true;
+        self
+    }
+
+    /// What it is sent, until it ends. After a failure there is nothing.
+    pub fn stream(self) -> impl Stream<Item = Result<v1::WatchResponse, WatchError>> + Send + 'static {
+        unfold(Some(self), |watcher| async move {
+            let mut watcher = watcher?;
+            match watcher.next().await {
+                Ok(event) => {
+                    watcher.watching.sent.inc();
+                    Some((Ok(v1::WatchResponse { event: Some(event) }), Some(watcher)))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    /// The next thing that it is sent.
+    ///
+    /// # Errors
+    ///
+    /// There is nothing more: it is too far behind, or the daemon stops.
+    pub async fn next(&mut self) -> Result<Event, WatchError> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            self.applied.borrow_and_update();
+            let before = self.index;
+            let (changes, reached) =
+                self.store.changes_after(self.index, AT_ONCE).map_err(|error| self.compacted(error))?;
+            self.index = reached;
+            self.ready.extend(changes.iter().filter_map(|changes| wanted(changes, &self.interest)));
+            if self.eager && self.ready.back().map_or(before, index_of) < reached {
+                self.ready.push_back(self.progress());
+            }
+            if !self.ready.is_empty() || changes.len() == AT_ONCE {
+                continue;
+            }
+            let changed = timeout(QUIET, self.applied.changed());
+            let [first, second] = &self.ends;
+            match first.run_until_cancelled(second.run_until_cancelled(changed)).await.flatten() {
+                Some(Ok(Ok(()))) => {}
+                Some(Err(_)) => return Ok(self.progress()),
+                Some(Ok(Err(_))) | None => return Err(WatchError::Ended),
+            }
+        }
+    }
+
+    fn progress(&self) -> Event {
+        Event::Progress(v1::WatchProgress { index: self.index, time_ms: self.store.state().clock_ms })
+    }
+
+    fn compacted(&self, error: Compacted) -> WatchError {
+        self.watching.compacted.inc();
+        error.into()
+    }
+}
+
+fn index_of(event: &Event) -> u64 {
+    match event {
+        Event::Snapshot(part) => part.index,
+        Event::Changes(changes) => changes.index,
+        Event::Progress(progress) => progress.index,
+    }
+}
+
+/// All that there is, in parts, and the index that it is as of.
+fn snapshot(state: &State, interest: &Interest) -> (u64, VecDeque<Event>) {
+    let index = state.applied_index;
+    let part = || v1::WatchSnapshot { index, time_ms: state.clock_ms, ..v1::WatchSnapshot::default() };
+    let (mut parts, mut current, mut bytes) = (VecDeque::new(), part(), 0);
+    for change in state.objects() {
+        let (Some(key), Some(object)) = (change.watched(), state.watched(&change)) else { continue };
+        if !interest.takes(&change, &key, Some(&object)) {
+            continue;
+        }
+        bytes += object.encoded_len();
+        current.objects.push(object);
+        if bytes >= PART_BYTES {
+            parts.push_back(Event::Snapshot(std::mem::replace(&mut current, part())));
+            bytes = 0;
+        }
+    }
+    current.last = true;
+    parts.push_back(Event::Snapshot(current));
+    (index, parts)
+}
+
+/// What of some changes a watcher is sent.
+fn wanted(changes: &Changes, interest: &Interest) -> Option<Event> {
+    let Changes { index, time_ms, objects } = changes;
+    let mut sent = v1::WatchChanges { index: *index, time_ms: *time_ms, ..v1::WatchChanges::default() };
+    for (change, object) in objects {
+        let Some(key) = change.watched().filter(|key| interest.takes(change, key, object.as_ref())) else { continue };
+        match object {
+            Some(object) => sent.put.push(object.clone()),
+            None => sent.deleted.push(key),
+        }
+    }
+    (!sent.put.is_empty() || !sent.deleted.is_empty()).then_some(Event::Changes(sent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::Command;
+    use crate::model::id::EndpointId;
+    use crate::model::tests::{World, named};
+
+    fn small_state() -> State {
+        let (mut world, network) = World::with_network();
+        world.network(named("other"));
+        world.ok(Command::CreateEndpoint(world.container(&network, 1, "c1")));
+        world.state
+    }
+
+    fn interest(state: &State, networks: &[&str], kinds: &[ObjectKind]) -> Result<Interest, WatchError> {
+        let networks = networks.iter().map(|&name| name.to_owned()).collect();
+        let kinds = kinds.iter().map(|kind| i32::from(*kind)).collect();
+        Interest::of(state, &v1::WatchRequest { networks, kinds, ..v1::WatchRequest::default() })
+    }
+
+    fn sent(state: &State, interest: &Interest) -> Vec<v1::Object> {
+        let (_, events) = snapshot(state, interest);
+        let objects = |event| match event {
+            Event::Snapshot(part) => part.objects,
+            other => panic!("{other:?}"),
+        };
+        events.into_iter().flat_map(objects).collect()
+    }
+
+    #[test]
+    fn a_watcher_is_sent_what_it_asked_for() {
+        let state = small_state();
+        let all = sent(&state, &interest(&state, &[], &[]).unwrap());
+        let watched = state.objects().filter(|change| change.watched().is_some()).count();
+        assert_eq!(all.len(), watched);
+        let network = state.network_named("web").unwrap();
+        let of_network = |object: &v1::Object| match object.object.as_ref().unwrap() {
+            object::Object::Endpoint(endpoint) => endpoint.network == network.id.0,
+            other => panic!("{other:?}"),
+        };
+        let some = sent(&state, &interest(&state, &[&network.name], &[ObjectKind::Endpoint]).unwrap());
+        let expected = state.endpoints_of_network(network.id).count();
+        assert!(expected > 0 && some.len() == expected && some.iter().all(of_network), "{some:?}");
+    }
+
+    #[test]
+    fn an_object_that_is_gone_is_told_of_by_its_key() {
+        let state = small_state();
+        let interest = interest(&state, &["web"], &[ObjectKind::Endpoint]).unwrap();
+        let objects = vec![(Change::Endpoint(EndpointId(99)), None), (Change::Cluster, None)];
+        let Some(Event::Changes(changes)) = wanted(&Changes { index: 7, time_ms: 1, objects }, &interest) else {
+            panic!("nothing")
+        };
+        assert_eq!((changes.index, changes.put.len(), changes.deleted.len()), (7, 0, 1));
+        assert_eq!((changes.deleted[0].id, changes.deleted[0].kind()), (99, ObjectKind::Endpoint));
+        let others = Changes { index: 8, time_ms: 1, objects: vec![(Change::Cluster, None)] };
+        assert!(wanted(&others, &interest).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_watched_is_refused_by_name() {
+        let state = small_state();
+        let error = interest(&state, &["nowhere"], &[]).unwrap_err();
+        assert!(matches!(&error, WatchError::UnknownNetwork { name } if name == "nowhere"), "{error:?}");
+        for kind in [99, 0] {
+            let request = v1::WatchRequest { kinds: vec![kind], ..v1::WatchRequest::default() };
+            let error = Interest::of(&state, &request).unwrap_err();
+            assert!(matches!(error, WatchError::UnknownKind { kind: told } if told == kind), "{error:?}");
+        }
+    }
+}
