@@ -190,6 +190,13 @@ impl Member {
     /// Ends it: first what changes the kernel, then the store. The kernel keeps what it has. Gives back the means to
     /// clean it up.
     pub(crate) async fn stop(&self) -> Option<Linux> {
+        let linux = self.end_work().await;
+        self.store.clone().shutdown().await;
+        linux
+    }
+
+    /// Ends all that works in the background, and leaves the store to the requests that are under way.
+    pub(crate) async fn end_work(&self) -> Option<Linux> {
         self.stop.cancel();
         let background = self.background().take()?;
         for task in background.others {
@@ -198,7 +205,6 @@ impl Member {
             }
         }
         let linux = background.reconcile.await;
-        self.store.clone().shutdown().await;
         linux.inspect_err(|error| warn!(%error, "the reconcile loop did not end well")).ok()
     }
 

@@ -13,10 +13,12 @@ use crate::api::error::ApiError;
 use crate::daemon::Daemon;
 use crate::identity::{DataDir, Membership};
 use crate::lifecycle;
-use crate::member::Member;
+use crate::member::{Member, WRITE_DEADLINE};
 
 /// How long it waits after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a request that was under way may take: as long as a write.
+const LAST_REQUESTS: Duration = WRITE_DEADLINE;
 /// How long a new member may take to get as far as the observer was: it works with what that knew meanwhile.
 const CATCH_UP: Duration = Duration::from_secs(30);
 
@@ -31,7 +33,7 @@ pub(crate) fn follow(daemon: &Arc<Daemon>, member: &Arc<Member>) {
             let changed = change(&daemon, &member, role).await;
             let failed = changed.is_err();
             task.end(changed);
-            if !failed || member.unless_stopped(sleep(AGAIN)).await.is_none() {
+            if !failed || daemon.stop.run_until_cancelled(sleep(AGAIN)).await.is_none() {
                 return;
             }
         }
@@ -40,34 +42,38 @@ pub(crate) fn follow(daemon: &Arc<Daemon>, member: &Arc<Member>) {
 
 async fn change(daemon: &Arc<Daemon>, member: &Arc<Member>, role: Role) -> Result<(), ApiError> {
     // Whoever has it may be taking the node out of its cluster.
-    let Some(mut data) = member.unless_stopped(daemon.data.lock()).await else { return Ok(()) };
-    let Some(membership) = data.membership() else { return Ok(()) };
-    let (membership, store) = match role {
-        Role::Member => become_member(daemon, &mut data, member, membership).await?,
-        Role::Observer { raft_id } => {
-            let membership = Membership { raft_id, observer: true, ..membership };
-            let store = become_observer(daemon, &mut data, member, membership).await?;
-            (membership, store)
-        }
+    let Some(mut data) = daemon.stop.run_until_cancelled(daemon.data.lock()).await else { return Ok(()) };
+    let Some(before) = data.membership().filter(|before| before.node == member.node()) else { return Ok(()) };
+    let membership = match role {
+        Role::Member => Membership { observer: false, ..before },
+        Role::Observer { raft_id } => Membership { observer: true, raft_id, ..before },
     };
+    let store = open(daemon, &mut data, member, membership).await?;
+    member.end_work().await;
     let changed = Member::start(daemon, membership, store, member.at_work())?;
     daemon.set_member(Some(changed.clone()));
     follow(daemon, &changed);
     info!(raft_id = %membership.raft_id, observer = membership.observer, "this node is something else in its cluster now");
+    // Requests that are under way may still be answered.
+    let _ = timeout(LAST_REQUESTS, daemon.stop.cancelled()).await;
+    member.store().clone().shutdown().await;
+    if membership.observer {
+        data.remove_log()?
+    } else {
+        data.remove_copy()?
+    }
     Ok(())
 }
 
-/// Opens a log, gets it from the leader, and ends the observer.
-async fn become_member(
-    daemon: &Daemon,
-    data: &mut DataDir,
-    member: &Member,
-    membership: Membership,
-) -> Result<(Membership, Store), ApiError> {
-    let membership = Membership { observer: false, ..membership };
+/// Opens the store of what the node is to be, and waits until it can take over.
+async fn open(daemon: &Daemon, data: &mut DataDir, member: &Member, membership: Membership) -> Result<Store, ApiError> {
     if data.membership() != Some(membership) {
-        let members = data.members().clone();
-        data.enter(membership, members)?;
+        data.enter(membership, member.store().peers())?;
+    }
+    if membership.observer {
+        // Its log is removed in the end, at the latest when the daemon is started again: it must not vote by it any more.
+        let seed = member.store().state().clone();
+        return Ok(Store::observe(lifecycle::options(daemon, data, membership), Some(seed)).await?);
     }
     let store = lifecycle::open_store(daemon, data, membership).await?;
     data.begin()?;
@@ -76,21 +82,5 @@ async fn become_member(
     if timeout(CATCH_UP, store.applied().wait_for(|applied| *applied >= known)).await.is_err() {
         warn!("the leader sends the log slowly: this node goes on with an older state");
     }
-    member.stop().await;
-    data.remove_copy()?;
-    Ok((membership, store))
-}
-
-/// Ends the member, and removes its log for good: under its old id this node must not vote again.
-async fn become_observer(
-    daemon: &Daemon,
-    data: &mut DataDir,
-    member: &Member,
-    membership: Membership,
-) -> Result<Store, ApiError> {
-    let (members, seed) = (member.store().peers(), member.store().state().clone());
-    data.enter(membership, members)?;
-    member.stop().await;
-    data.remove_log()?;
-    Ok(Store::observe(lifecycle::options(daemon, data, membership), Some(seed)).await?)
+    Ok(store)
 }

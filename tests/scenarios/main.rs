@@ -19,6 +19,7 @@ mod lagging;
 mod leader_kill;
 mod members;
 mod metrics;
+mod observers;
 mod page;
 mod plugin;
 mod quorum;

@@ -91,11 +91,11 @@ fn nodes() {
     golden(
         &node::list(&[member(1), second, third, fourth], now()),
         "
-ID   NAME    STATE   ROLE      ADDRESS                VTEP              VERSION   JOINED
-1    host1   ready   leader    192.168.140.200:7300   192.168.140.200   0.1.0     3 minutes ago
-2    host2   down    voter     192.168.140.201:7300   192.168.140.201   0.1.0     3 minutes ago
-3    host3   ready   learner   192.168.140.202:7300   192.168.140.202   -         3 minutes ago
-4    host4   ready   observer  192.168.140.203:7300   192.168.140.203   0.1.0     3 minutes ago
+ID   NAME    STATE   ROLE       ADDRESS                VTEP              VERSION   JOINED
+1    host1   ready   leader     192.168.140.200:7300   192.168.140.200   0.1.0     3 minutes ago
+2    host2   down    voter      192.168.140.201:7300   192.168.140.201   0.1.0     3 minutes ago
+3    host3   ready   learner    192.168.140.202:7300   192.168.140.202   -         3 minutes ago
+4    host4   ready   observer   192.168.140.203:7300   192.168.140.203   0.1.0     3 minutes ago
 ",
     );
     golden(&node::list(&[], now()), "ID   NAME   STATE   ROLE   ADDRESS   VTEP   VERSION   JOINED\n");

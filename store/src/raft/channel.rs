@@ -117,9 +117,15 @@ impl Channels {
         self.standing().renewed
     }
 
+    /// Takes note of it. What this node asks from now on, it asks as the node that it is.
+    pub(crate) fn renew(&self, id: RaftId) {
+        self.standing().renewed = Some(id);
+    }
+
     /// Takes note that a leader sent something: it counts this member in.
     pub(crate) fn note_leader(&self) {
-        *self.standing() = Standing { removed: None, renewed: None, heard: Some(rt::now()) };
+        let mut standing = self.standing();
+        *standing = Standing { removed: None, heard: Some(rt::now()), ..*standing };
     }
 
     /// Why the others do not deal with this member any more, as the latest that answered said.
@@ -149,10 +155,19 @@ impl Channels {
 
     /// A request that says from whom it is and for whom.
     pub(crate) fn request<T>(&self, to: u64, message: T) -> Request<T> {
+        self.request_from(self.renewed().unwrap_or(self.me), to, message)
+    }
+
+    /// The same, of Raft: a node that was retired is what it was to Raft, and nobody listens to that.
+    pub(crate) fn raft_request<T>(&self, to: u64, message: T) -> Request<T> {
+        self.request_from(self.me, to, message)
+    }
+
+    fn request_from<T>(&self, from: RaftId, to: u64, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let map = request.metadata_mut();
         put(map, metadata::CLUSTER, &self.cluster.to_string());
-        put(map, metadata::FROM, &self.me.to_string());
+        put(map, metadata::FROM, &from.to_string());
         put(map, metadata::TO, &to.to_string());
         request
     }

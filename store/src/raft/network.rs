@@ -92,7 +92,7 @@ impl Member {
     }
 
     fn request<T>(&self, message: T) -> tonic::Request<T> {
-        self.channels.request(self.target, message)
+        self.channels.raft_request(self.target, message)
     }
 
     async fn ask<T>(

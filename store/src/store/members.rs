@@ -200,6 +200,7 @@ impl Store {
         let (node, renewed) = (self.node(), self.0.channels.renewed());
         let written = self.state().nodes.get(&node).map(|node| node.raft_id);
         if let Some(raft_id) = written.max(renewed).filter(|id| *id > self.id()) {
+            self.0.channels.renew(raft_id);
             self.0.role.send_replace(Some(Role::Observer { raft_id }));
         }
     }

@@ -158,8 +158,12 @@ impl Store {
             let attempt = timeout_at(give_up, self.attempt(request, &command, &open)).await;
             match attempt {
                 Ok(Proposed::Done { index, result }) => {
-                    // The write is done either way; reads here only lag when this takes too long.
-                    let _ = timeout_at(end, self.wait_applied(index)).await;
+                    // The write is done either way; reads here only lag when this takes too long, or when this is not the
+                    // store that reads are about to be made from.
+                    tokio::select! {
+                        _ = timeout_at(end, self.wait_applied(index)) => {}
+                        _ = self.other_role() => {}
+                    }
                     return Ok((*result)?);
                 }
                 Ok(Proposed::Stopped(reason)) => return Err(ProposeError::Stopped { reason }),

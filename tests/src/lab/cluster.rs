@@ -306,7 +306,9 @@ impl Cluster {
             let statuses = (0..self.daemons.len()).map(|host| self.status(host)).collect::<Result<Vec<_>>>()?;
             let indices: Vec<&Value> = statuses.iter().map(|status| &status["applied_index"]).collect();
             ensure!(indices.windows(2).all(|pair| pair[0] == pair[1]), "they have applied {indices:?}");
-            let hashes: Vec<String> = statuses.iter().map(|status| status["state_hash"].to_string()).collect();
+            // Observers have none.
+            let hashes = statuses.iter().map(|status| status["state_hash"].to_string());
+            let hashes: Vec<String> = hashes.filter(|hash| hash != "\"\"").collect();
             Ok((indices[0].clone(), hashes))
         })?;
         if hashes.windows(2).any(|pair| pair[0] != pair[1]) {
