@@ -259,9 +259,11 @@ impl DataDir {
         self.remove_from_store("observed")
     }
 
+    /// Durably: after a power cut it must not be there again, beside what came after it.
     fn remove_from_store(&self, part: &str) -> Result<(), DataDirError> {
-        let path = self.store_path().join(part);
-        match fs::remove_dir_all(&path) {
+        let (store, path) = (self.store_path(), self.store_path().join(part));
+        let sync = || File::open(&store).and_then(|dir| dir.sync_all());
+        match fs::remove_dir_all(&path).and_then(|()| sync()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
             _ => Ok(()),
         }

@@ -57,10 +57,9 @@ async fn change(daemon: &Arc<Daemon>, member: &Arc<Member>, role: Role) -> Resul
     // Requests that are under way may still be answered.
     let _ = timeout(LAST_REQUESTS, daemon.stop.cancelled()).await;
     member.store().clone().shutdown().await;
-    if membership.observer {
-        data.remove_log()?
-    } else {
-        data.remove_copy()?
+    let removed = if membership.observer { data.remove_log() } else { data.remove_copy() };
+    if let Err(error) = removed {
+        warn!(%error, "what this node had before stays until it is started again, or becomes something else");
     }
     Ok(())
 }
@@ -68,6 +67,10 @@ async fn change(daemon: &Arc<Daemon>, member: &Arc<Member>, role: Role) -> Resul
 /// Opens the store of what the node is to be, and waits until it can take over.
 async fn open(daemon: &Daemon, data: &mut DataDir, member: &Member, membership: Membership) -> Result<Store, ApiError> {
     if data.membership() != Some(membership) {
+        if !membership.observer {
+            // What is left of a log has another id, and is not to be taken for its own.
+            data.remove_log()?;
+        }
         data.enter(membership, member.store().peers())?;
     }
     if membership.observer {

@@ -25,17 +25,24 @@ pub(super) struct Attendance(Mutex<BTreeMap<u64, Seen>>);
 struct Seen {
     /// How far it had followed the log.
     index: u64,
-    /// When that was.
+    /// When it was heard of.
     at: Instant,
+    /// How long before it had said so.
+    age: Duration,
+}
+
+impl Seen {
+    fn age(&self) -> Duration {
+        now() - self.at + self.age
+    }
 }
 
 impl Attendance {
     fn note(&self, id: u64, index: u64, age: Duration) {
-        let Some(at) = now().checked_sub(age) else { return };
         let mut seen = self.lock();
-        let latest = seen.entry(id).or_insert(Seen { index, at });
-        if at >= latest.at {
-            *latest = Seen { index, at };
+        let latest = seen.entry(id).or_insert(Seen { index, at: now(), age });
+        if age <= latest.age() {
+            *latest = Seen { index, at: now(), age };
         }
     }
 
@@ -44,13 +51,13 @@ impl Attendance {
         let mut seen = self.lock();
         seen.retain(|id, _| observers.contains(id));
         for id in observers {
-            seen.entry(*id).or_insert(Seen { index: 0, at: now() });
+            seen.entry(*id).or_insert(Seen { index: 0, at: now(), age: Duration::ZERO });
         }
     }
 
     /// How long ago each was heard of, and how far it was.
     pub(super) fn ages(&self) -> BTreeMap<u64, (Duration, u64)> {
-        self.lock().iter().map(|(id, seen)| (*id, (now() - seen.at, seen.index))).collect()
+        self.lock().iter().map(|(id, seen)| (*id, (seen.age(), seen.index))).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Seen>> {

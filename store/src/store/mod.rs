@@ -252,9 +252,12 @@ impl Store {
     /// Waits until this node is to be something else: it goes on as what it is until it is opened anew.
     pub async fn other_role(&self) -> Role {
         let mut role = self.0.role.subscribe();
-        match role.wait_for(Option::is_some).await.ok().and_then(|role| *role) {
-            Some(role) => role,
-            None => std::future::pending().await,
+        loop {
+            if let Some(role) = *role.borrow_and_update() {
+                return role;
+            }
+            // The sender lives as long as the store.
+            let _ = role.changed().await;
         }
     }
 

@@ -45,7 +45,7 @@ pub(super) struct Observing {
 
 impl Observing {
     pub(super) fn told(&self) -> RaftMetrics<Types> {
-        self.told.borrow().clone()
+        self.told.subscribe().borrow().clone()
     }
 
     /// Ends when it is told of another leader than that one.
@@ -192,7 +192,7 @@ impl Store {
     /// Takes over what it was sent: on its disk first.
     async fn take(&self, observing: &Observing, batch: Vec<Event>) -> Result<(), FollowError> {
         self.0.channels.note_leader();
-        let membership = observing.told.borrow().membership_config.clone();
+        let membership = observing.told().membership_config;
         let header = v1::SnapshotHeader {
             membership: Some(convert::membership_out(membership.membership())),
             membership_log_id: membership.log_id().as_ref().map(convert::log_id_out),
@@ -201,9 +201,7 @@ impl Store {
         let (copy, full) = (Arc::clone(&observing.copy), self.room().level == Level::Full);
         let taken = rt::spawn_blocking(move || copy.take(batch, header, full)).await;
         taken.map_err(|error| FollowError::Cut(error.to_string()))??;
-        if !*observing.in_step.borrow() {
-            observing.in_step.send_replace(true);
-        }
+        observing.in_step.send_replace(true);
         Ok(())
     }
 }

@@ -46,11 +46,12 @@ impl Store {
             leader: entry.log_id.leader_id.node_id,
             bytes: bytes(entry),
         };
+        let log = self.consensus().map(|consensus| consensus.log.entries_from(from)).unwrap_or_default();
         Probe {
             term: metrics.current_term,
             leads: metrics.state == ServerState::Leader,
             committed: metrics.local_committed.map_or(0, |id| id.index),
-            log: self.0.log.entries_from(from).iter().map(|(index, entry)| (*index, logged(entry))).collect(),
+            log: log.iter().map(|(index, entry)| (*index, logged(entry))).collect(),
         }
     }
 }

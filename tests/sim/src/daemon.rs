@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,9 +17,9 @@ use pontoon_store::model::state::State;
 use pontoon_store::rt::sim::fs::Disk;
 use pontoon_store::rt::sim::link::Net;
 use pontoon_store::rt::sim::{Chance, Host, Run};
-use pontoon_store::rt::{now, sleep, spawn};
+use pontoon_store::rt::{fs, now, sleep, spawn, timeout};
 use pontoon_store::tasks::TaskBoard;
-use pontoon_store::{NodeKey, Peer, PeerServer, Store, StoreOptions, StoreSlot, Timing, admit};
+use pontoon_store::{NodeKey, Peer, PeerServer, Role, Store, StoreOptions, StoreSlot, Timing, admit};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,8 @@ pub(crate) struct Identity {
     members: BTreeMap<RaftId, Peer>,
     /// Its log is there.
     begun: bool,
+    /// It is outside the Raft membership.
+    observer: bool,
 }
 
 /// A daemon, on or off.
@@ -67,6 +70,7 @@ pub(crate) struct Daemon {
     /// Tells a retry of joining from joining anew.
     attempt: Mutex<u64>,
     identity: Mutex<Option<Identity>>,
+    changing: tokio::sync::Mutex<()>,
     up: Mutex<Option<(Run, StoreSlot)>>,
     /// Of this host, which may go on while the daemon does not.
     kernel: Mutex<Arc<Mutex<Memory>>>,
@@ -87,6 +91,15 @@ fn key(number: u64) -> anyhow::Result<NodeKey> {
     let mut document = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     document.extend_from_slice(&[number as u8; 32]);
     Ok(NodeKey::from_pkcs8(&document)?)
+}
+
+/// Removes the log of a member that has become an observer.
+fn remove_log() {
+    for part in ["log", "state", "snapshots"] {
+        // It may be gone already.
+        let _ = fs::remove_dir_all(Path::new("data").join(part));
+    }
+    let _ = fs::File::open("data").and_then(|dir| dir.sync_all());
 }
 
 struct Source {
@@ -124,6 +137,7 @@ impl Daemon {
             chance: Mutex::new(Chance::new(seed)),
             attempt: Mutex::new(1),
             identity: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             up: Mutex::default(),
             kernel: Mutex::default(),
         }))
@@ -223,7 +237,8 @@ impl Daemon {
         let (run, slot) = lock(&self.up).clone()?;
         let this = Arc::clone(self);
         let founding = async move {
-            let mut identity = Identity { raft_id: FOUNDER, node: NodeId(0), members: BTreeMap::new(), begun: false };
+            let mut identity =
+                Identity { raft_id: FOUNDER, node: NodeId(0), members: BTreeMap::new(), begun: false, observer: false };
             let options = this.options(&identity);
             let store = Store::open(options).await.ok()?;
             store.initialize(this.address).await.ok()?;
@@ -245,7 +260,7 @@ impl Daemon {
             };
             (identity.node, identity.begun) = (node.id, true);
             *lock(&this.identity) = Some(identity);
-            this.work(store, node.id);
+            this.work(store, slot, node.id);
             Some(())
         };
         let founded = run.within(|| spawn(founding));
@@ -259,8 +274,13 @@ impl Daemon {
         let joining = async move {
             let node = this.admission();
             let admitted = admit(&this.key, through, &node, Duration::from_secs(5)).await.ok()?;
-            let identity =
-                Identity { raft_id: admitted.raft_id, node: admitted.node, members: admitted.members, begun: false };
+            let identity = Identity {
+                raft_id: admitted.raft_id,
+                node: admitted.node,
+                members: admitted.members,
+                begun: false,
+                observer: admitted.observer,
+            };
             *lock(&this.identity) = Some(identity.clone());
             this.go_on(slot, identity).await;
             Some(())
@@ -279,13 +299,25 @@ impl Daemon {
     }
 
     async fn go_on(self: Arc<Self>, slot: StoreSlot, identity: Identity) {
-        match Store::open(self.options(&identity)).await {
+        if identity.observer {
+            remove_log();
+        }
+        if let Some(store) = self.open(&identity, None).await {
+            slot.set(Some(store.clone()));
+            self.work(store, slot, identity.node);
+        }
+    }
+
+    /// Opens its store; that it cannot must not happen.
+    async fn open(&self, identity: &Identity, seed: Option<State>) -> Option<Store> {
+        let options = self.options(identity);
+        let opened = if identity.observer { Store::observe(options, seed).await } else { Store::open(options).await };
+        match opened {
             Ok(store) => {
-                if let Some(identity) = lock(&self.identity).as_mut() {
-                    identity.begun = true;
+                if let Some(known) = lock(&self.identity).as_mut() {
+                    known.begun = !identity.observer;
                 }
-                slot.set(Some(store.clone()));
-                self.work(store, identity.node);
+                Some(store)
             }
             Err(error) => {
                 let number = self.number;
@@ -296,23 +328,25 @@ impl Daemon {
                     source = cause.source();
                 }
                 self.notes.violation(format!("daemon {number} does not start: {}", chain.join(": ")));
+                None
             }
         }
     }
 
-    /// What a member does beside its store.
-    fn work(&self, store: Store, node: NodeId) {
+    /// What a node does beside its store, until it is to be something else in its cluster.
+    fn work(self: &Arc<Self>, store: Store, slot: StoreSlot, node: NodeId) {
         let kernel = lock(&self.kernel).clone();
         let source = Arc::new(Source { store: store.clone(), node });
         let task = TaskBoard::new(clock).task("reconcile");
-        let wake = Arc::new(Notify::new());
+        let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let (reconciler, run) = reconcile::new(kernel, Names::default(), source, store.applied(), wake, task);
-        let opened = store.clone();
+        let (opened, stopped) = (store.clone(), stop.clone());
         drop(spawn(async move {
             opened.recovered(DEADLINE).await;
-            run.run(CancellationToken::new()).await;
+            run.run(stopped).await;
             drop(reconciler);
         }));
+        let (reporting, stopped) = (store.clone(), stop.clone());
         drop(spawn(async move {
             let report = ReportNode {
                 node,
@@ -323,10 +357,56 @@ impl Daemon {
                 egress_subnets: Vec::new(),
                 engine: String::new(),
             };
-            while store.propose(Command::ReportNode(report.clone()), DEADLINE).await.is_err() {
+            while !stopped.is_cancelled()
+                && reporting.propose(Command::ReportNode(report.clone()), DEADLINE).await.is_err()
+            {
                 sleep(AGAIN).await;
             }
         }));
+        let this = Arc::clone(self);
+        drop(spawn(async move {
+            let role = store.other_role().await;
+            this.change_role(role, store, slot, stop).await;
+        }));
+    }
+
+    /// Becomes what the leader wants it to be, as a daemon does (node/src/role.rs).
+    async fn change_role(self: Arc<Self>, role: Role, old: Store, slot: StoreSlot, stop: CancellationToken) {
+        // One after the other: what the one before has left is removed before anything of the next is there.
+        let _one = self.changing.lock().await;
+        if role == Role::Member {
+            remove_log();
+        }
+        let identity = {
+            let mut identity = lock(&self.identity);
+            let Some(identity) = identity.as_mut() else { return };
+            match role {
+                Role::Member => identity.observer = false,
+                Role::Observer { raft_id } => (identity.raft_id, identity.observer) = (raft_id, true),
+            }
+            (identity.begun, identity.members) = (false, old.peers());
+            identity.clone()
+        };
+        self.notes.count(if identity.observer {
+            "members that became observers"
+        } else {
+            "observers that became members"
+        });
+        self.notes.event(format!("{} becomes {role:?}", self.number));
+        let seed = old.state().clone();
+        let Some(store) = self.open(&identity, Some(seed)).await else { return };
+        if !identity.observer {
+            slot.set(Some(store.clone()));
+            let known = *old.applied().borrow();
+            let _ = timeout(DEADLINE, store.applied().wait_for(|applied| *applied >= known)).await;
+        }
+        stop.cancel();
+        slot.set(Some(store.clone()));
+        self.work(store, slot, identity.node);
+        old.shutdown().await;
+        if identity.observer {
+            remove_log();
+        }
     }
 
     /// Steps that its kernel lacks to be as its copy of the state wants it.

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pontoon_store::model::id::RaftId;
 use pontoon_store::rt::sim::Run;
 use pontoon_store::rt::{Instant, now, sleep};
 use pontoon_store::{Logged, Probe, Store};
@@ -22,6 +23,9 @@ const OBJECTS_EACH: u64 = 6;
 /// Term and leader of the entry before another; none: it was not looked at.
 type Maker = Option<(u64, u64)>;
 
+/// Its Raft id, and whether it observes.
+type Part = (RaftId, bool);
+
 /// What was seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Inspector {
@@ -31,8 +35,8 @@ pub(crate) struct Inspector {
     entries: BTreeMap<(u64, u64, u64), (Logged, Maker)>,
     /// Hash of the state by index.
     hashes: BTreeMap<u64, u128>,
-    /// Term, committed and applied, by daemon and run of it.
-    latest: BTreeMap<u64, (Run, [u64; 3])>,
+    /// Term, committed and applied, by daemon, its run and what it is in the cluster.
+    latest: BTreeMap<u64, (Run, Part, [u64; 3])>,
 }
 
 impl Inspector {
@@ -60,9 +64,11 @@ impl Inspector {
     pub(crate) fn look(&mut self, number: u64, run: &Run, store: &Store, notes: &Notes) {
         let (probe, status) = (store.probe(TAIL), store.status());
         let figures = [probe.term, probe.committed, status.applied_index];
-        let before = self.latest.insert(number, (run.clone(), figures));
-        if let Some((known, before)) = before
+        let part = (store.id(), store.observes());
+        let before = self.latest.insert(number, (run.clone(), part, figures));
+        if let Some((known, earlier, before)) = before
             && known.is(run)
+            && earlier == part
             && before.iter().zip(figures).any(|(before, after)| *before > after)
         {
             notes.violation(format!("daemon {number}: term, committed or applied fell from {before:?} to {figures:?}"));
@@ -73,8 +79,8 @@ impl Inspector {
         if probe.leads {
             self.check_leader(number, &probe, notes);
         }
-        let hash = *self.hashes.entry(status.applied_index).or_insert(status.state_hash);
-        if hash != status.state_hash {
+        let Some(hash) = status.state_hash else { return };
+        if *self.hashes.entry(status.applied_index).or_insert(hash) != hash {
             let index = status.applied_index;
             notes.violation(format!("daemon {number}: its state at index {index} is not that of another"));
         }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pontoon_store::ProposeError;
 use pontoon_store::model::command::Command;
+use pontoon_store::model::object::Voting;
 use pontoon_store::model::voters::seats;
 use pontoon_store::rt::sim::Chance;
 use pontoon_store::rt::sim::fs::Latency;
 use pontoon_store::rt::sim::link::Net;
 use pontoon_store::rt::{Instant, now, sleep, spawn};
+use pontoon_store::{ProposeError, Store};
 
 use crate::clients::Clients;
 use crate::daemon::{DEADLINE, Daemon};
@@ -49,7 +50,7 @@ impl Nemesis {
             sleep(Duration::from_millis(50 + chance.below(900))).await;
             let pause = Duration::from_millis(20 + chance.below(1800));
             let daemon = Arc::clone(&self.daemons[chance.below(self.daemons.len() as u64) as usize]);
-            match chance.below(16) {
+            match chance.below(18) {
                 0..=2 => self.kill(daemon, chance.once_in(2), pause),
                 3..=4 => self.kill_all(&mut chance),
                 5..=6 => self.cut_off(&daemon, &mut chance, pause),
@@ -58,7 +59,8 @@ impl Nemesis {
                 11 => self.slow_disk(daemon, pause),
                 12 => self.slow_links(pause),
                 13..=14 => self.restart(daemon, pause),
-                _ => self.replace(daemon, pause),
+                15 => self.replace(daemon, pause),
+                _ => self.set_voting(&daemon, chance.once_in(2), chance.below(self.daemons.len() as u64)),
             }
         }
     }
@@ -176,14 +178,20 @@ impl Nemesis {
         });
     }
 
+    /// An administrator says whether a node is to vote.
+    fn set_voting(&self, daemon: &Daemon, demote: bool, through: u64) {
+        let (Some(node), through) = (daemon.node(), Arc::clone(&self.daemons[through as usize])) else { return };
+        let voting = if demote { Voting::Demoted } else { Voting::Auto };
+        self.begin("promotions and demotions", format!(": {} {voting:?}", daemon.number));
+        self.meanwhile(async move {
+            let command = Command::SetVoting { node, voting };
+            through.on(|store| async move { store.propose(command, DEADLINE).await }).await;
+        });
+    }
+
     /// Whether everybody is there, and knows as many voters as there are to be.
     fn is_complete(&self) -> bool {
-        let voters = seats(None, self.daemons.len());
-        let knows = |daemon: &Arc<Daemon>| {
-            let status = daemon.up().map(|(_, store)| store.status());
-            status.is_some_and(|known| known.voters.len() == voters && known.members.len() == self.daemons.len())
-        };
-        self.daemons.iter().all(knows)
+        self.daemons.iter().all(|daemon| daemon.up().is_some_and(|(_, store)| has_its_members(&store)))
     }
 
     /// A host loses its disk. Its node is removed, and it joins anew.
@@ -232,4 +240,11 @@ impl Nemesis {
             this.replacing.store(0, Ordering::Relaxed);
         });
     }
+}
+
+/// Whether all nodes that may vote are members, and as many of them vote as are to, as far as a node knows.
+pub(crate) fn has_its_members(store: &Store) -> bool {
+    let status = store.status();
+    let able = store.state().nodes.values().filter(|node| node.voting != Voting::Demoted).count();
+    status.voters.len() == seats(None, able) && status.members.len() == able
 }

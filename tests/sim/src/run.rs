@@ -7,7 +7,9 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use openraft::async_runtime::AsyncRuntime;
+use pontoon_store::Store;
 use pontoon_store::model::command::{Command, CreateNetwork, Outcome};
+use pontoon_store::model::object::Voting;
 use pontoon_store::model::voters::seats;
 use pontoon_store::rt::sim::link::Net;
 use pontoon_store::rt::sim::{Chance, Runtime};
@@ -17,7 +19,7 @@ use crate::bug::Bug;
 use crate::clients::{Clients, REGISTERS};
 use crate::daemon::{DEADLINE, Daemon, Settings};
 use crate::inspector::{Inspector, check_objects};
-use crate::nemesis::Nemesis;
+use crate::nemesis::{Nemesis, has_its_members};
 use crate::notes::Notes;
 use crate::watcher::Follower;
 
@@ -187,6 +189,9 @@ async fn form(daemons: &[Arc<Daemon>], clients: &Clients) -> bool {
 /// Ends everything that goes wrong, and waits until all is well.
 async fn heal(daemons: &[Arc<Daemon>], net: &Net, nemesis: &Nemesis, clients: &Clients, followers: &[Follower]) {
     net.heal();
+    // Of four or five, one may stay an observer: an odd number can vote then.
+    let most = if daemons.len() > 3 { 1 } else { 0 };
+    promote(daemons, most).await;
     clients.notes.event("nothing goes wrong any more");
     let end = now() + PATIENCE;
     loop {
@@ -221,8 +226,7 @@ async fn what_is_wrong(daemons: &[Arc<Daemon>], followers: &[Follower]) -> Optio
     if let Some(behind) = status.iter().find(|status| status.applied_index < index) {
         return Some(format!("member {} is at {} and others at {index}", behind.raft_id, behind.applied_index));
     }
-    let voters = seats(None, daemons.len());
-    if status.iter().any(|status| status.voters.len() != voters || status.members.len() != daemons.len()) {
+    if !stores.iter().all(|(_, store)| has_its_members(store)) {
         return Some("the membership is not what it should be".to_owned());
     }
     for (daemon, store) in &stores {
@@ -235,4 +239,27 @@ async fn what_is_wrong(daemons: &[Arc<Daemon>], followers: &[Follower]) -> Optio
         }
     }
     None
+}
+
+/// Lets all vote that were demoted, but for a few.
+async fn promote(daemons: &[Arc<Daemon>], but: usize) {
+    let demoted = move |store: &Store| {
+        let state = store.state();
+        let demoted = state.nodes.values().filter(|node| node.voting == Voting::Demoted);
+        demoted.skip(but).map(|node| node.id).collect::<Vec<_>>()
+    };
+    let end = now() + PATIENCE;
+    for daemon in daemons.iter().cycle().take_while(|_| now() < end) {
+        let done = daemon.on(|store| async move {
+            store.read_barrier(DEADLINE).await.ok()?;
+            for node in demoted(&store) {
+                store.propose(Command::SetVoting { node, voting: Voting::Auto }, DEADLINE).await.ok()?;
+            }
+            Some(())
+        });
+        if done.await.flatten().is_some() {
+            return;
+        }
+        sleep(LOOK).await;
+    }
 }

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pontoon_node::api::watch::{Watcher, Watching};
 use pontoon_proto::v1::watch_response::Event;
 use pontoon_proto::v1::{self, ObjectKind, object};
 use pontoon_store::model::state::State;
 use pontoon_store::rt::sim::Chance;
 use pontoon_store::rt::{Instant, now, sleep, spawn};
+use pontoon_store::{WatchError, Watcher, Watching};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -71,15 +71,15 @@ impl Follower {
         let request = v1::WatchRequest { from_index, ..v1::WatchRequest::default() };
         let (sender, mut events) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let ends = [stop.clone(), CancellationToken::new()];
+        let stopped = stop.clone();
         let serving = async move {
-            let watcher = Watcher::follow(store, ends, Watching::default(), request).await;
+            let watcher = Watcher::follow(store, stopped, Watching::default(), request).await;
             let mut watcher = match watcher {
                 Ok(watcher) => watcher,
-                Err(error) => return drop(sender.send(Err(error.reason))),
+                Err(error) => return drop(sender.send(Err(error))),
             };
             loop {
-                let event = watcher.next().await.map_err(|error| error.reason);
+                let event = watcher.next().await;
                 let over = event.is_err();
                 if sender.send(event).is_err() || over {
                     return;
@@ -96,7 +96,7 @@ impl Follower {
             };
             match event {
                 Some(Ok(event)) => self.take(daemon, event),
-                Some(Err("INDEX_COMPACTED")) => {
+                Some(Err(WatchError::Compacted(_))) => {
                     self.notes.count("watchers that began anew");
                     self.seen().index = 0;
                     return;

@@ -109,8 +109,7 @@ pub fn remove_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
     if !state.folders.remove(path.as_ref()) {
         return Err(ErrorKind::NotFound.into());
     }
-    let inside: Vec<PathBuf> = state.names.keys().filter(|name| name.starts_with(path.as_ref())).cloned().collect();
-    inside.into_iter().for_each(|path| state.change(Name::Remove(path), &run));
+    state.change(Name::RemoveFolder(path.as_ref().to_owned()), &run);
     Ok(())
 }
 

@@ -63,6 +63,7 @@ pub(super) enum Name {
     Give(PathBuf, u64),
     Move(PathBuf, PathBuf),
     Remove(PathBuf),
+    RemoveFolder(PathBuf),
 }
 
 /// What is in a file.
@@ -185,6 +186,9 @@ impl Disk {
             file.data = file.lasting.clone();
             file.locked = false;
         }
+        // A folder that was removed is there again with what is in it.
+        let folders: Vec<PathBuf> = lasting.keys().filter_map(|name| name.parent().map(Path::to_owned)).collect();
+        state.folders.extend(folders);
         state.names = lasting.clone();
         state.lasting = lasting;
     }
@@ -199,6 +203,7 @@ impl Name {
         match self {
             Self::Give(path, file) => drop(names.insert(path.clone(), *file)),
             Self::Remove(path) => drop(names.remove(path)),
+            Self::RemoveFolder(folder) => names.retain(|path, _| !path.starts_with(folder)),
             Self::Move(from, to) => {
                 if let Some(file) = names.remove(from) {
                     names.insert(to.clone(), file);
@@ -208,7 +213,7 @@ impl Name {
     }
 
     fn concerns(&self, folder: &Path) -> bool {
-        let (Self::Give(path, _) | Self::Move(_, path) | Self::Remove(path)) = self;
+        let (Self::Give(path, _) | Self::Move(_, path) | Self::Remove(path) | Self::RemoveFolder(path)) = self;
         path.parent() == Some(folder)
     }
 }
