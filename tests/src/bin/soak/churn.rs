@@ -16,7 +16,7 @@ use crate::slot::Slot;
 use crate::watcher;
 
 /// Networks at a time.
-const NETWORKS: usize = 20;
+pub(crate) const NETWORKS: usize = 20;
 /// Clients that write labels.
 const LABELLERS: usize = 15;
 /// Watchers at a time.

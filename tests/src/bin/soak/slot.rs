@@ -18,7 +18,7 @@ use crate::churn::Shared;
 use crate::client::{Node, Tries, answer, paced};
 
 /// Containers of each node that may be on the network.
-const OF_EACH_NODE: usize = 2;
+pub(crate) const OF_EACH_NODE: usize = 2;
 /// How often one of them is detached and attached again before the network goes.
 const TURNS: usize = 20;
 /// Of so many containers that are to go, one goes with its namespace, as when a host's container engine is killed.
