@@ -14,10 +14,10 @@ use pontoon_tests::{elapse, wait_for};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::report::Section;
-use crate::socket;
 use crate::stats::{number, per_second};
 use crate::writer::Writer;
+use pontoon_tests::Section;
+use pontoon_tests::socket;
 
 /// Clients that write all the time, on the two members that stay.
 const CLIENTS: usize = 32;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use pontoon_tests::lab::{Cluster, Engine, EngineKind, IMAGE, Options, run_with};
 
-use crate::report::Section;
 use crate::stats::{ms, number, percentile};
+use pontoon_tests::Section;
 
 /// How often each is done, in turn with the others.
 const RUNS: usize = 10;

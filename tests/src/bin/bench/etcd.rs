@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-use crate::socket;
+use pontoon_tests::socket;
 
 /// How long the members may take to agree.
 const AGREE: Duration = Duration::from_secs(30);

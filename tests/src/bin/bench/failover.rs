@@ -10,8 +10,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::beside::{HEADER, Times};
 use crate::etcd::Etcd;
-use crate::report::Section;
 use crate::writer::Writer;
+use pontoon_tests::Section;
 
 /// How often our leader is killed.
 const RUNS: usize = 20;

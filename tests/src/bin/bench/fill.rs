@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::socket;
+use pontoon_tests::socket;
 
 /// Proposals under way at once.
 const CLIENTS: usize = 32;

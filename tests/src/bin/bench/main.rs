@@ -12,7 +12,6 @@ mod handover;
 mod memory;
 mod program;
 mod report;
-mod socket;
 mod stats;
 mod traffic;
 mod writer;

@@ -10,9 +10,9 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::etcd::Etcd;
-use crate::report::Section;
 use crate::stats::{number, ratio};
 use crate::writer::{VALUE_BYTES, Writer};
+use pontoon_tests::Section;
 
 /// Networks that exist.
 const NETWORKS: usize = 10;

@@ -15,9 +15,9 @@ use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
 use crate::fill;
-use crate::report::Section;
-use crate::socket;
 use crate::stats::{median, ms, number, ratio};
+use pontoon_tests::Section;
+use pontoon_tests::socket;
 
 /// Endpoints of other nodes.
 const ENDPOINTS: usize = 10_000;

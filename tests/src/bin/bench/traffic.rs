@@ -9,8 +9,8 @@ use pontoon_tests::lab::{LAN_INTERFACE, Lab, Netns, run};
 use pontoon_tests::wait_for;
 use serde_json::Value;
 
-use crate::report::Section;
 use crate::stats::{median, number, ratio};
+use pontoon_tests::Section;
 
 /// How often the ways take turns.
 const ROUNDS: usize = 3;

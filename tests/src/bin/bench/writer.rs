@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::etcd::EtcdClient;
-use crate::socket;
+use pontoon_tests::socket;
 
 /// Size of the values put into etcd, in bytes.
 pub(crate) const VALUE_BYTES: usize = 256;

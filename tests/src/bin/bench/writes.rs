@@ -9,9 +9,9 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::etcd::Etcd;
-use crate::report::Section;
 use crate::stats::{ms, number, per_second, percentile, ratio};
 use crate::writer::{VALUE_BYTES, Writer};
+use pontoon_tests::Section;
 
 /// Numbers of clients.
 const CLIENTS: [usize; 3] = [1, 16, 64];

@@ -10,14 +10,19 @@ use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use nix::sched::{CloneFlags, setns};
 use pontoon_store::NodeKey;
-use pontoon_tests::lab::Netns;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::spawn_blocking;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
+use crate::lab::Netns;
+
 /// A connection of its own to the server at `path`.
-pub(crate) async fn connect(path: &Path) -> Result<Channel> {
+///
+/// # Errors
+///
+/// Nobody listens there.
+pub async fn connect(path: &Path) -> Result<Channel> {
     let path = path.to_owned();
     let shown = path.display().to_string();
     // The address is not used, but a gRPC request names a host.
@@ -30,7 +35,11 @@ pub(crate) async fn connect(path: &Path) -> Result<Channel> {
 }
 
 /// A connection to a member's address as a network namespace sees it, made with another member's key.
-pub(crate) async fn connect_in(netns: &Netns, address: SocketAddr, key: NodeKey) -> Result<Channel> {
+///
+/// # Errors
+///
+/// Nobody listens there, or it does not know that key.
+pub async fn connect_in(netns: &Netns, address: SocketAddr, key: NodeKey) -> Result<Channel> {
     let path = netns.path();
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
     let connector = service_fn(move |_: Uri| {
