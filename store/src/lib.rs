@@ -22,7 +22,7 @@ pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, h
 pub use raft::types::Peer;
 pub use store::{
     ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError, Role,
-    Room, Store, StoreOptions, StoreStatus, Timing,
+    Room, Store, StoreOptions, StoreStatus, Timing, Watched,
 };
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};

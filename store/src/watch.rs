@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use futures::Stream;
 use futures::stream::unfold;
-use pontoon_proto::v1;
+use pontoon_proto::metadata;
 use pontoon_proto::v1::watch_response::Event;
-use pontoon_proto::v1::{ObjectKind, object};
+use pontoon_proto::v1::{self, ObjectKind, object};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::metadata::AsciiMetadataValue;
 
 use crate::feed::{Changes, Compacted};
 use crate::model::apply::Change;
@@ -21,6 +23,10 @@ use crate::model::id::{ClusterId, NetworkId};
 use crate::model::state::State;
 use crate::rt::{timeout, watch};
 use crate::store::{ReadError, Store};
+
+mod concern;
+
+pub(crate) use concern::Concern;
 
 /// Most bytes of objects in one part of what there is.
 const PART_BYTES: usize = 1 << 20;
@@ -82,7 +88,58 @@ pub enum WatchError {
     /// The daemon stops, or its store does.
     #[error("pontoond stops, or leaves its cluster")]
     Ended,
+    /// Another node, which was asked, says so.
+    #[error("{message}")]
+    Told {
+        /// [`WatchError::reason`] there.
+        reason: &'static str,
+        /// In its words.
+        message: String,
+    },
 }
+
+impl WatchError {
+    /// Machine-readable; docs/api.md lists them.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::OtherCluster { .. } => "OTHER_CLUSTER",
+            Self::UnknownNetwork { .. } => "NETWORK_NOT_FOUND",
+            Self::UnknownKind { .. } => "INVALID_KIND",
+            Self::Future { .. } => "INDEX_OF_FUTURE",
+            Self::Compacted(_) => COMPACTED,
+            Self::Read(ReadError::NoQuorum { .. }) => "NO_QUORUM",
+            Self::Read(ReadError::Stopped { .. }) | Self::Ended => ENDED,
+            Self::Told { reason, .. } => reason,
+        }
+    }
+
+    /// For another node.
+    pub(crate) fn status(&self) -> Status {
+        let mut status = Status::failed_precondition(self.to_string());
+        status.metadata_mut().insert(metadata::REASON, AsciiMetadataValue::from_static(self.reason()));
+        status
+    }
+
+    /// What another node has said.
+    pub(crate) fn of(status: &Status) -> Self {
+        let reasons = ["OTHER_CLUSTER", "NETWORK_NOT_FOUND", "INVALID_KIND", "INDEX_OF_FUTURE", COMPACTED, "NO_QUORUM"];
+        let told = status.metadata().get(metadata::REASON).and_then(|reason| reason.to_str().ok());
+        match reasons.into_iter().find(|reason| Some(*reason) == told) {
+            Some(reason) => Self::Told { reason, message: status.message().to_owned() },
+            None => Self::Ended,
+        }
+    }
+
+    /// Whether it has to begin anew.
+    pub(crate) fn is_compacted(&self) -> bool {
+        self.reason() == COMPACTED
+    }
+}
+
+/// What a watcher would go on from is not kept any more.
+const COMPACTED: &str = "INDEX_COMPACTED";
+/// There is nothing more from this node.
+const ENDED: &str = "SHUTTING_DOWN";
 
 /// What a watcher wants to know of.
 #[derive(Debug, Default)]
@@ -132,8 +189,6 @@ pub struct Watcher {
     ready: VecDeque<Event>,
     applied: watch::Receiver<u64>,
     watching: Watching,
-    /// It wants to know at once how far the log is, also if nothing of it concerns it.
-    eager: bool,
 }
 
 impl Drop for Watcher {
@@ -154,39 +209,22 @@ impl Watcher {
         watching: Watching,
         request: v1::WatchRequest,
     ) -> Result<Self, WatchError> {
-        let own = store.cluster();
-        if !request.cluster_id.is_empty() && request.cluster_id != own.to_string() {
-            return Err(WatchError::OtherCluster { own, wanted: request.cluster_id });
-        }
+        check(&store, &request.cluster_id, request.from_index).await?;
         let applied = store.applied();
-        if request.from_index > *applied.borrow() {
-            // Somebody else may have told the caller of what this copy has not heard of yet.
-            store.read_barrier(READ).await?;
-        }
-        let known = *applied.borrow();
-        if request.from_index > known {
-            return Err(WatchError::Future { wanted: request.from_index, known });
-        }
         let (interest, snapshot) = {
             let state = store.state();
             let interest = Interest::of(&state, &request)?;
-            let snapshot = (request.from_index == 0).then(|| snapshot(&state, &interest));
+            let takes = |change: &Change, key: &_, object: &_| interest.takes(change, key, Some(object));
+            let snapshot = (request.from_index == 0).then(|| snapshot(&state, takes));
             (interest, snapshot)
         };
         let (index, ready) = snapshot.unwrap_or((request.from_index, VecDeque::new()));
         watching.now.inc();
         let ends = [end, store.ending()];
-        let watcher = Self { store, ends, interest, index, ready, applied, watching, eager: false };
+        let watcher = Self { store, ends, interest, index, ready, applied, watching };
         // Said at once, and not in the stream.
         watcher.store.changes_after(watcher.index, 0).map_err(|error| watcher.compacted(error))?;
         Ok(watcher)
-    }
-
-    /// Has it told at once how far the log is, and first of all.
-    pub(crate) fn eager(mut self) -> Self {
-        self.ready.push_back(self.progress());
-        self.eager = true;
-        self
     }
 
     /// What it is sent, until it ends. After a failure there is nothing.
@@ -214,14 +252,10 @@ impl Watcher {
                 return Ok(event);
             }
             self.applied.borrow_and_update();
-            let before = self.index;
             let (changes, reached) =
                 self.store.changes_after(self.index, AT_ONCE).map_err(|error| self.compacted(error))?;
             self.index = reached;
             self.ready.extend(changes.iter().filter_map(|changes| wanted(changes, &self.interest)));
-            if self.eager && self.ready.back().map_or(before, index_of) < reached {
-                self.ready.push_back(self.progress());
-            }
             if !self.ready.is_empty() || changes.len() == AT_ONCE {
                 continue;
             }
@@ -245,22 +279,32 @@ impl Watcher {
     }
 }
 
-fn index_of(event: &Event) -> u64 {
-    match event {
-        Event::Snapshot(part) => part.index,
-        Event::Changes(changes) => changes.index,
-        Event::Progress(progress) => progress.index,
+/// Whether a watcher is in the right cluster, and does not ask for what is to come.
+async fn check(store: &Store, wanted: &str, from_index: u64) -> Result<(), WatchError> {
+    let own = store.cluster();
+    if !wanted.is_empty() && wanted != own.to_string() {
+        return Err(WatchError::OtherCluster { own, wanted: wanted.to_owned() });
     }
+    let applied = store.applied();
+    if from_index > *applied.borrow() {
+        // Somebody else may have told the caller of what this copy has not heard of yet.
+        store.read_barrier(READ).await?;
+    }
+    let known = *applied.borrow();
+    if from_index > known {
+        return Err(WatchError::Future { wanted: from_index, known });
+    }
+    Ok(())
 }
 
-/// All that there is, in parts, and the index that it is as of.
-fn snapshot(state: &State, interest: &Interest) -> (u64, VecDeque<Event>) {
+/// All that there is for a watcher, in parts, and the index that it is as of.
+fn snapshot(state: &State, takes: impl Fn(&Change, &v1::ObjectKey, &v1::Object) -> bool) -> (u64, VecDeque<Event>) {
     let index = state.applied_index;
     let part = || v1::WatchSnapshot { index, time_ms: state.clock_ms, ..v1::WatchSnapshot::default() };
     let (mut parts, mut current, mut bytes) = (VecDeque::new(), part(), 0);
     for change in state.objects() {
         let (Some(key), Some(object)) = (change.watched(), state.watched(&change)) else { continue };
-        if !interest.takes(&change, &key, Some(&object)) {
+        if !takes(&change, &key, &object) {
             continue;
         }
         bytes += object.encoded_len();
@@ -310,7 +354,7 @@ mod tests {
     }
 
     fn sent(state: &State, interest: &Interest) -> Vec<v1::Object> {
-        let (_, events) = snapshot(state, interest);
+        let (_, events) = snapshot(state, |change, key, object| interest.takes(change, key, Some(object)));
         let objects = |event| match event {
             Event::Snapshot(part) => part.objects,
             other => panic!("{other:?}"),

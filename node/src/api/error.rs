@@ -125,33 +125,20 @@ impl From<ReadError> for ApiError {
 
 impl From<WatchError> for ApiError {
     fn from(error: WatchError) -> Self {
-        let message = error.to_string();
-        match error {
-            WatchError::OtherCluster { .. } => {
-                let hint = "ask a node of that cluster, or leave the cluster out";
-                Self::new(Code::FailedPrecondition, "OTHER_CLUSTER", message, hint)
-            }
-            WatchError::UnknownNetwork { .. } => {
-                let hint = "pontoon network ls lists the networks";
-                Self::new(Code::NotFound, Reason::NetworkNotFound.as_str(), message, hint)
-            }
-            WatchError::UnknownKind { .. } => {
-                Self::new(Code::InvalidArgument, "INVALID_KIND", message, "see ObjectKind in docs/api.md")
-            }
-            WatchError::Future { .. } => {
-                let hint = "begin with 0, or with an index that you were sent";
-                Self::new(Code::OutOfRange, "INDEX_OF_FUTURE", message, hint)
-            }
-            WatchError::Read(error) => error.into(),
-            WatchError::Compacted(_) => {
-                Self::new(Code::OutOfRange, "INDEX_COMPACTED", message, "begin anew, with index 0")
-            }
-            WatchError::Ended => {
+        let (code, hint) = match error.reason() {
+            "OTHER_CLUSTER" => (Code::FailedPrecondition, "ask a node of that cluster, or leave the cluster out"),
+            "NETWORK_NOT_FOUND" => (Code::NotFound, "pontoon network ls lists the networks"),
+            "INVALID_KIND" => (Code::InvalidArgument, "see ObjectKind in docs/api.md"),
+            "INDEX_OF_FUTURE" => (Code::OutOfRange, "begin with 0, or with an index that you were sent"),
+            "INDEX_COMPACTED" => (Code::OutOfRange, "begin anew, with index 0"),
+            "NO_QUORUM" => (Code::Unavailable, NO_QUORUM_HINT),
+            _ => {
                 let hint =
                     "go on at another node, or here once pontoond runs, from the latest index that you have seen";
-                Self::new(Code::Unavailable, "SHUTTING_DOWN", message, hint)
+                (Code::Unavailable, hint)
             }
-        }
+        };
+        Self::new(code, error.reason(), error.to_string(), hint)
     }
 }
 

@@ -50,7 +50,7 @@ impl NetworkService for Networks {
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
         let member = self.0.member()?;
         let freshness = member.read(request.into_inner().read).await;
-        let state = member.store().state();
+        let state = freshness.look(&member);
         let networks = state.networks.values().map(|network| view::network(&state, network));
         Ok(Response::new(v1::ListNetworksResponse {
             networks: networks.collect(),
@@ -65,7 +65,7 @@ impl NetworkService for Networks {
         let request = request.into_inner();
         let member = self.0.member()?;
         let freshness = member.read(request.read).await;
-        let state = member.store().state();
+        let state = freshness.look(&member);
         let network = view::find_network(&state, &request.network)?;
         let endpoints = state.endpoints_of_network(network.id).map(|endpoint| view::endpoint(&state, endpoint));
         let leases = state.leases_of_network(network.id);
@@ -102,7 +102,7 @@ impl NetworkService for Networks {
         let request = request.into_inner();
         let member = self.0.member()?;
         let freshness = member.read(request.read).await;
-        let state = member.store().state();
+        let state = freshness.look(&member);
         let leases = select_leases(&state, &request)?;
         Ok(Response::new(v1::ListLeasesResponse { leases, freshness: Some(freshness.of(&state)) }))
     }
@@ -115,7 +115,7 @@ impl NetworkService for Networks {
         let address: IpAddr = parse("address", Reason::InvalidAddress, &request.address)?;
         let member = self.0.member()?;
         let freshness = member.read(request.read).await;
-        let state = member.store().state();
+        let state = freshness.look(&member);
         let lease = find_lease(&state, address)?;
         Ok(Response::new(v1::InspectLeaseResponse {
             lease: Some(view::lease(&state, lease)),
@@ -197,7 +197,7 @@ const EVERYWHERE: Duration = Duration::from_secs(30);
 async fn wait_everywhere(member: &Member, network: &Network) -> Result<(), ApiError> {
     let (end, mut applied) = (Instant::now() + EVERYWHERE, member.store().applied());
     loop {
-        let missing = without(&member.store().state(), network.id);
+        let missing = without(&member.read(None).await.look(member), network.id);
         if missing.is_empty() {
             return Ok(());
         }

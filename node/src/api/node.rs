@@ -39,7 +39,7 @@ impl NodeService for Nodes {
         let member = self.0.member()?;
         let freshness = member.read(request.read).await;
         let status = member.store().status();
-        let state = member.store().state();
+        let state = freshness.look(&member);
         let node = view::find_node(&state, &request.node)?;
         let endpoints = state.endpoints_of_node(node.id).map(|endpoint| view::endpoint(&state, endpoint));
         Ok(Response::new(v1::InspectNodeResponse {

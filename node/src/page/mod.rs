@@ -120,7 +120,7 @@ async fn collect(daemon: &Daemon) -> View {
     };
     let basis = member.read(None).await;
     view.status = status::status(daemon);
-    let state = member.store().state();
+    let state = basis.look(&member);
     view.networks = state.networks.values().map(|network| api::network_view(&state, network)).collect();
     view.endpoints = state.endpoints.values().map(|endpoint| api::endpoint_view(&state, endpoint)).collect();
     // It names nothing that could be missing.

@@ -8,6 +8,7 @@
 //! - [`state`]: the objects together
 //! - [`apply`]: what a command does to them
 //! - [`check`]: what holds at all times
+//! - [`interest`]: what of them concerns one node
 //! - [`voters`]: who votes in Raft
 //! - [`agreement`]: whether members have made the same of the log
 
@@ -18,6 +19,7 @@ pub mod check;
 pub mod command;
 pub mod id;
 mod index;
+pub mod interest;
 mod name;
 pub mod object;
 pub mod rejection;

@@ -16,7 +16,7 @@ use crate::peer::{StoreSlot, greet, unproposed, unreachable};
 use crate::rt;
 use crate::store::{Level, Proposed, hash_out};
 use crate::tls::NodeKey;
-use crate::watch::{WatchError, Watcher};
+use crate::watch::{Concern, Watcher};
 
 /// How long writing an admission may take. With the call back it stays below 5 s.
 const ADMIT: Duration = Duration::from_secs(3);
@@ -140,14 +140,27 @@ impl v1::peer_server::Peer for Service {
 
     type FollowStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
 
-    async fn follow(&self, request: Request<v1::WatchRequest>) -> Answer<Self::FollowStream> {
+    async fn follow(&self, request: Request<v1::FollowRequest>) -> Answer<Self::FollowStream> {
+        let store = self.slot.member(&request).await?;
+        if store.observes() {
+            return Err(observer());
+        }
+        let following = Concern::follow(store, self.slot.watching().clone(), request.into_inner()).await;
+        let following = following.map_err(|error| error.status())?;
+        Ok(Response::new(following.stream().map(|event| event.map_err(|error| error.status())).boxed()))
+    }
+
+    type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
         let store = self.slot.member(&request).await?;
         if store.observes() {
             return Err(observer());
         }
         let (end, watching) = (store.ending(), self.slot.watching().clone());
-        let watcher = Watcher::follow(store, end, watching, request.into_inner()).await.map_err(not_followed)?;
-        Ok(Response::new(watcher.eager().stream().map(|event| event.map_err(not_followed)).boxed()))
+        let watcher = Watcher::follow(store, end, watching, request.into_inner()).await;
+        let watcher = watcher.map_err(|error| error.status())?;
+        Ok(Response::new(watcher.stream().map(|event| event.map_err(|error| error.status())).boxed()))
     }
 
     async fn attend(&self, request: Request<v1::AttendRequest>) -> Answer<v1::AttendResponse> {
@@ -232,14 +245,6 @@ async fn reachable(key: &NodeKey, node: &AdmitNode) -> Result<(), Status> {
 
 fn observer() -> Status {
     Status::failed_precondition("this node is an observer: ask a member of the Raft membership")
-}
-
-/// Why an observer is sent nothing (more). One that is too far behind begins anew, and any other goes to another member.
-fn not_followed(error: WatchError) -> Status {
-    match error {
-        WatchError::Compacted(_) => Status::out_of_range(error.to_string()),
-        error => Status::unavailable(error.to_string()),
-    }
 }
 
 fn not_leader() -> Status {

@@ -177,12 +177,12 @@ impl StateMachine {
                 }
             }
         }
+        // Before watchers are woken, and together with the state: who looks at both finds them to be as of one index.
+        self.shared.feed().add(&state, &changes);
         // Nothing changes the state any more, and writing it takes longer than others should wait for a look at it.
         let state = RwLockWriteGuard::downgrade(state);
         let described = convert::snapshot_out(None, &self.meta(), 0);
         let mut meta = StateMeta { applied: described, clock_ms: state.clock_ms, hash: self.hash };
-        // Before watchers are woken.
-        self.shared.feed().add(&state, &changes);
         self.db.apply(&state, changes, &mut meta).map_err(io::Error::other)?;
         let index = state.applied_index;
         drop(state);

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::codec::CodecError;
 use crate::disk::state::{StateDb, StateError, StateMeta};
+use crate::model::id::NodeId;
 use crate::model::state::State;
 use crate::raft::state_machine::Shared;
 
@@ -78,13 +79,19 @@ impl Copy {
 
     /// Takes over what was sent, with whole snapshots. On success it is on disk, too; not as safe from a power cut as a log
     /// is, for what was lost is sent again.
-    pub(super) fn take(&self, batch: Vec<Event>, header: v1::SnapshotHeader, full: bool) -> Result<(), CopyError> {
+    pub(super) fn take(
+        &self,
+        batch: Vec<Event>,
+        node: NodeId,
+        header: v1::SnapshotHeader,
+        full: bool,
+    ) -> Result<(), CopyError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.meta.applied = header;
         let before = self.shared.state().applied_index;
         let mut taken = Ok(());
         for event in batch {
-            taken = self.take_one(&mut kept, event, full);
+            taken = self.take_one(&mut kept, event, node, full);
             if matches!(taken, Err(CopyError::Object(_) | CopyError::Older { .. })) {
                 break;
             }
@@ -107,7 +114,7 @@ impl Copy {
         }
     }
 
-    fn take_one(&self, kept: &mut Kept, event: Event, full: bool) -> Result<(), CopyError> {
+    fn take_one(&self, kept: &mut Kept, event: Event, node: NodeId, full: bool) -> Result<(), CopyError> {
         let (state, changes) = match event {
             Event::Snapshot(whole) => {
                 let known = self.shared.state().applied_index;
@@ -122,7 +129,10 @@ impl Copy {
             }
             Event::Changes(changes) => {
                 let mut state = self.shared.write();
-                let changed = state.take_watched(changes)?;
+                let before = state.networks_of_node(node);
+                let mut changed = state.take_watched(changes)?;
+                let left = before.difference(&state.networks_of_node(node)).copied().collect();
+                changed.extend(state.forget(node, &left));
                 let state = RwLockWriteGuard::downgrade(state);
                 self.shared.feed().add(&state, &changed);
                 (state, Some(changed))

@@ -11,7 +11,7 @@ use openraft::{RaftMetrics, StoredMembership};
 use pontoon_proto::v1;
 use pontoon_proto::v1::watch_response::Event;
 use tokio::sync::Notify;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::copy::{Copy, CopyError};
 use super::members::upgrade;
@@ -23,6 +23,7 @@ use crate::raft::channel::Channels;
 use crate::raft::convert;
 use crate::raft::types::{Membership, Peer, StoredMembership as Stored, Types};
 use crate::rt::{self, JoinHandle, sleep, timeout, watch};
+use crate::watch::WatchError;
 
 /// How often it tells that it is there.
 const ATTEND: Duration = Duration::from_secs(1);
@@ -112,6 +113,7 @@ impl Store {
     pub async fn observe(options: StoreOptions, seed: Option<State>) -> Result<Self, OpenError> {
         room::prepare(&options).map_err(|error| OpenError::disk("data folder")(error.into()))?;
         let dir = options.dir.join("observed");
+        let seed = seed.map(|seed| concerning(seed, &options));
         let (copy, shared, known) = when_free(move || {
             let opened = StateDb::open(&dir).map_err(|error| match error {
                 StateError::InUse { .. } => OpenError::InUse { dir: dir.clone() },
@@ -146,7 +148,7 @@ impl Store {
     }
 
     /// The members in the order in which it goes to them: each observer has its own, and the leader has other things to do.
-    fn candidates(&self) -> Vec<(u64, Peer)> {
+    pub(super) fn candidates(&self) -> Vec<(u64, Peer)> {
         let metrics = self.metrics();
         let me = self.id().0;
         let nodes = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
@@ -162,8 +164,7 @@ impl Store {
 
     /// Follows a member for as long as it goes.
     async fn follow_at(&self, observing: &Observing, member: u64, peer: &Peer, anew: bool) -> Result<(), FollowError> {
-        let from_index = if anew { 0 } else { *self.applied().borrow() };
-        let request = v1::WatchRequest { from_index, cluster_id: self.cluster().to_string(), ..Default::default() };
+        let request = self.follow_request(anew);
         let mut client =
             self.0.channels.watch(member, peer).map_err(|error| FollowError::Address(error.to_string()))?;
         let answer = client.follow(self.0.channels.request(member, request)).await;
@@ -189,6 +190,16 @@ impl Store {
         Ok(())
     }
 
+    fn follow_request(&self, anew: bool) -> v1::FollowRequest {
+        let (node, state) = (self.node(), self.state());
+        v1::FollowRequest {
+            cluster_id: self.cluster().to_string(),
+            from_index: if anew { 0 } else { state.applied_index },
+            node: node.0,
+            networks: state.networks_of_node(node).into_iter().map(|network| network.0).collect(),
+        }
+    }
+
     /// Takes over what it was sent: on its disk first.
     async fn take(&self, observing: &Observing, batch: Vec<Event>) -> Result<(), FollowError> {
         self.0.channels.note_leader();
@@ -198,8 +209,8 @@ impl Store {
             membership_log_id: membership.log_id().as_ref().map(convert::log_id_out),
             ..v1::SnapshotHeader::default()
         };
-        let (copy, full) = (Arc::clone(&observing.copy), self.room().level == Level::Full);
-        let taken = rt::spawn_blocking(move || copy.take(batch, header, full)).await;
+        let (copy, full, node) = (Arc::clone(&observing.copy), self.room().level == Level::Full, self.node());
+        let taken = rt::spawn_blocking(move || copy.take(batch, node, header, full)).await;
         taken.map_err(|error| FollowError::Cut(error.to_string()))??;
         observing.in_step.send_replace(true);
         Ok(())
@@ -207,7 +218,7 @@ impl Store {
 }
 
 /// Parts of a snapshot are kept until the last one is there.
-fn whole(event: Event, coming: &mut Vec<v1::Object>) -> Option<Event> {
+pub(super) fn whole(event: Event, coming: &mut Vec<v1::Object>) -> Option<Event> {
     match event {
         Event::Snapshot(mut part) => {
             coming.append(&mut part.objects);
@@ -215,6 +226,14 @@ fn whole(event: Event, coming: &mut Vec<v1::Object>) -> Option<Event> {
         }
         other => Some(other),
     }
+}
+
+/// What of a member's state concerns the node still.
+fn concerning(mut seed: State, options: &StoreOptions) -> State {
+    let own = seed.node_with_key(&options.key.public()).map_or(options.node, |node| node.id);
+    let networks = seed.networks.keys().copied().collect();
+    seed.forget(own, &networks);
+    seed
 }
 
 /// Those who were members when this node was admitted.
@@ -242,7 +261,7 @@ enum FollowError {
 impl FollowError {
     /// Whether what it would go on from is not kept any more.
     fn is_compacted(&self) -> bool {
-        matches!(self, Self::Refused(status) if status.code() == Code::OutOfRange)
+        matches!(self, Self::Refused(status) if WatchError::of(status).is_compacted())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Looks at every daemon again and again: whether Raft keeps its promises, and we ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +48,9 @@ impl Inspector {
             for daemon in &daemons {
                 if let Some((run, store)) = daemon.up() {
                     self.look(daemon.number, &run, &store, &notes);
+                    if store.observes() {
+                        check_copy(daemon.number, &store, &daemons, &notes);
+                    }
                     if looks % OBJECTS_EACH == 0 {
                         check_objects(daemon.number, &store, &notes);
                     }
@@ -128,5 +131,22 @@ impl Inspector {
 pub(crate) fn check_objects(number: u64, store: &Store, notes: &Notes) {
     for violation in store.state().check() {
         notes.violation(format!("daemon {number}: {violation}"));
+    }
+}
+
+/// Looks whether an observer has what of a member's state concerns it, and nothing else.
+pub(crate) fn check_copy(number: u64, store: &Store, daemons: &[Arc<Daemon>], notes: &Notes) {
+    let members = daemons.iter().filter_map(|daemon| daemon.up());
+    let index = store.state().applied_index;
+    let same = |member: &Store| !member.observes() && member.state().applied_index == index;
+    let Some((_, member)) = members.into_iter().find(|(_, member)| same(member)) else { return };
+    notes.count("comparisons of observers");
+    let (node, there, here) = (store.node(), member.state(), store.state());
+    let networks = there.networks_of_node(node);
+    let wanted: BTreeSet<_> = there.objects().filter(|object| there.concerns(object, node, &networks)).collect();
+    let mut wrong = wanted.iter().filter(|object| there.watched(object) != here.watched(object));
+    let more = here.objects().find(|object| !wanted.contains(object));
+    if let Some(object) = wrong.next().copied().or(more) {
+        notes.violation(format!("observer {number} is wrong about {object:?} at index {index}"));
     }
 }

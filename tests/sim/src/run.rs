@@ -18,7 +18,7 @@ use pontoon_store::rt::{now, sleep, spawn};
 use crate::bug::Bug;
 use crate::clients::{Clients, REGISTERS};
 use crate::daemon::{DEADLINE, Daemon, Settings};
-use crate::inspector::{Inspector, check_objects};
+use crate::inspector::{Inspector, check_copy, check_objects};
 use crate::nemesis::{Nemesis, has_its_members};
 use crate::notes::Notes;
 use crate::watcher::Follower;
@@ -149,7 +149,11 @@ async fn play(plan: Plan, notes: Notes) -> anyhow::Result<()> {
         if let Some((run, store)) = daemon.up() {
             inspector.look(daemon.number, &run, &store, &notes);
             check_objects(daemon.number, &store, &notes);
-            clients.check_endpoints(&store.state());
+            if store.observes() {
+                check_copy(daemon.number, &store, &daemons, &notes);
+            } else {
+                clients.check_endpoints(&store.state());
+            }
         }
     }
     clients.check_histories();
@@ -234,7 +238,8 @@ async fn what_is_wrong(daemons: &[Arc<Daemon>], followers: &[Follower]) -> Optio
             Some(0) => {}
             steps => return Some(format!("daemon {}: its kernel lacks {steps:?} steps", daemon.number)),
         }
-        for follower in followers.iter().filter(|follower| follower.index() == store.state().applied_index) {
+        let in_step = |follower: &&Follower| !store.observes() && follower.index() == store.state().applied_index;
+        for follower in followers.iter().filter(in_step) {
             follower.compare(&store.state());
         }
     }

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt;
 use pontoon_proto::v1::watch_response::Event;
 use pontoon_proto::v1::{self, ObjectKind, object};
+use pontoon_store::Watching;
 use pontoon_store::model::state::State;
 use pontoon_store::rt::sim::Chance;
 use pontoon_store::rt::{Instant, now, sleep, spawn};
-use pontoon_store::{WatchError, Watcher, Watching};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -73,14 +74,13 @@ impl Follower {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let serving = async move {
-            let watcher = Watcher::follow(store, stopped, Watching::default(), request).await;
-            let mut watcher = match watcher {
-                Ok(watcher) => watcher,
+            let mut told = match store.watch(request, stopped, Watching::default()).await {
+                Ok(told) => told,
                 Err(error) => return drop(sender.send(Err(error))),
             };
-            loop {
-                let event = watcher.next().await;
+            while let Some(event) = told.next().await {
                 let over = event.is_err();
+                let event = event.map(|response| response.event);
                 if sender.send(event).is_err() || over {
                     return;
                 }
@@ -95,8 +95,8 @@ impl Follower {
                 () = sleep(Duration::from_secs(1)) => continue,
             };
             match event {
-                Some(Ok(event)) => self.take(daemon, event),
-                Some(Err(WatchError::Compacted(_))) => {
+                Some(Ok(event)) => event.into_iter().for_each(|event| self.take(daemon, event)),
+                Some(Err(error)) if error.reason() == "INDEX_COMPACTED" => {
                     self.notes.count("watchers that began anew");
                     self.seen().index = 0;
                     return;
@@ -135,6 +135,7 @@ impl Follower {
         let index = seen.index;
         drop(seen);
         if let Some((_, store)) = daemon.up()
+            && !store.observes()
             && store.state().applied_index == index
         {
             self.compare(&store.state());

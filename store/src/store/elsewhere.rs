@@ -1,0 +1,83 @@
+//! What an observer has not itself, from a member: everything that does not concern it.
+
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use pontoon_proto::v1;
+use pontoon_proto::v1::watch_response::Event;
+use tokio_util::sync::CancellationToken;
+
+use super::Store;
+use super::observe::whole;
+use crate::model::state::State;
+use crate::rt::{now, sleep, timeout_at};
+use crate::watch::{WatchError, Watcher, Watching};
+
+/// How long it waits before it asks again.
+const AGAIN: Duration = Duration::from_millis(25);
+
+/// What a watcher is sent, until it ends. After a failure there is nothing.
+pub type Watched = BoxStream<'static, Result<v1::WatchResponse, WatchError>>;
+
+impl Store {
+    /// Follows the cluster's objects, until the store ends or `end` is cancelled. An observer passes on what a member sends.
+    ///
+    /// # Errors
+    ///
+    /// What was asked for is not there, or not any more, or not yet.
+    pub async fn watch(
+        &self,
+        request: v1::WatchRequest,
+        end: CancellationToken,
+        watching: Watching,
+    ) -> Result<Watched, WatchError> {
+        if !self.observes() {
+            return Ok(Watcher::follow(self.clone(), end, watching, request).await?.stream().boxed());
+        }
+        let mut failed = WatchError::Ended;
+        for (id, peer) in self.candidates() {
+            let Ok(mut client) = self.0.channels.watch(id, &peer) else { continue };
+            let answer = client.watch(self.0.channels.request(id, request.clone())).await;
+            self.0.channels.note(&answer);
+            match answer {
+                Ok(told) => {
+                    let told = told.into_inner().map(|event| event.map_err(|status| WatchError::of(&status)));
+                    let ending = self.ending();
+                    let ended = async move { end.run_until_cancelled(ending.cancelled()).await }.map(drop);
+                    return Ok(told.take_until(ended.boxed()).boxed());
+                }
+                Err(status) => failed = WatchError::of(&status),
+            }
+            if !matches!(failed, WatchError::Ended) {
+                break;
+            }
+        }
+        Err(failed)
+    }
+
+    /// Everything, as new as what is here or newer; none: no member has sent it by the deadline.
+    pub async fn whole(&self, deadline: Duration) -> Option<State> {
+        let (end, least) = (now() + deadline, *self.applied().borrow());
+        let found = async {
+            loop {
+                if let Some(state) = self.fetch().await.filter(|state| state.applied_index >= least) {
+                    return state;
+                }
+                sleep(AGAIN).await;
+            }
+        };
+        timeout_at(end, found).await.ok()
+    }
+
+    async fn fetch(&self) -> Option<State> {
+        let (end, mut coming) = (self.ending(), Vec::new());
+        let mut told = self.watch(v1::WatchRequest::default(), end, Watching::default()).await.ok()?;
+        loop {
+            let event = told.next().await?.ok()?.event?;
+            if let Some(Event::Snapshot(all)) = whole(event, &mut coming) {
+                return State::of_watched(all.objects, all.index, all.time_ms).ok();
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Following what concerns one node. What that is changes with the endpoints that the node has, so an observer is not sent
+//! one change after the other, but what all of them have come to, each time from one look at the state.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use futures::Stream;
+use futures::stream::unfold;
+use pontoon_proto::v1;
+use pontoon_proto::v1::watch_response::Event;
+use prost::Message;
+
+use super::{PART_BYTES, QUIET, WatchError, Watching, check, snapshot};
+use crate::model::apply::Change;
+use crate::model::id::{NetworkId, NodeId};
+use crate::model::state::State;
+use crate::rt::{sleep, timeout, watch};
+use crate::store::Store;
+
+/// How long what does not concern the node is gathered before it is told how far the log is: everything that is written is
+/// such a thing for most nodes.
+const CALM: Duration = Duration::from_millis(5);
+
+/// An observer that follows.
+#[derive(Debug)]
+pub(crate) struct Concern {
+    store: Store,
+    node: NodeId,
+    /// The networks that the node had endpoints on, as of the index.
+    networks: BTreeSet<NetworkId>,
+    /// Everything up to this index was sent, or is in `ready`.
+    index: u64,
+    ready: VecDeque<Event>,
+    applied: watch::Receiver<u64>,
+    watching: Watching,
+}
+
+impl Drop for Concern {
+    fn drop(&mut self) {
+        self.watching.now.dec();
+    }
+}
+
+impl Concern {
+    /// Follows a store until that ends.
+    ///
+    /// # Errors
+    ///
+    /// What was asked for is not there, or not any more, or not yet.
+    pub(crate) async fn follow(
+        store: Store,
+        watching: Watching,
+        request: v1::FollowRequest,
+    ) -> Result<Self, WatchError> {
+        check(&store, &request.cluster_id, request.from_index).await?;
+        let node = NodeId(request.node);
+        let (networks, index, ready) = {
+            let state = store.state();
+            if request.from_index > 0 {
+                let networks = request.networks.into_iter().map(NetworkId).collect();
+                (networks, request.from_index, VecDeque::new())
+            } else {
+                let networks = state.networks_of_node(node);
+                let (index, parts) = snapshot(&state, |object, _, _| state.concerns(object, node, &networks));
+                (networks, index, parts)
+            }
+        };
+        watching.now.inc();
+        let applied = store.applied();
+        let mut following = Self { store, node, networks, index, ready, applied, watching };
+        // Said at once, and not in the stream.
+        following.store.changes_after(index, 0).map_err(|error| following.compacted(error.into()))?;
+        // However little there is to say, it knows that it is in step.
+        following.ready.push_back(following.progress());
+        Ok(following)
+    }
+
+    /// What it is sent, until it ends. After a failure there is nothing.
+    pub(crate) fn stream(self) -> impl Stream<Item = Result<v1::WatchResponse, WatchError>> + Send + 'static {
+        unfold(Some(self), |following| async move {
+            let mut following = following?;
+            match following.next().await {
+                Ok(event) => {
+                    following.watching.sent.inc();
+                    Some((Ok(v1::WatchResponse { event: Some(event) }), Some(following)))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    async fn next(&mut self) -> Result<Event, WatchError> {
+        let ending = self.store.ending();
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            self.applied.borrow_and_update();
+            if self.advance()? && self.ready.is_empty() {
+                if ending.run_until_cancelled(sleep(CALM)).await.is_none() {
+                    return Err(WatchError::Ended);
+                }
+                self.advance()?;
+                self.ready.push_back(self.progress());
+            }
+            if !self.ready.is_empty() {
+                continue;
+            }
+            match ending.run_until_cancelled(timeout(QUIET, self.applied.changed())).await {
+                Some(Ok(Ok(()))) => {}
+                Some(Err(_)) => return Ok(self.progress()),
+                Some(Ok(Err(_))) | None => return Err(WatchError::Ended),
+            }
+        }
+    }
+
+    /// Goes to the latest index; tells whether there was a later one. What has come to concern the node is in `ready`.
+    fn advance(&mut self) -> Result<bool, WatchError> {
+        let store = self.store.clone();
+        let state = store.state();
+        let changed = store.changes_after(self.index, usize::MAX);
+        let (changes, reached) = changed.map_err(|error| self.compacted(error.into()))?;
+        if reached <= self.index {
+            return Ok(false);
+        }
+        let networks = state.networks_of_node(self.node);
+        let changed = changes.iter().flat_map(|changes| changes.objects.iter().map(|(object, _)| *object));
+        let new = networks.difference(&self.networks).flat_map(|network| state.objects_of_network(*network));
+        let objects: BTreeSet<Change> = changed.chain(new).collect();
+        self.ready.extend(parts(&state, self.node, &networks, objects, self.index));
+        (self.networks, self.index) = (networks, reached);
+        Ok(true)
+    }
+
+    fn progress(&self) -> Event {
+        Event::Progress(v1::WatchProgress { index: self.index, time_ms: self.store.state().clock_ms })
+    }
+
+    fn compacted(&self, error: WatchError) -> WatchError {
+        self.watching.compacted.inc();
+        error
+    }
+}
+
+/// What of some objects a node is sent. If it takes several messages, all but the last have the index from before: who gets
+/// no further begins there again.
+fn parts(
+    state: &State,
+    node: NodeId,
+    networks: &BTreeSet<NetworkId>,
+    objects: BTreeSet<Change>,
+    before: u64,
+) -> Vec<Event> {
+    let part = |index| v1::WatchChanges { index, time_ms: state.clock_ms, ..v1::WatchChanges::default() };
+    let (mut parts, mut current, mut bytes) = (Vec::new(), part(before), 0);
+    for object in objects {
+        let Some(key) = object.watched() else { continue };
+        let found = state.watched(&object);
+        match found.filter(|_| state.concerns(&object, node, networks)) {
+            Some(found) => {
+                bytes += found.encoded_len();
+                current.put.push(found);
+            }
+            None if was_of(state, &object, node, networks) => current.deleted.push(key),
+            None => {}
+        }
+        if bytes >= PART_BYTES {
+            parts.push(Event::Changes(std::mem::replace(&mut current, part(before))));
+            bytes = 0;
+        }
+    }
+    if !parts.is_empty() || !current.put.is_empty() || !current.deleted.is_empty() {
+        current.index = state.applied_index;
+        parts.push(Event::Changes(current));
+    }
+    parts
+}
+
+/// Whether a node may have an object that is gone, or does not concern it any more.
+fn was_of(state: &State, object: &Change, node: NodeId, networks: &BTreeSet<NetworkId>) -> bool {
+    match object {
+        Change::Lease(network, address) => state
+            .leases
+            .get(&(*network, *address))
+            .is_none_or(|lease| lease.previous.iter().any(|past| past.node == node)),
+        // Nothing else begins or ends to concern a node by itself.
+        object => state.watched(object).is_none() && state.concerns(object, node, networks),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::command::Command;
+    use crate::model::object::Network;
+    use crate::model::tests::{World, named};
+
+    /// An observer of `World`'s second node, and what it was sent.
+    struct Follower {
+        copy: State,
+        networks: BTreeSet<NetworkId>,
+    }
+
+    fn node(world: &World) -> NodeId {
+        world.node(2).id
+    }
+
+    /// What of the state concerns the node.
+    fn concerning(world: &World) -> State {
+        let (state, node) = (&world.state, node(world));
+        let networks = state.networks_of_node(node);
+        let objects = state.objects().filter(|object| state.concerns(object, node, &networks));
+        let objects = objects.filter_map(|object| state.watched(&object)).collect();
+        State::of_watched(objects, state.applied_index, state.clock_ms).unwrap()
+    }
+
+    impl Follower {
+        fn new(world: &World) -> Self {
+            Self { copy: concerning(world), networks: world.state.networks_of_node(node(world)) }
+        }
+
+        fn take(&mut self, world: &World, changed: BTreeSet<Change>) -> usize {
+            let networks = world.state.networks_of_node(node(world));
+            let new = networks.difference(&self.networks).flat_map(|network| world.state.objects_of_network(*network));
+            let objects = changed.into_iter().chain(new).collect();
+            let mut sent = 0;
+            for event in parts(&world.state, node(world), &networks, objects, self.copy.applied_index) {
+                let Event::Changes(changes) = event else { panic!("{event:?}") };
+                sent += changes.put.len() + changes.deleted.len();
+                self.copy.take_watched(changes).unwrap();
+            }
+            let left = self.networks.difference(&networks).copied().collect();
+            self.copy.forget(node(world), &left);
+            self.copy.pass(world.state.applied_index, world.state.clock_ms);
+            self.networks = networks;
+            assert_eq!(self.copy, concerning(world));
+            sent
+        }
+    }
+
+    fn step(world: &mut World, follower: &mut Follower, command: Command) -> usize {
+        let applied = world.apply(command);
+        applied.result.expect("accepted");
+        follower.take(world, applied.changes.into_iter().collect())
+    }
+
+    #[test]
+    fn a_node_is_sent_what_concerns_it_and_no_more() {
+        let (mut world, web) = World::with_network();
+        let other: Network = world.network(named("other"));
+        let mut follower = Follower::new(&world);
+        let create = |world: &World, network: &Network, n: u8, name: &str| {
+            Command::CreateEndpoint(world.container(network, n, name))
+        };
+        let command = create(&world, &web, 1, "far");
+        assert_eq!(step(&mut world, &mut follower, command), 0, "another node's, on a network that it is not on");
+        let command = create(&world, &web, 2, "own");
+        assert!(step(&mut world, &mut follower, command) >= 4, "its own, and what was there before");
+        let command = create(&world, &web, 3, "near");
+        assert_eq!(step(&mut world, &mut follower, command), 2, "an endpoint and its lease");
+        let command = create(&world, &other, 3, "away");
+        assert_eq!(step(&mut world, &mut follower, command), 0);
+        let own = world.state.endpoints.values().find(|endpoint| endpoint.name == "own").unwrap().clone();
+        step(&mut world, &mut follower, Command::RemoveEndpoint { endpoint: own.id, epoch: own.epoch });
+        assert!(follower.copy.endpoints.is_empty(), "{:?}", follower.copy.endpoints);
+        let near = world.state.endpoints.values().find(|endpoint| endpoint.name == "near").unwrap().clone();
+        step(&mut world, &mut follower, Command::RemoveEndpoint { endpoint: near.id, epoch: near.epoch });
+        // Somebody else gets the address that was its own.
+        world.now_ms += 120_000;
+        let command = create(&world, &web, 1, "heir");
+        step(&mut world, &mut follower, command);
+    }
+}
