@@ -13,7 +13,7 @@ mod firewall;
 mod generation;
 mod link;
 mod linux;
-#[cfg(any(test, feature = "sim"))]
+#[cfg(any(test, feature = "memory-kernel"))]
 pub mod memory;
 mod neighbour;
 mod netns;

@@ -10,8 +10,10 @@ mod failover;
 mod fill;
 mod handover;
 mod memory;
+mod observers;
 mod program;
 mod report;
+mod scale;
 mod stats;
 mod traffic;
 mod writer;
@@ -44,6 +46,8 @@ enum Part {
     Failover,
     /// A member that has missed 100,000 entries or lost its disk, until it is in step, and writes meanwhile.
     CatchUp,
+    /// A network on 27 nodes, most of which observe; and 10,000 endpoints on up to 200 nodes in one process.
+    Observers,
     /// TCP and small packets, beside the bare hosts and a VXLAN made by hand.
     Traffic,
     /// 10,000 endpoints of other nodes after the first local one, beside `bridge -batch` and `ip -batch`.
@@ -66,6 +70,7 @@ fn main() -> Result<()> {
             Part::Writes => vec![writes::measure(&runtime)?],
             Part::Failover => vec![failover::measure(&runtime)?, handover::measure(&runtime)?],
             Part::CatchUp => vec![catch_up::measure(&runtime)?],
+            Part::Observers => vec![observers::measure(&runtime)?, scale::measure()?],
             Part::Traffic => vec![traffic::measure()?],
             Part::Program => vec![program::measure(&runtime)?],
             Part::Memory => vec![memory::measure(&runtime)?],

@@ -1,0 +1,120 @@
+//! A network that is made on one of many nodes, until every one of them knows it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
+use pontoon_proto::v1::network_service_client::NetworkServiceClient;
+use pontoon_proto::v1::{CreateNetworkRequest, InspectNetworkRequest, ReadOptions, RemoveNetworkRequest};
+use pontoon_tests::lab::{Cluster, Options, run_with};
+use pontoon_tests::{Section, socket, wait_for};
+use tokio::runtime::Runtime;
+use tokio::time::{sleep, timeout};
+use tonic::transport::Channel;
+
+use crate::stats::{ms, number, percentile};
+
+/// Nodes: five voters, two learners, twenty observers.
+const NODES: usize = 27;
+/// What the leader makes of them.
+const ROLES: [(&str, usize); 3] = [("voters", 5), ("learners", 2), ("observers", 20)];
+/// How often a network is made.
+const RUNS: usize = 20;
+/// How often a node is asked whether it knows the network. More often would keep the machine busy that all of them share.
+const ASK: Duration = Duration::from_millis(5);
+/// Every node must know it within this.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Measures and reports.
+pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
+    let (mut members, mut observers) = (Vec::new(), Vec::new());
+    run_with(Options { hosts: NODES, ..Options::default() }, |cluster| {
+        cluster.form()?;
+        let observing = wait_roles(cluster)?;
+        let sockets: Vec<PathBuf> = cluster.daemons().iter().map(|daemon| daemon.socket()).collect();
+        let clients = runtime.block_on(try_join_all(sockets.iter().map(|socket| connect(socket))))?;
+        for run in 0..RUNS {
+            // Each time through another node.
+            let known = runtime.block_on(make(&clients, run % NODES, &format!("n{run}")))?;
+            let last = |observes: bool| {
+                let of = known.iter().enumerate().filter(|(host, _)| observing.contains(host) == observes);
+                of.map(|(_, took)| *took).max().unwrap_or_default()
+            };
+            members.push(last(false));
+            observers.push(last(true));
+        }
+        Ok(())
+    })?;
+    let row = |what: &str, times: &mut Vec<Duration>| {
+        times.sort_unstable();
+        let cells = [0, 50, 100].map(|percent| number(ms(percentile(times, percent))));
+        [vec![what.to_owned()], cells.to_vec()].concat()
+    };
+    Ok(Section {
+        title: "A network that is made, until every node knows it",
+        how: format!(
+            "{NODES} daemons in namespaces of one machine: 5 voters, 2 learners, 20 observers. A network is made through each of \
+             them in turn, {RUNS} in all. From the request to the moment at which the last of the 7 members and the last of the 20 \
+             observers has it in its own copy; each is asked every {} ms. Milliseconds.",
+            ASK.as_millis()
+        ),
+        header: vec!["last of the", "least", "p50", "most"],
+        rows: vec![row("members", &mut members), row("observers", &mut observers)],
+    })
+}
+
+/// Waits until everybody is what he is to be; tells the hosts that observe.
+fn wait_roles(cluster: &Cluster) -> Result<Vec<usize>> {
+    wait_for("as many voters and observers as there are to be", DEADLINE, || {
+        let status = cluster.status(0)?;
+        let members = status["members"].as_array().context("no members")?;
+        let roles = members.iter().map(|member| match (&member["voter"] == true, &member["observer"] == true) {
+            (true, _) => "voters",
+            (false, false) => "learners",
+            (false, true) => "observers",
+        });
+        let roles: Vec<&str> = roles.collect();
+        for (role, expected) in ROLES {
+            let found = roles.iter().filter(|found| **found == role).count();
+            ensure!(found == expected, "there are {found} {role}");
+        }
+        let name = |member: &serde_json::Value| member["node"]["name"].as_str().map(str::to_owned);
+        let named = members.iter().zip(&roles).filter(|(_, role)| **role == "observers");
+        let named: Vec<String> = named.filter_map(|(member, _)| name(member)).collect();
+        let hosts = cluster.hosts().iter().enumerate().filter(|(_, host)| named.contains(&host.name));
+        Ok(hosts.map(|(index, _)| index).collect())
+    })
+}
+
+async fn connect(socket: &Path) -> Result<NetworkServiceClient<Channel>> {
+    Ok(NetworkServiceClient::new(socket::connect(socket).await?))
+}
+
+/// Makes a network through one node, and tells how long each took to know it. Then it is removed.
+async fn make(clients: &[NetworkServiceClient<Channel>], through: usize, name: &str) -> Result<Vec<Duration>> {
+    let begun = Instant::now();
+    let mut client = clients[through].clone();
+    let made = async {
+        let request = CreateNetworkRequest { name: name.to_owned(), ..CreateNetworkRequest::default() };
+        client.create_network(request).await.context("cannot make a network")
+    };
+    let known = try_join_all(clients.iter().map(|client| known(client.clone(), name, begun)));
+    let (made, known) = tokio::join!(made, timeout(DEADLINE, known));
+    made?;
+    let known = known.context("not every node has heard of it in time")??;
+    client.remove_network(RemoveNetworkRequest { network: name.to_owned() }).await.context("cannot remove it")?;
+    Ok(known)
+}
+
+/// Asks one node for its own copy until it knows a network.
+async fn known(mut client: NetworkServiceClient<Channel>, name: &str, begun: Instant) -> Result<Duration> {
+    loop {
+        let request = InspectNetworkRequest { network: name.to_owned(), read: Some(ReadOptions { stale: true }) };
+        match client.inspect_network(request).await {
+            Ok(_) => return Ok(begun.elapsed()),
+            Err(status) if status.code() == tonic::Code::NotFound => sleep(ASK).await,
+            Err(status) => return Err(status).context("a node does not tell its networks"),
+        }
+    }
+}
