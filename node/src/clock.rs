@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pontoon_store::AdmitError;
 use pontoon_store::model::id::NodeId;
+use pontoon_store::model::state::State;
 
 use crate::host;
 use crate::member::Member;
@@ -15,11 +16,18 @@ use crate::plan::doctor::{CLOCK_TOLERATED_MS, Greeting};
 /// How long a node has to tell its time.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// The other nodes and where they answer.
+/// Most nodes that are asked: a wrong clock shows itself to the nodes around it, however many there are.
+const MOST: usize = 6;
+
+/// The nodes that this one compares its clock with, and where they answer: those that come after it, and after the last the
+/// first, so that each is asked by as many.
 pub(crate) fn others(member: &Member) -> BTreeMap<NodeId, SocketAddr> {
-    let state = member.store().state();
-    let others = state.nodes.values().filter(|node| node.id != member.node());
-    others.map(|node| (node.id, node.advertise)).collect()
+    following(&member.store().state(), member.node())
+}
+
+fn following(state: &State, me: NodeId) -> BTreeMap<NodeId, SocketAddr> {
+    let after = state.nodes.range(me..).chain(state.nodes.range(..me)).map(|(_, node)| node);
+    after.filter(|node| node.id != me).take(MOST).map(|node| (node.id, node.advertise)).collect()
 }
 
 /// Asks nodes for their time, all at once. Tells by how many milliseconds each is at least ahead of this host's clock
@@ -66,6 +74,8 @@ pub(crate) fn warning(node: &str, ahead_ms: i64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use pontoon_store::model::object::Node;
+
     use super::*;
 
     #[test]
@@ -86,6 +96,20 @@ mod tests {
         for (before, theirs, after, expected) in cases {
             assert_eq!(ahead(before, theirs, after), expected, "{before} {theirs} {after}");
         }
+    }
+
+    #[test]
+    fn each_node_asks_and_is_asked_by_the_same_number() {
+        let mut state = crate::plan::tests::small_state();
+        let node = state.nodes.values().next().unwrap().clone();
+        state.nodes = (1..=9).map(|id| (NodeId(id), Node { id: NodeId(id), ..node.clone() })).collect();
+        let ids = |me| following(&state, NodeId(me)).into_keys().map(|id| id.0).collect::<Vec<_>>();
+        assert_eq!(ids(1), [2, 3, 4, 5, 6, 7]);
+        assert_eq!(ids(7), [1, 2, 3, 4, 8, 9]);
+        let asked: Vec<u64> = (1..=9).flat_map(ids).collect();
+        assert!((1..=9).all(|id| asked.iter().filter(|other| **other == id).count() == MOST), "{asked:?}");
+        state.nodes.retain(|id, _| id.0 < 3);
+        assert_eq!(following(&state, NodeId(1)).len(), 1);
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     response.cluster = state.cluster.as_ref().map(Into::into);
     response.state_hash = status.state_hash.map(|hash| format!("{hash:032x}")).unwrap_or_default();
     response.warnings = warnings(&state, &status);
+    response.warnings.extend(room(&status, member.store().observes()));
     if status.leader.is_some() && status.stopped.is_none() {
         response.warnings.extend(voting::warnings(&state, &outlook));
     }
@@ -120,9 +121,6 @@ fn warnings(state: &State, status: &StoreStatus) -> Vec<String> {
     } else if status.leader.is_none() {
         warnings.push("no leader: nothing can be changed until a majority of the voters can talk to each other".into());
     }
-    if status.room.level != Level::Ample {
-        warnings.push(format!("{}: this node takes no writes until there is more room", status.room.text()));
-    }
     if state.nodes.len() > 1 && status.leader.is_some() && tolerated(state, status) == 0 {
         warnings.push("the loss of one more voter would stop writes (running containers keep their network)".into());
     }
@@ -136,6 +134,18 @@ fn warnings(state: &State, status: &StoreStatus) -> Vec<String> {
         warnings.extend(small_mtu(node, state));
     }
     warnings
+}
+
+/// What follows from a disk that is full.
+fn room(status: &StoreStatus, observes: bool) -> Option<String> {
+    let what = match (status.room.level, observes) {
+        (Level::Ample, _) | (Level::Low, true) => return None,
+        (Level::Low | Level::Full, false) => "this node takes no writes until there is more room",
+        (Level::Full, true) => {
+            "until there is more room, what changes is lost here when pontoond is started again, and followed again"
+        }
+    };
+    Some(format!("{}: {what}", status.room.text()))
 }
 
 /// What the reconcile loop has met on this host that is not its to put right.

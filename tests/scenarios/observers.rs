@@ -39,6 +39,27 @@ fn observers(cluster: &Cluster) -> Result<Vec<usize>> {
     Ok((0..roles.len()).filter(|host| roles[*host].1).collect())
 }
 
+/// What is on a network that an observer has no containers on, it does not know itself, and shows all the same.
+fn knows_the_rest_from_a_member(cluster: &Cluster, observer: usize) -> Result<()> {
+    cluster.cli(0).run("network create far")?;
+    let _far = cluster.attached(0, "c4", "far")?;
+    let seen = |line: &str| -> Result<(usize, Value)> {
+        let answer = cluster.cli(observer).run(line)?;
+        Ok((answer["endpoints"].as_array().context("no endpoints")?.len(), answer["freshness"].clone()))
+    };
+    let (whole, freshness) = seen("network inspect far")?;
+    ensure!(whole == 1 && freshness["linearizable"] == true, "{whole} endpoints: {freshness}");
+    let (own, freshness) = seen("network inspect far --stale")?;
+    let reason = freshness["reason"].to_string();
+    ensure!(own == 0 && reason.contains("this node observes"), "{own} endpoints: {freshness}");
+    let counted = cluster.cli(observer).run("network ls")?["networks"].to_string();
+    ensure!(counted.contains("\"endpoints\":1"), "{counted}");
+    let leases = cluster.cli(observer).run("lease ls --network far")?["leases"].to_string();
+    ensure!(leases.contains("c4"), "{leases}");
+    cluster.cli(0).run("detach --name c4")?;
+    cluster.cli(observer).run("network rm far").map(drop)
+}
+
 /// Eight and nine join like any other, and their containers are reached like any other's. When all that vote are gone, the
 /// traffic goes on, also of an observer that is started again meanwhile.
 #[test]
@@ -57,6 +78,7 @@ fn more_nodes_than_members() -> Result<()> {
         let listed = cluster.cli(last).run("network inspect n")?;
         ensure!(listed["freshness"]["linearizable"] == true, "{listed}");
         ensure!(listed["endpoints"].as_array().is_some_and(|endpoints| endpoints.len() == 3), "{listed}");
+        knows_the_rest_from_a_member(cluster, last)?;
         cluster.wait_same_state()?;
         let role = cluster.cli(0).run(&format!("node inspect h{}", last + 1))?["node"].clone();
         ensure!(role["observer"] == true && role["node"]["state"] == "ready", "{role}");

@@ -135,3 +135,51 @@ fn a_leader_lets_another_one_lead_and_a_follower_takes_nothing_more() -> Result<
         cluster.wait_same_state()
     })
 }
+
+/// It goes on in memory, and starts with what it had.
+#[test]
+fn an_observer_goes_on_and_starts_again() -> Result<()> {
+    run_with(Options { hosts: 4, ..Options::default() }, |cluster| {
+        let disk = Disk::under(cluster, 3)?;
+        cluster.form()?;
+        cluster.cli(0).run("node demote h4")?;
+        wait_for("it to observe", SOON, || {
+            let node = cluster.cli(3).run("node inspect h4")?["node"].clone();
+            ensure!(node["observer"] == true, "{node}");
+            Ok(())
+        })?;
+        cluster.cli(3).run("network create before")?;
+        let (here, there) = (cluster.attached(3, "c1", "before")?, cluster.attached(0, "c2", "before")?);
+        let way = cluster.pinger(&here.0, &there.1)?;
+        disk.leave(0)?;
+        warns(cluster, 3, "what changes is lost here")?;
+        cluster.cli(3).run("network create meanwhile")?;
+        let networks = cluster.cli(3).run("network ls --stale")?["networks"].to_string();
+        ensure!(networks.contains("meanwhile"), "{networks}");
+        cluster.daemon(3).kill9()?;
+        disk.leave(0)?;
+        cluster.daemon(3).up()?;
+        warns(cluster, 3, "what changes is lost here")?;
+        wait_for("it to follow again", SOON, || {
+            let networks = cluster.cli(3).run("network ls --stale")?["networks"].to_string();
+            ensure!(networks.contains("meanwhile"), "{networks}");
+            Ok(())
+        })?;
+        cluster.cli(3).run("network create with-nothing-left")?;
+        way.lost_nothing(20)?;
+        disk.empty()?;
+        wait_for("no warning", SOON, || {
+            let warnings = cluster.status(3)?["warnings"].to_string();
+            ensure!(!warnings.contains("is lost here"), "{warnings}");
+            Ok(())
+        })?;
+        cluster.cli(3).run("network create after")?;
+        // With nobody to ask, it has what was written since.
+        (0..3).try_for_each(|host| cluster.daemon(host).kill9())?;
+        cluster.daemon(3).kill9()?;
+        cluster.daemon(3).up()?;
+        let networks = cluster.cli(3).run("network ls --stale")?["networks"].to_string();
+        ensure!(["before", "meanwhile", "after"].iter().all(|name| networks.contains(name)), "{networks}");
+        Ok(())
+    })
+}

@@ -88,7 +88,7 @@ impl Copy {
     ) -> Result<(), CopyError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.meta.applied = header;
-        let before = self.shared.state().applied_index;
+        let (before, was_behind) = (self.shared.state().applied_index, kept.is_behind);
         let mut taken = Ok(());
         for event in batch {
             taken = self.take_one(&mut kept, event, node, full);
@@ -107,7 +107,9 @@ impl Copy {
         match taken {
             // It goes on in memory, and is written once it can be.
             Err(error @ (CopyError::Disk(_) | CopyError::Full)) => {
-                tracing::warn!(%error, "going on");
+                if !was_behind {
+                    tracing::warn!(error = crate::error_chain(&error), "going on in memory");
+                }
                 Ok(())
             }
             taken => taken,

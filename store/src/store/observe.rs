@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -42,6 +43,8 @@ pub(super) struct Observing {
     in_step: watch::Sender<bool>,
     /// What it was told seems not to be so any more.
     ask: Notify,
+    /// The member that told it last.
+    answered: AtomicU64,
 }
 
 impl Observing {
@@ -125,8 +128,13 @@ impl Store {
         let mut told = RaftMetrics::new_initial(options.raft_id.0);
         let known = known.and_then(|(membership, id)| stored(&membership, id.as_ref()));
         told.membership_config = Arc::new(known.unwrap_or_else(|| guess(&options)));
-        let observing =
-            Observing { copy, told: watch::channel(told).0, in_step: watch::channel(false).0, ask: Notify::new() };
+        let observing = Observing {
+            copy,
+            told: watch::channel(told).0,
+            in_step: watch::channel(false).0,
+            ask: Notify::new(),
+            answered: AtomicU64::new(0),
+        };
         let channels = Channels::new(options.cluster, options.raft_id, options.key.clone());
         let store = Self::of(Part::Observer(observing), shared, channels, options);
         *store.0.tasks.lock().await = vec![spawn_follow(&store), spawn_attend(&store), room::spawn(&store)];
@@ -342,9 +350,13 @@ struct NobodyThere;
 impl Store {
     /// Tells the first member that answers that this observer is there, and hears who leads.
     async fn attend_somewhere(&self, observing: &Observing) -> Option<()> {
-        for (id, peer) in self.candidates() {
+        // One that does not answer costs time: first the one that did.
+        let mut candidates = self.candidates();
+        candidates.sort_by_key(|(id, _)| *id != observing.answered.load(Ordering::Relaxed));
+        for (id, peer) in candidates {
             let here = v1::Attendance { raft_id: self.id().0, index: *self.applied().borrow(), age_ms: 0 };
             if let Some(answer) = self.tell_attendance(id, &peer, vec![here]).await {
+                observing.answered.store(id, Ordering::Relaxed);
                 return observing.take_told(answer);
             }
         }
