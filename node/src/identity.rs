@@ -104,6 +104,8 @@ struct IdentityFile {
     begun: bool,
     #[serde(default)]
     observer: bool,
+    #[serde(default)]
+    reached: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,6 +131,7 @@ struct Record {
     attempt: Option<u64>,
     unclean: bool,
     begun: bool,
+    reached: u64,
 }
 
 impl std::fmt::Debug for DataDir {
@@ -209,6 +212,21 @@ impl DataDir {
         self.write(Record { membership: Some(membership), members, ..Record::default() })
     }
 
+    /// Records that the node is something else in its cluster, durably, and up to which index it had carried out the state.
+    pub fn become_other(
+        &mut self,
+        membership: Membership,
+        members: BTreeMap<RaftId, Peer>,
+        reached: u64,
+    ) -> Result<(), DataDirError> {
+        self.write(Record { membership: Some(membership), members, reached, ..Record::default() })
+    }
+
+    /// The index that the node had carried out the state up to when it became what it is; 0: it has always been that.
+    pub fn reached(&self) -> u64 {
+        self.record.reached
+    }
+
     /// Names the attempt to enter a cluster, durably and the same until one has succeeded: a daemon that is killed
     /// between its admission and [`DataDir::enter`] gets its ids when it asks again, and only then, for nothing was
     /// ever kept under them.
@@ -251,6 +269,12 @@ impl DataDir {
 
     /// Removes what an observer keeps of a log that it had: it must not vote by it again.
     pub fn remove_log(&self) -> Result<(), DataDirError> {
+        // It is another copy from now on.
+        let differs = self.store_path().join("differs");
+        match fs::remove_file(&differs) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &differs)(error)),
+            _ => {}
+        }
         ["log", "state", "snapshots"].iter().try_for_each(|part| self.remove_from_store(part))
     }
 
@@ -285,6 +309,7 @@ impl DataDir {
             unclean: record.unclean,
             begun: record.begun,
             observer: membership.is_some_and(|m| m.observer),
+            reached: record.reached,
         };
         let text = serde_json::to_string_pretty(&file).expect("strings and numbers always serialise");
         let path = self.path.join("identity.json");
@@ -347,6 +372,7 @@ fn record_of(file: &IdentityFile, dir: &Path) -> Result<Record, DataDirError> {
         attempt: file.attempt,
         unclean: file.unclean,
         begun: file.begun,
+        reached: file.reached,
     })
 }
 

@@ -31,6 +31,7 @@ pub mod member;
 mod metrics;
 mod page;
 pub mod plan;
+pub mod read;
 pub mod reconcile;
 mod report;
 mod role;

@@ -11,7 +11,7 @@ use pontoon_store::model::command::{AdmitNode, Command, FEATURE_LEVEL, Outcome};
 use pontoon_store::model::id::{ClusterId, FOUNDER, NodeId, RaftId};
 use pontoon_store::model::object::{Cluster, Family, Node, Pool};
 use pontoon_store::model::rejection::Reason;
-use pontoon_store::{NodeKey, Peer, Store, StoreOptions, Timing};
+use pontoon_store::{NodeKey, Peer, Requests, Store, StoreOptions, Timing};
 use tokio::sync::MutexGuard;
 use tonic::Code;
 use tracing::{info, warn};
@@ -340,20 +340,21 @@ fn enter(daemon: &Arc<Daemon>, data: &mut DataDir, store: Store) -> Result<Arc<M
         // Its log is there by now, and nobody has been able to ask it for its vote.
         data.begin()?;
     }
-    let at_work = AtWork { attachments: Arc::default(), journal: Arc::new(Journal::open(&data.journal_path())?) };
+    let journal = Arc::new(Journal::open(&data.journal_path())?);
+    let at_work = AtWork { attachments: Arc::default(), journal, reached: data.reached() };
     let member = Member::start(daemon, membership, store, at_work)?;
     daemon.set_member(Some(member.clone()));
     role::follow(daemon, &member);
     Ok(member)
 }
 
-pub(crate) async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> Result<Store, ApiError> {
-    let options = options(daemon, data, membership);
+async fn open_store(daemon: &Daemon, data: &DataDir, membership: Membership) -> Result<Store, ApiError> {
+    let options = options(daemon, data, membership, Requests::of_run(rand::random()));
     Ok(if membership.observer { Store::observe(options, None).await? } else { Store::open(options).await? })
 }
 
 /// What the store of this node is opened with.
-pub(crate) fn options(daemon: &Daemon, data: &DataDir, membership: Membership) -> StoreOptions {
+pub(crate) fn options(daemon: &Daemon, data: &DataDir, membership: Membership, requests: Requests) -> StoreOptions {
     StoreOptions {
         dir: data.store_path(),
         cluster: membership.cluster,
@@ -362,7 +363,7 @@ pub(crate) fn options(daemon: &Daemon, data: &DataDir, membership: Membership) -
         key: data.key().clone(),
         members: data.members().clone(),
         begun: data.begun(),
-        run: rand::random(),
+        requests,
         timing: Timing::default(),
         clock: host::now_ms,
         fatal: Arc::new(end_process),

@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pontoon_proto::v1;
 use pontoon_store::Store;
 use pontoon_store::model::command::{Command, Outcome};
 use pontoon_store::model::id::{ClusterId, EndpointId, NodeId, RaftId};
@@ -81,6 +79,8 @@ pub(crate) struct AtWork {
     pub(crate) attachments: Arc<InFlight>,
     /// What the cluster has not been told of.
     pub(crate) journal: Arc<Journal>,
+    /// Index of the state that the kernel was brought in order with: an older one is not to be gone back to.
+    pub(crate) reached: u64,
 }
 
 /// What ends with the member.
@@ -129,7 +129,7 @@ impl Member {
         daemon: &Daemon,
         membership: Membership,
         store: Store,
-        AtWork { attachments, journal }: AtWork,
+        AtWork { attachments, journal, reached }: AtWork,
     ) -> Result<Arc<Self>, KernelError> {
         let names = daemon.config.names();
         let linux = Linux::open(names.clone())?;
@@ -142,6 +142,7 @@ impl Member {
         });
         let task = daemon.tasks.task("reconcile");
         let (reconciler, run) = reconcile::new(linux, names.clone(), source, store.applied(), wake.clone(), task);
+        let run = run.not_before(reached);
         let member = Arc::new(Self {
             cluster: membership.cluster,
             node: membership.node,
@@ -236,7 +237,8 @@ impl Member {
 
     /// What it is doing with its endpoints.
     pub(crate) fn at_work(&self) -> AtWork {
-        AtWork { attachments: self.attachments.clone(), journal: self.journal.clone() }
+        let reached = *self.store.applied().borrow();
+        AtWork { attachments: self.attachments.clone(), journal: self.journal.clone(), reached }
     }
 
     /// The state as this node sees it: with what it has rebound and the cluster has not been told of.
@@ -312,23 +314,6 @@ impl Member {
         once_more_if_not_found(|| write(end), refresh).await
     }
 
-    /// Prepares a read. Without a leader the local copy answers, and says so.
-    pub async fn read(&self, options: Option<v1::ReadOptions>) -> ReadBasis {
-        let local = |reason: String| ReadBasis { linearizable: false, reason, whole: None };
-        if options.is_some_and(|options| options.stale) {
-            return local(if self.store.observes() { IN_PART.to_owned() } else { String::new() });
-        }
-        match self.store.read_barrier(READ_DEADLINE).await {
-            Ok(()) if !self.store.observes() => ReadBasis { linearizable: true, reason: String::new(), whole: None },
-            Ok(()) => match self.store.whole(READ_DEADLINE).await {
-                Some(state) => ReadBasis { linearizable: true, reason: String::new(), whole: Some(Box::new(state)) },
-                None => local(format!("no member sends what is not known here; {IN_PART}")),
-            },
-            Err(error) if self.store.observes() => local(format!("{error}; {IN_PART}")),
-            Err(error) => local(error.to_string()),
-        }
-    }
-
     /// Runs something until its end; none when the member is stopped before.
     pub(crate) async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.stop.run_until_cancelled(work).await
@@ -366,55 +351,6 @@ where
             write().await
         }
         answer => answer,
-    }
-}
-
-/// What an observer's own copy lacks.
-const IN_PART: &str = "this node observes, and knows only what is on networks that it has containers on";
-
-/// What a read is made from, and can promise.
-#[derive(Debug)]
-pub struct ReadBasis {
-    linearizable: bool,
-    reason: String,
-    /// Everything, on a node that has it not itself.
-    whole: Option<Box<State>>,
-}
-
-/// The state that an answer is made from.
-#[derive(Debug)]
-pub enum Look<'a> {
-    /// The node's own.
-    Own(RwLockReadGuard<'a, State>),
-    /// A member's.
-    Whole(&'a State),
-}
-
-impl Deref for Look<'_> {
-    type Target = State;
-
-    fn deref(&self) -> &State {
-        match self {
-            Self::Own(state) => state,
-            Self::Whole(state) => state,
-        }
-    }
-}
-
-impl ReadBasis {
-    /// The state to answer from.
-    pub fn look<'a>(&'a self, member: &'a Member) -> Look<'a> {
-        self.whole.as_deref().map_or_else(|| Look::Own(member.store.state()), Look::Whole)
-    }
-
-    /// The promise, as of the state that the answer is made from.
-    pub fn of(&self, state: &State) -> v1::Freshness {
-        v1::Freshness {
-            linearizable: self.linearizable,
-            applied_index: state.applied_index,
-            applied_ms: state.clock_ms,
-            reason: self.reason.clone(),
-        }
     }
 }
 

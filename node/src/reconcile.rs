@@ -236,6 +236,13 @@ enum Reason {
 }
 
 impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
+    /// The kernel was brought in order with the state of this index before: an older copy of it is not gone back to.
+    #[must_use]
+    pub fn not_before(mut self, index: u64) -> Self {
+        self.core.index = index;
+        self
+    }
+
     /// Runs until `stop`, and gives the kernel back. The kernel keeps what it has: traffic goes on.
     pub async fn run(mut self, stop: CancellationToken) -> K {
         let mut pace = Pace { due: now(), debounce: DEBOUNCE.0, retry: FIRST_RETRY };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pontoon_store::{Role, Store};
 use tokio::time::{sleep, timeout};
+use tonic::Code;
 use tracing::{info, warn};
 
 use crate::api::error::ApiError;
@@ -19,7 +20,7 @@ use crate::member::{Member, WRITE_DEADLINE};
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a request that was under way may take: as long as a write.
 const LAST_REQUESTS: Duration = WRITE_DEADLINE;
-/// How long a new member may take to get as far as the observer was: it works with what that knew meanwhile.
+/// How long a new member may take to get as far as the observer was, which goes on meanwhile.
 const CATCH_UP: Duration = Duration::from_secs(30);
 
 /// Changes what the node is, each time the leader wants it to.
@@ -66,24 +67,31 @@ async fn change(daemon: &Arc<Daemon>, member: &Arc<Member>, role: Role) -> Resul
 
 /// Opens the store of what the node is to be, and waits until it can take over.
 async fn open(daemon: &Daemon, data: &mut DataDir, member: &Member, membership: Membership) -> Result<Store, ApiError> {
+    let reached = *member.store().applied().borrow();
     if data.membership() != Some(membership) {
         if !membership.observer {
             // What is left of a log has another id, and is not to be taken for its own.
             data.remove_log()?;
         }
-        data.enter(membership, member.store().peers())?;
+        data.become_other(membership, member.store().peers(), reached)?;
     }
+    let options = lifecycle::options(daemon, data, membership, member.store().requests());
     if membership.observer {
-        // Its log is removed in the end, at the latest when the daemon is started again: it must not vote by it any more.
-        let seed = member.store().state().clone();
-        return Ok(Store::observe(lifecycle::options(daemon, data, membership), Some(seed)).await?);
+        // Its log is removed in the end, at the latest when the daemon is started again: it must not vote by it any more. A copy
+        // that is not to be used is not gone on with.
+        let sound = member.store().status().stopped.is_none();
+        let seed = sound.then(|| member.store().state().clone());
+        return Ok(Store::observe(options, seed).await?);
     }
-    let store = lifecycle::open_store(daemon, data, membership).await?;
+    let store = Store::open(options).await?;
     data.begin()?;
     daemon.slot.set(Some(store.clone()));
-    let known = *member.store().applied().borrow();
-    if timeout(CATCH_UP, store.applied().wait_for(|applied| *applied >= known)).await.is_err() {
-        warn!("the leader sends the log slowly: this node goes on with an older state");
+    if timeout(CATCH_UP, store.applied().wait_for(|applied| *applied >= reached)).await.is_ok() {
+        return Ok(store);
     }
-    Ok(store)
+    // It goes on as what it is, and tries again.
+    daemon.slot.set(Some(member.store().clone()));
+    store.shutdown().await;
+    let message = format!("the leader has not sent the log up to index {reached} within {CATCH_UP:?}");
+    Err(ApiError::new(Code::DeadlineExceeded, "NOT_CAUGHT_UP", message, "it is tried again"))
 }

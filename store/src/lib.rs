@@ -21,8 +21,8 @@ pub use feed::{Changes, Compacted};
 pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, hello};
 pub use raft::types::Peer;
 pub use store::{
-    ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError, Role,
-    Room, Store, StoreOptions, StoreStatus, Timing, Watched,
+    ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError,
+    Requests, Role, Room, Store, StoreOptions, StoreStatus, Timing, Watched,
 };
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};

@@ -109,6 +109,7 @@ mod tests {
                 ObjectKey { network: 12, address: "10.0.0.3".into(), ..key(ObjectKind::Lease) },
             ],
             time_ms: 1,
+            more: false,
         };
         let lines = [
             "      20  put   endpoint        c1  10.0.0.2 stopped on network 12 and node 2",

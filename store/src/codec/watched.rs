@@ -158,6 +158,7 @@ mod tests {
                 time_ms: state.clock_ms,
                 put: put.iter().filter_map(|key| state.watched(key)).collect(),
                 deleted: deleted.iter().filter_map(Change::watched).collect(),
+                ..v1::WatchChanges::default()
             };
             copy.take_watched(changes).unwrap();
         };

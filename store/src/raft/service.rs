@@ -8,13 +8,13 @@ use openraft::Snapshot;
 use pontoon_proto::v1;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::channel::shown;
+use super::channel::{Caller, shown};
 use super::convert;
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
 use crate::peer::{StoreSlot, greet, unproposed, unreachable};
 use crate::rt;
-use crate::store::{Level, Proposed, hash_out};
+use crate::store::{Level, Proposed, Store, hash_out};
 use crate::tls::NodeKey;
 use crate::watch::{Concern, Watcher};
 
@@ -36,6 +36,20 @@ impl Service {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
+
+impl Service {
+    /// The store, for an observer: a member that knows what the cluster knows.
+    async fn serving<T>(&self, request: &Request<T>) -> Result<Store, Status> {
+        let store = self.slot.member(request).await?;
+        if store.observes() {
+            return Err(observer());
+        }
+        if !store.is_connected() {
+            return Err(Status::unavailable("this member is cut off from the others"));
+        }
+        Ok(store)
+    }
+}
 
 #[tonic::async_trait]
 impl v1::raft_server::Raft for Service {
@@ -141,11 +155,11 @@ impl v1::peer_server::Peer for Service {
     type FollowStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
 
     async fn follow(&self, request: Request<v1::FollowRequest>) -> Answer<Self::FollowStream> {
-        let store = self.slot.member(&request).await?;
-        if store.observes() {
-            return Err(observer());
-        }
-        let following = Concern::follow(store, self.slot.watching().clone(), request.into_inner()).await;
+        let store = self.serving(&request).await?;
+        let caller = Caller::of(request.metadata())?.from;
+        let node = store.state().node_with_raft_id(caller).map(|node| node.id);
+        let node = node.ok_or_else(|| Status::unavailable("this member does not know the caller's node yet"))?;
+        let following = Concern::follow(store, self.slot.watching().clone(), node, request.into_inner()).await;
         let following = following.map_err(|error| error.status())?;
         Ok(Response::new(following.stream().map(|event| event.map_err(|error| error.status())).boxed()))
     }
@@ -153,10 +167,7 @@ impl v1::peer_server::Peer for Service {
     type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
-        let store = self.slot.member(&request).await?;
-        if store.observes() {
-            return Err(observer());
-        }
+        let store = self.serving(&request).await?;
         let (end, watching) = (store.ending(), self.slot.watching().clone());
         let watcher = Watcher::follow(store, end, watching, request.into_inner()).await;
         let watcher = watcher.map_err(|error| error.status())?;
@@ -164,15 +175,15 @@ impl v1::peer_server::Peer for Service {
     }
 
     async fn attend(&self, request: Request<v1::AttendRequest>) -> Answer<v1::AttendResponse> {
-        let store = self.slot.member(&request).await?;
-        if store.observes() {
-            return Err(observer());
-        }
+        let store = self.serving(&request).await?;
         Ok(Response::new(store.attend(request.get_ref())))
     }
 
     async fn hashes(&self, request: Request<v1::HashesRequest>) -> Answer<v1::HashesResponse> {
         let store = self.slot.member(&request).await?;
+        if store.observes() {
+            return Err(observer());
+        }
         Ok(Response::new(v1::HashesResponse { hashes: store.hashes().iter().map(hash_out).collect() }))
     }
 

@@ -9,6 +9,7 @@ use pontoon_proto::v1;
 
 use super::{Store, status};
 use crate::model::id::RaftId;
+use crate::model::voters::quorum;
 use crate::raft::convert;
 use crate::raft::types::{Peer, Types};
 use crate::rt::{Instant, now, timeout};
@@ -80,6 +81,19 @@ impl Store {
         heard
     }
 
+    /// Whether what this member knows is what the cluster knows: a leader was heard of, or it leads and hears from a majority.
+    pub(crate) fn is_connected(&self) -> bool {
+        let metrics = self.metrics();
+        let lately = self.0.options.timing.down_after;
+        if metrics.current_leader != Some(self.id().0) {
+            return !self.0.channels.alone_for(lately);
+        }
+        let heard = status::heard(&metrics);
+        let answers = |id: &u64| *id == self.id().0 || heard.get(id).is_some_and(|age| *age < lately);
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+        voters.iter().filter(|id| answers(id)).count() >= quorum(voters.len())
+    }
+
     /// Observers: milliseconds since they were heard of, and how far they had followed the log.
     pub(super) fn observers_heard(&self, metrics: &RaftMetrics<Types>) -> BTreeMap<RaftId, (u64, u64)> {
         let outside = |(id, _): &(u64, _)| metrics.membership_config.get_node(id).is_none();
@@ -89,7 +103,8 @@ impl Store {
 
     /// Takes note of observers, and tells who votes and leads.
     pub(crate) fn attend(&self, request: &v1::AttendRequest) -> v1::AttendResponse {
-        for seen in &request.observers {
+        let known: BTreeSet<u64> = self.state().nodes.values().map(|node| node.raft_id.0).collect();
+        for seen in request.observers.iter().filter(|seen| known.contains(&seen.raft_id)) {
             self.0.attendance.note(seen.raft_id, seen.index, Duration::from_millis(seen.age_ms));
         }
         let metrics = self.metrics();

@@ -96,8 +96,12 @@ impl Copy {
                 break;
             }
         }
-        if !kept.is_behind && taken.is_ok() {
-            kept.db.flush()?;
+        if !kept.is_behind
+            && taken.is_ok()
+            && let Err(error) = kept.db.flush()
+        {
+            kept.is_behind = true;
+            taken = Err(error.into());
         }
         let index = self.shared.state().applied_index;
         if index != before {

@@ -9,7 +9,7 @@ use pontoon_proto::v1::watch_response::Event;
 use tokio_util::sync::CancellationToken;
 
 use super::Store;
-use super::observe::whole;
+use super::observe::Coming;
 use crate::model::state::State;
 use crate::rt::{now, sleep, timeout_at};
 use crate::watch::{WatchError, Watcher, Watching};
@@ -71,11 +71,11 @@ impl Store {
     }
 
     async fn fetch(&self) -> Option<State> {
-        let (end, mut coming) = (self.ending(), Vec::new());
+        let (end, mut coming) = (self.ending(), Coming::default());
         let mut told = self.watch(v1::WatchRequest::default(), end, Watching::default()).await.ok()?;
         loop {
             let event = told.next().await?.ok()?.event?;
-            if let Some(Event::Snapshot(all)) = whole(event, &mut coming) {
+            if let Some(Event::Snapshot(all)) = coming.whole(event) {
                 return State::of_watched(all.objects, all.index, all.time_ms).ok();
             }
         }

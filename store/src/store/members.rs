@@ -1,7 +1,7 @@
 //! What the leader does about the members: who votes, who is gone.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,16 +13,17 @@ use thiserror::Error;
 use super::propose::{Missing, ProposeError, list};
 use super::read::ReadError;
 use super::{Inner, Role, Store};
-use crate::model::command::Command;
+use crate::model::command::{Command, RequestId};
 use crate::model::id::{NodeId, RaftId};
 use crate::model::object::NodeState;
 use crate::model::voters::{self, MembershipStep};
+use crate::raft::convert;
 use crate::raft::types::{Peer, Types};
 use crate::rt::{Elapsed, Instant, JoinHandle, now, sleep, sleep_until, spawn as start, timeout, timeout_at};
 
 /// How often the leader looks.
 const LOOK: Duration = Duration::from_millis(250);
-/// How long a newcomer may be without a log before it asks whether it is to have one.
+/// How long a member may hear of no leader before it asks whether it is one still.
 const LONELY: Duration = Duration::from_secs(5);
 /// How long one change may take.
 const STEP: Duration = Duration::from_secs(5);
@@ -59,12 +60,6 @@ enum TaskError {
     Slow,
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("node {node} cannot be made an observer")]
-    Retire {
-        node: NodeId,
-        #[source]
-        source: ProposeError,
-    },
     #[error("the state of node {node} cannot be written")]
     Presence {
         node: NodeId,
@@ -88,7 +83,7 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
                 ending.run_until_cancelled(store.ask_whether_removed()).await;
                 store.look_for_own_id();
                 if now() - opened > LONELY {
-                    ending.run_until_cancelled(store.ask_whether_observer()).await;
+                    ending.run_until_cancelled(store.ask_whether_outside()).await;
                 }
                 if !store.leads() {
                     continue;
@@ -197,24 +192,42 @@ impl Store {
 
     /// A member that was retired learns of it from its own state, or from one that knows it no more.
     pub(super) fn look_for_own_id(&self) {
-        let (node, renewed) = (self.node(), self.0.channels.renewed());
-        let written = self.state().nodes.get(&node).map(|node| node.raft_id);
-        if let Some(raft_id) = written.max(renewed).filter(|id| *id > self.id()) {
+        // One that votes is needed until its vote was taken, whatever is written.
+        let written = self.state().nodes.get(&self.node()).map(|node| node.raft_id).filter(|_| !self.votes());
+        if let Some(raft_id) = written.max(self.0.channels.renewed()).filter(|id| *id > self.id()) {
             self.0.channels.renew(raft_id);
             self.0.role.send_replace(Some(Role::Observer { raft_id }));
         }
     }
 
-    /// A newcomer whose place in the membership was given to others meanwhile is an observer: nobody sends it anything.
-    async fn ask_whether_observer(&self) {
-        if self.metrics().last_log_index.is_some() {
+    /// A node whose place in the membership was given to others before it had it is in Raft in name only: nobody sends it
+    /// anything. It has itself retired, under an id that nobody uses then.
+    async fn ask_whether_outside(&self) {
+        if self.leads() || !self.0.channels.alone_for(LONELY) {
             return;
         }
-        for (id, peer) in &self.0.options.members {
-            let answer = self.tell_attendance(id.0, peer, Vec::new()).await;
-            let is_outside = |membership: v1::Membership| !membership.members.contains_key(&self.id().0);
-            if answer.and_then(|answer| answer.membership).is_some_and(is_outside) {
-                self.0.role.send_replace(Some(Role::Observer { raft_id: self.id() }));
+        let mut peers = self.0.options.members.clone();
+        peers.extend(self.peers());
+        peers.remove(&self.id());
+        for (id, peer) in &peers {
+            let Some(answer) = self.tell_attendance(id.0, peer, Vec::new()).await else { continue };
+            let Some(membership) = answer.membership.filter(|found| !found.members.contains_key(&self.id().0)) else {
+                continue;
+            };
+            let leader = membership.members.get(&answer.leader).and_then(|leader| convert::peer_in(leader).ok());
+            let Some(mut client) = leader.and_then(|peer| self.0.channels.peer(answer.leader, &peer).ok()) else {
+                continue;
+            };
+            let numbered = self.0.options.requests.begin().await;
+            let RequestId { node, run, seq } = self.request_id(numbered.number);
+            let request = v1::ProposeRequest {
+                request: Some(v1::RequestId { node: node.0, run, seq }),
+                command: Some((&Command::RetireMember { node: self.node() }).into()),
+            };
+            let asked = client.propose(self.0.channels.request(answer.leader, request));
+            if let Ok(answer) = timeout(STEP, asked).await {
+                self.0.channels.note(&answer);
+                return;
             }
         }
     }
@@ -295,9 +308,13 @@ impl Store {
             MembershipStep::Retire(id) => {
                 let node = self.state().node_with_raft_id(id).map(|node| node.id);
                 let Some(node) = node else { return Ok(()) };
-                // Under the id that it has in the membership it is a stranger then, and goes.
-                let retired = self.propose(Command::RetireMember { node }, STEP).await;
-                retired.map(drop).map_err(|source| TaskError::Retire { node, source })
+                // Under the id that it has in the membership it is a stranger then, and goes. Only this leader may: what another
+                // one decides is not known here.
+                let numbered = self.0.options.requests.begin().await;
+                let request = self.request_id(numbered.number);
+                let open = AtomicBool::new(false);
+                let written = timeout(STEP, self.propose_here(request, Command::RetireMember { node }, &open));
+                written.await.map(drop).map_err(|_| TaskError::Slow)
             }
             MembershipStep::Remove(id) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), true).await,
         }

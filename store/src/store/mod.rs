@@ -5,6 +5,7 @@ mod attend;
 mod consensus;
 mod copy;
 mod elsewhere;
+mod handover;
 mod members;
 mod observe;
 mod open;
@@ -42,7 +43,7 @@ use crate::raft::channel::Channels;
 use crate::raft::convert;
 use crate::raft::state_machine::Shared;
 use crate::raft::types::{Peer, StoredMembership, Types};
-use crate::rt::{JoinHandle, now, timeout, watch};
+use crate::rt::{JoinHandle, timeout, watch};
 use crate::tasks::TaskBoard;
 use crate::tls::{NodeKey, PublicKey};
 
@@ -62,7 +63,7 @@ pub(crate) use room::RoomWatch;
 pub use room::{Level, Room};
 pub use status::{MemberStatus, StoreStatus};
 pub use voting::{NeededError, Outlook};
-use window::Window;
+pub use window::Requests;
 
 /// Called once when the log cannot be written any more, with the reason. It should end the process:
 /// nobody knows then what is on the disk.
@@ -111,8 +112,8 @@ pub struct StoreOptions {
     /// Whether it has been opened before: then its log must be there. A member whose log was lost may have voted, and would
     /// vote again.
     pub begun: bool,
-    /// Random number of this run of the daemon.
-    pub run: u64,
+    /// The requests of this run of the daemon.
+    pub requests: Requests,
     /// Timing.
     pub timing: Timing,
     /// Milliseconds since the Unix epoch.
@@ -167,7 +168,6 @@ struct Inner {
     channels: Channels,
     attendance: Attendance,
     role: watch::Sender<Option<Role>>,
-    requests: Window,
     /// The tasks are to end.
     ending: CancellationToken,
     /// Raft has ended.
@@ -237,6 +237,11 @@ impl Store {
     /// The key pair of its node.
     pub fn key(&self) -> &NodeKey {
         &self.0.options.key
+    }
+
+    /// The requests of its run, for a store that takes over from it.
+    pub fn requests(&self) -> Requests {
+        self.0.options.requests.clone()
     }
 
     /// The node that this member is; 0 until the cluster is founded or the member's admission is applied.
@@ -471,37 +476,5 @@ impl Store {
         let mut applied = self.applied();
         // The sender lives as long as the store.
         let _ = applied.wait_for(|&applied| applied >= index).await;
-    }
-
-    /// Hands leadership over, if this member leads and another voter answers: in milliseconds, and within a second at most.
-    /// Without that the others notice after an election's timeout. It goes on as a follower.
-    pub async fn resign(&self) {
-        if timeout(HAND_OVER, self.hand_over(|_| true)).await.is_err() {
-            tracing::warn!("leadership was not handed over in time");
-        }
-    }
-
-    /// Gives leadership to the voter that has most of the log, of those that may have it, if this member leads and there is
-    /// one. Ends once another one leads.
-    async fn hand_over(&self, may: impl Fn(RaftId) -> bool) {
-        let metrics = self.metrics();
-        let Some(consensus) = self.consensus().filter(|_| metrics.current_leader == Some(self.id().0)) else { return };
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-        let heard = status::heard(&metrics);
-        let near = |id: &u64| heard.get(id).is_some_and(|age| *age < self.0.options.timing.election_max);
-        let matched = metrics.replication.unwrap_or_default();
-        let others = voters.into_iter().filter(|id| *id != self.id().0 && may(RaftId(*id))).filter(near);
-        let Some(to) = others.max_by_key(|id| matched.get(id).cloned().flatten()) else { return };
-        let start = now();
-        if consensus.raft.trigger().transfer_leader(to).await.is_err() {
-            return;
-        }
-        let mut watch = consensus.raft.server_metrics();
-        while watch.borrow_watched().current_leader.is_none_or(|leader| leader == self.id().0) {
-            if watch.changed().await.is_err() {
-                return;
-            }
-        }
-        tracing::info!(member = to, took = ?(now() - start), "leadership was handed over");
     }
 }

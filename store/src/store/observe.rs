@@ -19,6 +19,7 @@ use super::members::upgrade;
 use super::open::when_free;
 use super::{END_STEP, Level, OpenError, Part, Store, StoreOptions, room};
 use crate::disk::state::{StateDb, StateError};
+use crate::model::object::{Node, NodeState};
 use crate::model::state::State;
 use crate::raft::channel::Channels;
 use crate::raft::convert;
@@ -31,6 +32,8 @@ const ATTEND: Duration = Duration::from_secs(1);
 /// How long it waits before it goes to another member, at least; up to twice as long, so that those that a member leaves do
 /// not all come to the next at once.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How many nodes it tries that were no members when it heard of them last.
+const OTHERS: usize = 7;
 /// Most messages that are written to its disk together.
 const AT_ONCE: usize = 256;
 
@@ -167,6 +170,14 @@ impl Store {
             (metrics.current_leader == Some(id), hasher.finish())
         };
         members.sort_by_key(|(id, _)| place(*id));
+        // All of them may have become something else while it was away.
+        let known = |node: &Node| node.raft_id.0 == me || members.iter().any(|(id, _)| *id == node.raft_id.0);
+        let state = self.state();
+        let others = state.nodes.values().filter(|node| !known(node) && node.state != NodeState::Down);
+        let peer = |node: &Node| (node.raft_id.0, Peer { address: node.advertise.to_string(), key: node.public_key });
+        let mut others: Vec<(u64, Peer)> = others.map(peer).collect();
+        others.sort_by_key(|(id, _)| place(*id));
+        members.extend(others.into_iter().take(OTHERS));
         members
     }
 
@@ -178,13 +189,13 @@ impl Store {
         let answer = client.follow(self.0.channels.request(member, request)).await;
         self.0.channels.note(&answer);
         let mut events = answer?.into_inner().ready_chunks(AT_ONCE);
-        let mut coming = Vec::new();
+        let mut coming = Coming::default();
         while let Some(chunk) = events.next().await {
             let mut batch = Vec::new();
             let mut failed = None;
             for event in chunk {
                 match event {
-                    Ok(response) => batch.extend(response.event.and_then(|event| whole(event, &mut coming))),
+                    Ok(response) => batch.extend(response.event.and_then(|event| coming.whole(event))),
                     Err(status) => failed = Some(status),
                 }
             }
@@ -203,14 +214,12 @@ impl Store {
         v1::FollowRequest {
             cluster_id: self.cluster().to_string(),
             from_index: if anew { 0 } else { state.applied_index },
-            node: node.0,
             networks: state.networks_of_node(node).into_iter().map(|network| network.0).collect(),
         }
     }
 
     /// Takes over what it was sent: on its disk first.
     async fn take(&self, observing: &Observing, batch: Vec<Event>) -> Result<(), FollowError> {
-        self.0.channels.note_leader();
         let membership = observing.told().membership_config;
         let header = v1::SnapshotHeader {
             membership: Some(convert::membership_out(membership.membership())),
@@ -225,14 +234,32 @@ impl Store {
     }
 }
 
-/// Parts of a snapshot are kept until the last one is there.
-pub(super) fn whole(event: Event, coming: &mut Vec<v1::Object>) -> Option<Event> {
-    match event {
-        Event::Snapshot(mut part) => {
-            coming.append(&mut part.objects);
-            part.last.then(|| Event::Snapshot(v1::WatchSnapshot { objects: std::mem::take(coming), ..part }))
+/// What goes together is kept until the last of it is there.
+#[derive(Default)]
+pub(super) struct Coming {
+    objects: Vec<v1::Object>,
+    changes: v1::WatchChanges,
+}
+
+impl Coming {
+    pub(super) fn whole(&mut self, event: Event) -> Option<Event> {
+        match event {
+            Event::Snapshot(mut part) => {
+                self.objects.append(&mut part.objects);
+                let objects = || std::mem::take(&mut self.objects);
+                part.last.then(objects).map(|objects| Event::Snapshot(v1::WatchSnapshot { objects, ..part }))
+            }
+            Event::Changes(mut part) => {
+                self.changes.put.append(&mut part.put);
+                self.changes.deleted.append(&mut part.deleted);
+                if part.more {
+                    return None;
+                }
+                let v1::WatchChanges { put, deleted, .. } = std::mem::take(&mut self.changes);
+                Some(Event::Changes(v1::WatchChanges { put, deleted, ..part }))
+            }
+            progress => Some(progress),
         }
-        other => Some(other),
     }
 }
 
@@ -355,7 +382,9 @@ impl Store {
         candidates.sort_by_key(|(id, _)| *id != observing.answered.load(Ordering::Relaxed));
         for (id, peer) in candidates {
             let here = v1::Attendance { raft_id: self.id().0, index: *self.applied().borrow(), age_ms: 0 };
-            if let Some(answer) = self.tell_attendance(id, &peer, vec![here]).await {
+            // One that knows of no leader knows no more than this observer.
+            let answer = self.tell_attendance(id, &peer, vec![here]).await.filter(|answer| answer.leader != 0);
+            if let Some(answer) = answer {
                 observing.answered.store(id, Ordering::Relaxed);
                 return observing.take_told(answer);
             }

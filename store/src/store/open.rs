@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::attend::Attendance;
 use super::consensus::Consensus;
-use super::window::Window;
 use super::{Inner, Part, RoomWatch, Store, StoreOptions, agreement, members, room};
 use crate::codec;
 use crate::disk::snapshot::{SnapshotDir, SnapshotError, SnapshotFile};
@@ -140,7 +139,6 @@ impl Store {
             channels,
             attendance: Attendance::default(),
             role: rt::watch::channel(None).0,
-            requests: Window::default(),
             vouched: Mutex::default(),
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),

@@ -145,10 +145,10 @@ impl Store {
         self.check_feature_level(&command)?;
         let end = now() + deadline;
         let give_up = end - PROBE.min(deadline / 2);
-        let Ok(numbered) = timeout_at(give_up, self.0.requests.begin()).await else {
+        let Ok(numbered) = timeout_at(give_up, self.0.options.requests.begin()).await else {
             return Err(ProposeError::NoQuorum { missing: self.missing().await });
         };
-        let request = RequestId { node: self.node(), run: self.0.options.run, seq: numbered.number };
+        let request = self.request_id(numbered.number);
         let bytes = encode_entry(&Entry { time_ms: u64::MAX, request, command: command.clone() }).len();
         if bytes > MAX_COMMAND_BYTES {
             return Err(ProposeError::TooLarge { bytes });
@@ -189,6 +189,10 @@ impl Store {
             (false, None) => Err(ProposeError::NoQuorum { missing: self.missing().await }),
             (true, _) => Err(ProposeError::Unknown { missing: self.missing().await }),
         }
+    }
+
+    pub(super) fn request_id(&self, seq: u64) -> RequestId {
+        RequestId { node: self.node(), run: self.0.options.requests.run(), seq }
     }
 
     /// Proposes once, where the leader is thought to be. `open` is set while the outcome cannot be known.

@@ -1,7 +1,7 @@
 //! Numbers requests, and keeps them close together.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -11,9 +11,31 @@ use crate::model::state::Session;
 /// an answer is there for as long as somebody may ask for it again.
 const AHEAD: u64 = Session::MAX_ANSWERS as u64 * 3 / 4;
 
-/// The requests of this run.
+/// The requests of one run of a daemon. Clones number the same: a store that takes over from another goes on with its
+/// requests, or the cluster would take it for another run, and forget what it has answered.
+#[derive(Debug, Clone)]
+pub struct Requests(Arc<Window>);
+
+impl Requests {
+    /// Those of a run, which a random number names.
+    pub fn of_run(run: u64) -> Self {
+        Self(Arc::new(Window { run, ..Window::default() }))
+    }
+
+    /// The run.
+    pub(super) fn run(&self) -> u64 {
+        self.0.run
+    }
+
+    /// Begins a request, once it is not too far ahead of the oldest.
+    pub(super) async fn begin(&self) -> Numbered<'_> {
+        self.0.begin().await
+    }
+}
+
 #[derive(Debug, Default)]
-pub(super) struct Window {
+struct Window {
+    run: u64,
     numbers: Mutex<Numbers>,
     moved: Notify,
 }
@@ -33,8 +55,7 @@ pub(super) struct Numbered<'a> {
 }
 
 impl Window {
-    /// Begins a request, once it is not too far ahead of the oldest.
-    pub(super) async fn begin(&self) -> Numbered<'_> {
+    async fn begin(&self) -> Numbered<'_> {
         loop {
             let moved = self.moved.notified();
             tokio::pin!(moved);

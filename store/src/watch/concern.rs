@@ -10,7 +10,7 @@ use pontoon_proto::v1;
 use pontoon_proto::v1::watch_response::Event;
 use prost::Message;
 
-use super::{PART_BYTES, QUIET, WatchError, Watching, check, snapshot};
+use super::{PART_BYTES, WatchError, Watching, check, snapshot};
 use crate::model::apply::Change;
 use crate::model::id::{NetworkId, NodeId};
 use crate::model::state::State;
@@ -20,6 +20,9 @@ use crate::store::Store;
 /// How long what does not concern the node is gathered before it is told how far the log is: everything that is written is
 /// such a thing for most nodes.
 const CALM: Duration = Duration::from_millis(5);
+
+/// How often it is told that nothing has changed, and looked whether the member is cut off.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// An observer that follows.
 #[derive(Debug)]
@@ -50,10 +53,10 @@ impl Concern {
     pub(crate) async fn follow(
         store: Store,
         watching: Watching,
+        node: NodeId,
         request: v1::FollowRequest,
     ) -> Result<Self, WatchError> {
         check(&store, &request.cluster_id, request.from_index).await?;
-        let node = NodeId(request.node);
         let (networks, index, ready) = {
             let state = store.state();
             if request.from_index > 0 {
@@ -70,7 +73,8 @@ impl Concern {
         let mut following = Self { store, node, networks, index, ready, applied, watching };
         // Said at once, and not in the stream.
         following.store.changes_after(index, 0).map_err(|error| following.compacted(error.into()))?;
-        // However little there is to say, it knows that it is in step.
+        // However little there is to say, it knows when it is in step.
+        following.advance()?;
         following.ready.push_back(following.progress());
         Ok(following)
     }
@@ -108,6 +112,8 @@ impl Concern {
             }
             match ending.run_until_cancelled(timeout(QUIET, self.applied.changed())).await {
                 Some(Ok(Ok(()))) => {}
+                // Others may know more by now.
+                Some(Err(_)) if !self.store.is_connected() => return Err(WatchError::Ended),
                 Some(Err(_)) => return Ok(self.progress()),
                 Some(Ok(Err(_))) | None => return Err(WatchError::Ended),
             }
@@ -120,6 +126,10 @@ impl Concern {
         let state = store.state();
         let changed = store.changes_after(self.index, usize::MAX);
         let (changes, reached) = changed.map_err(|error| self.compacted(error.into()))?;
+        if !state.nodes.contains_key(&self.node) {
+            // It was removed, and finds out when it asks again.
+            return Err(WatchError::Ended);
+        }
         if reached <= self.index {
             return Ok(false);
         }
@@ -127,7 +137,7 @@ impl Concern {
         let changed = changes.iter().flat_map(|changes| changes.objects.iter().map(|(object, _)| *object));
         let new = networks.difference(&self.networks).flat_map(|network| state.objects_of_network(*network));
         let objects: BTreeSet<Change> = changed.chain(new).collect();
-        self.ready.extend(parts(&state, self.node, &networks, objects, self.index));
+        self.ready.extend(parts(&state, self.node, &networks, objects));
         (self.networks, self.index) = (networks, reached);
         Ok(true)
     }
@@ -142,50 +152,37 @@ impl Concern {
     }
 }
 
-/// What of some objects a node is sent. If it takes several messages, all but the last have the index from before: who gets
-/// no further begins there again.
-fn parts(
-    state: &State,
-    node: NodeId,
-    networks: &BTreeSet<NetworkId>,
-    objects: BTreeSet<Change>,
-    before: u64,
-) -> Vec<Event> {
-    let part = |index| v1::WatchChanges { index, time_ms: state.clock_ms, ..v1::WatchChanges::default() };
-    let (mut parts, mut current, mut bytes) = (Vec::new(), part(before), 0);
+/// What of some objects a node is sent, in parts that go together.
+fn parts(state: &State, node: NodeId, networks: &BTreeSet<NetworkId>, objects: BTreeSet<Change>) -> Vec<Event> {
+    let (index, time_ms) = (state.applied_index, state.clock_ms);
+    let part = || v1::WatchChanges { index, time_ms, ..v1::WatchChanges::default() };
+    let (mut parts, mut current, mut bytes) = (Vec::new(), part(), 0);
     for object in objects {
         let Some(key) = object.watched() else { continue };
-        let found = state.watched(&object);
-        match found.filter(|_| state.concerns(&object, node, networks)) {
+        match state.watched(&object).filter(|_| state.concerns(&object, node, networks)) {
             Some(found) => {
                 bytes += found.encoded_len();
                 current.put.push(found);
             }
-            None if was_of(state, &object, node, networks) => current.deleted.push(key),
+            None if may_have(state, &object, node, networks) => current.deleted.push(key),
             None => {}
         }
         if bytes >= PART_BYTES {
-            parts.push(Event::Changes(std::mem::replace(&mut current, part(before))));
+            current.more = true;
+            parts.push(Event::Changes(std::mem::replace(&mut current, part())));
             bytes = 0;
         }
     }
     if !parts.is_empty() || !current.put.is_empty() || !current.deleted.is_empty() {
-        current.index = state.applied_index;
         parts.push(Event::Changes(current));
     }
     parts
 }
 
-/// Whether a node may have an object that is gone, or does not concern it any more.
-fn was_of(state: &State, object: &Change, node: NodeId, networks: &BTreeSet<NetworkId>) -> bool {
-    match object {
-        Change::Lease(network, address) => state
-            .leases
-            .get(&(*network, *address))
-            .is_none_or(|lease| lease.previous.iter().any(|past| past.node == node)),
-        // Nothing else begins or ends to concern a node by itself.
-        object => state.watched(object).is_none() && state.concerns(object, node, networks),
-    }
+/// Whether a node may have an object that is gone, or does not concern it any more: a lease changes hands, and nothing else
+/// begins or ends to concern a node by itself.
+fn may_have(state: &State, object: &Change, node: NodeId, networks: &BTreeSet<NetworkId>) -> bool {
+    matches!(object, Change::Lease(..)) || state.watched(object).is_none() && state.concerns(object, node, networks)
 }
 
 #[cfg(test)]
@@ -224,7 +221,7 @@ mod tests {
             let new = networks.difference(&self.networks).flat_map(|network| world.state.objects_of_network(*network));
             let objects = changed.into_iter().chain(new).collect();
             let mut sent = 0;
-            for event in parts(&world.state, node(world), &networks, objects, self.copy.applied_index) {
+            for event in parts(&world.state, node(world), &networks, objects) {
                 let Event::Changes(changes) = event else { panic!("{event:?}") };
                 sent += changes.put.len() + changes.deleted.len();
                 self.copy.take_watched(changes).unwrap();
@@ -253,13 +250,17 @@ mod tests {
             Command::CreateEndpoint(world.container(network, n, name))
         };
         let command = create(&world, &web, 1, "far");
-        assert_eq!(step(&mut world, &mut follower, command), 0, "another node's, on a network that it is not on");
+        assert_eq!(
+            step(&mut world, &mut follower, command),
+            1,
+            "another node's, on a network that it is not on: a lease's key"
+        );
         let command = create(&world, &web, 2, "own");
         assert!(step(&mut world, &mut follower, command) >= 4, "its own, and what was there before");
         let command = create(&world, &web, 3, "near");
         assert_eq!(step(&mut world, &mut follower, command), 2, "an endpoint and its lease");
         let command = create(&world, &other, 3, "away");
-        assert_eq!(step(&mut world, &mut follower, command), 0);
+        assert_eq!(step(&mut world, &mut follower, command), 1);
         let own = world.state.endpoints.values().find(|endpoint| endpoint.name == "own").unwrap().clone();
         step(&mut world, &mut follower, Command::RemoveEndpoint { endpoint: own.id, epoch: own.epoch });
         assert!(follower.copy.endpoints.is_empty(), "{:?}", follower.copy.endpoints);

@@ -17,9 +17,9 @@ use pontoon_store::model::state::State;
 use pontoon_store::rt::sim::fs::Disk;
 use pontoon_store::rt::sim::link::Net;
 use pontoon_store::rt::sim::{Chance, Host, Run};
-use pontoon_store::rt::{fs, now, sleep, spawn, timeout};
+use pontoon_store::rt::{fs, now, sleep, spawn};
 use pontoon_store::tasks::TaskBoard;
-use pontoon_store::{NodeKey, Peer, PeerServer, Role, Store, StoreOptions, StoreSlot, Timing, admit};
+use pontoon_store::{NodeKey, Peer, PeerServer, Requests, Role, Store, StoreOptions, StoreSlot, Timing, admit};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -309,8 +309,12 @@ impl Daemon {
     }
 
     /// Opens its store; that it cannot must not happen.
-    async fn open(&self, identity: &Identity, seed: Option<State>) -> Option<Store> {
-        let options = self.options(identity);
+    async fn open(&self, identity: &Identity, old: Option<&Store>) -> Option<Store> {
+        let mut options = self.options(identity);
+        if let Some(old) = old {
+            options.requests = old.requests();
+        }
+        let seed = old.map(|old| old.state().clone());
         let opened = if identity.observer { Store::observe(options, seed).await } else { Store::open(options).await };
         match opened {
             Ok(store) => {
@@ -393,12 +397,12 @@ impl Daemon {
             "observers that became members"
         });
         self.notes.event(format!("{} becomes {role:?}", self.number));
-        let seed = old.state().clone();
-        let Some(store) = self.open(&identity, Some(seed)).await else { return };
+        let Some(store) = self.open(&identity, Some(&old)).await else { return };
         if !identity.observer {
             slot.set(Some(store.clone()));
             let known = *old.applied().borrow();
-            let _ = timeout(DEADLINE, store.applied().wait_for(|applied| *applied >= known)).await;
+            // It goes on as what it is until then.
+            let _ = store.applied().wait_for(|applied| *applied >= known).await;
         }
         stop.cancel();
         slot.set(Some(store.clone()));
@@ -446,7 +450,7 @@ impl Daemon {
             key: self.key.clone(),
             members: identity.members.clone(),
             begun: identity.begun,
-            run,
+            requests: Requests::of_run(run),
             timing: Timing::default(),
             clock,
             fatal: Arc::new(move |reason| notes.violation(format!("daemon {number} cannot write its log: {reason}"))),

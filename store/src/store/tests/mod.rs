@@ -106,7 +106,7 @@ impl Daemon {
             key: self.key.clone(),
             members: BTreeMap::new(),
             begun: false,
-            run: self.run,
+            requests: Requests::of_run(self.run),
             timing: Timing::default(),
             clock,
             fatal: Arc::new(|reason| panic!("{reason}")),

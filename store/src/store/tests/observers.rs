@@ -13,7 +13,7 @@ impl Daemon {
         let Ok(role) = tokio::time::timeout(PATIENCE, old.other_role()).await else {
             panic!("nobody wants it to change")
         };
-        let (members, run) = (old.peers(), ATTEMPTS.fetch_add(1, Ordering::Relaxed) + 1_000);
+        let (members, requests) = (old.peers(), old.requests());
         match role {
             Role::Observer { raft_id } => {
                 let seed = old.state().clone();
@@ -21,11 +21,11 @@ impl Daemon {
                 for part in ["log", "state", "snapshots"] {
                     std::fs::remove_dir_all(self.dir.path().join(part)).unwrap();
                 }
-                let options = StoreOptions { members, run, ..self.options(raft_id) };
+                let options = StoreOptions { members, requests, ..self.options(raft_id) };
                 self.slot.set(Some(Store::observe(options, Some(seed)).await.unwrap()));
             }
             Role::Member => {
-                let store = Store::open(StoreOptions { members, run, ..self.options(old.id()) }).await.unwrap();
+                let store = Store::open(StoreOptions { members, requests, ..self.options(old.id()) }).await.unwrap();
                 self.slot.set(Some(store.clone()));
                 let known = *old.applied().borrow();
                 let caught_up = tokio::time::timeout(PATIENCE, store.wait_applied(known)).await;

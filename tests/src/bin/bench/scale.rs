@@ -18,7 +18,7 @@ use pontoon_store::model::id::{ClusterId, EndpointId, FOUNDER, NetworkId, NodeId
 use pontoon_store::model::object::{Cluster, Family, Pool, Sandbox};
 use pontoon_store::model::state::State;
 use pontoon_store::tasks::TaskBoard;
-use pontoon_store::{NodeKey, Peer, PeerServer, Store, StoreOptions, StoreSlot, Timing, admit};
+use pontoon_store::{NodeKey, Peer, PeerServer, Requests, Store, StoreOptions, StoreSlot, Timing, admit};
 use pontoon_tests::{Section, wait_for};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -147,7 +147,7 @@ impl Node {
             key: key.clone(),
             members,
             begun: false,
-            run: rand::random(),
+            requests: Requests::of_run(rand::random()),
             timing: Timing::default(),
             clock,
             fatal: Arc::new(|reason| eprintln!("a log cannot be written: {reason}")),
