@@ -125,20 +125,31 @@ impl From<ReadError> for ApiError {
 
 impl From<WatchError> for ApiError {
     fn from(error: WatchError) -> Self {
-        let (code, hint) = match error.reason() {
-            "OTHER_CLUSTER" => (Code::FailedPrecondition, "ask a node of that cluster, or leave the cluster out"),
-            "NETWORK_NOT_FOUND" => (Code::NotFound, "pontoon network ls lists the networks"),
-            "INVALID_KIND" => (Code::InvalidArgument, "see ObjectKind in docs/api.md"),
-            "INDEX_OF_FUTURE" => (Code::OutOfRange, "begin with 0, or with an index that you were sent"),
-            "INDEX_COMPACTED" => (Code::OutOfRange, "begin anew, with index 0"),
-            "NO_QUORUM" => (Code::Unavailable, NO_QUORUM_HINT),
+        let message = error.to_string();
+        match error.reason() {
+            "OTHER_CLUSTER" => {
+                let hint = "ask a node of that cluster, or leave the cluster out";
+                Self::new(Code::FailedPrecondition, "OTHER_CLUSTER", message, hint)
+            }
+            "NETWORK_NOT_FOUND" => {
+                let hint = "pontoon network ls lists the networks";
+                Self::new(Code::NotFound, Reason::NetworkNotFound.as_str(), message, hint)
+            }
+            "INVALID_KIND" => {
+                Self::new(Code::InvalidArgument, "INVALID_KIND", message, "see ObjectKind in docs/api.md")
+            }
+            "INDEX_OF_FUTURE" => {
+                let hint = "begin with 0, or with an index that you were sent";
+                Self::new(Code::OutOfRange, "INDEX_OF_FUTURE", message, hint)
+            }
+            "INDEX_COMPACTED" => Self::new(Code::OutOfRange, "INDEX_COMPACTED", message, "begin anew, with index 0"),
+            "NO_QUORUM" => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
             _ => {
                 let hint =
                     "go on at another node, or here once pontoond runs, from the latest index that you have seen";
-                (Code::Unavailable, hint)
+                Self::new(Code::Unavailable, "SHUTTING_DOWN", message, hint)
             }
-        };
-        Self::new(code, error.reason(), error.to_string(), hint)
+        }
     }
 }
 
