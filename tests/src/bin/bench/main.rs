@@ -80,7 +80,8 @@ fn main() -> Result<()> {
         sections.extend(measured);
     }
     if let Some(path) = line.markdown {
-        let text = report::document(&machine, &sections);
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        let text = report::document(&machine, &sections) + report::kept(&old);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())

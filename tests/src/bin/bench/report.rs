@@ -61,6 +61,14 @@ fn sync_once(file: &mut File) -> Result<std::time::Duration> {
     Ok(start.elapsed())
 }
 
+/// Head of what `make soak` has measured, which takes an hour and is not measured here.
+const KEPT: &str = "\n## An hour of churn\n";
+
+/// What of an earlier report stays.
+pub(crate) fn kept(old: &str) -> &str {
+    old.find(KEPT).map_or("", |at| &old[at..])
+}
+
 /// The text of docs/benchmarks.md.
 pub(crate) fn document(machine: &str, sections: &[Section]) -> String {
     let mut text = String::from(
@@ -75,4 +83,16 @@ pub(crate) fn document(machine: &str, sections: &[Section]) -> String {
         let _ = write!(text, "\n{section}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_an_hour_is_kept() {
+        let hour = "\n## An hour of churn\n\nFlat.\n";
+        assert_eq!(kept(&format!("# Benchmarks\n\n## Traffic\n\n1\n{hour}")), hour);
+        assert_eq!(kept("# Benchmarks\n"), "");
+    }
 }
