@@ -60,17 +60,30 @@ impl ReadBasis {
 impl Member {
     /// Prepares a read. Without a leader the local copy answers, and says so.
     pub async fn read(&self, options: Option<v1::ReadOptions>) -> ReadBasis {
+        let basis = self.read_own(options).await;
+        if !self.store().observes() {
+            return basis;
+        }
+        let whole = if basis.linearizable { self.store().whole(READ_DEADLINE).await.map(Box::new) } else { None };
+        if whole.is_some() {
+            return ReadBasis { whole, ..basis };
+        }
+        let why = match basis.linearizable {
+            true => "no member sends what is not known here".to_owned(),
+            false => basis.reason,
+        };
+        let reason = if why.is_empty() { IN_PART.to_owned() } else { format!("{why}; {IN_PART}") };
+        ReadBasis { linearizable: false, reason, whole: None }
+    }
+
+    /// The same for what every node has itself: settings, nodes and networks.
+    pub async fn read_own(&self, options: Option<v1::ReadOptions>) -> ReadBasis {
         let local = |reason: String| ReadBasis { linearizable: false, reason, whole: None };
         if options.is_some_and(|options| options.stale) {
-            return local(if self.store().observes() { IN_PART.to_owned() } else { String::new() });
+            return local(String::new());
         }
         match self.store().read_barrier(READ_DEADLINE).await {
-            Ok(()) if !self.store().observes() => ReadBasis { linearizable: true, reason: String::new(), whole: None },
-            Ok(()) => match self.store().whole(READ_DEADLINE).await {
-                Some(state) => ReadBasis { linearizable: true, reason: String::new(), whole: Some(Box::new(state)) },
-                None => local(format!("no member sends what is not known here; {IN_PART}")),
-            },
-            Err(error) if self.store().observes() => local(format!("{error}; {IN_PART}")),
+            Ok(()) => ReadBasis { linearizable: true, ..local(String::new()) },
             Err(error) => local(error.to_string()),
         }
     }

@@ -27,7 +27,7 @@ pub use store::{
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};
 pub use tls::{KeyError, NodeKey, PublicKey};
-pub use watch::{WatchError, Watcher, Watching};
+pub use watch::{WatchError, Watching};
 
 /// Largest command, in bytes of its encoding. A request between members carries about 1 MiB of entries,
 /// and a message is at most 8 MiB.

@@ -398,15 +398,21 @@ pub(crate) fn unreachable(message: String) -> Status {
     with_reason(Status::failed_precondition(message), ADVERTISE_UNREACHABLE)
 }
 
-fn with_reason(mut status: Status, reason: &'static str) -> Status {
+/// A status that carries a reason for programs.
+pub(crate) fn with_reason(mut status: Status, reason: &'static str) -> Status {
     status.metadata_mut().insert(metadata::REASON, AsciiMetadataValue::from_static(reason));
     status
+}
+
+/// The reason that a status carries.
+pub(crate) fn reason_of(status: &Status) -> Option<&str> {
+    status.metadata().get(metadata::REASON)?.to_str().ok()
 }
 
 /// Why an admission that was sent failed.
 fn not_admitted(address: SocketAddr, status: &Status) -> AdmitError {
     let message = status.message().to_owned();
-    match status.metadata().get(metadata::REASON).and_then(|reason| reason.to_str().ok()) {
+    match reason_of(status) {
         Some(NO_QUORUM) => return AdmitError::NoQuorum { message },
         Some(UNKNOWN_OUTCOME) => return AdmitError::Unknown { address, message },
         Some(ADVERTISE_UNREACHABLE) => return AdmitError::AdvertiseUnreachable { message },

@@ -2,11 +2,11 @@
 //! to take it, so one that does not read costs nothing, and is told to begin anew once it is too far behind.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
 use futures::stream::unfold;
-use pontoon_proto::metadata;
 use pontoon_proto::v1::watch_response::Event;
 use pontoon_proto::v1::{self, ObjectKind, object};
 use prometheus_client::metrics::counter::Counter;
@@ -15,12 +15,12 @@ use prost::Message;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::metadata::AsciiMetadataValue;
 
 use crate::feed::{Changes, Compacted};
 use crate::model::apply::Change;
 use crate::model::id::{ClusterId, NetworkId};
 use crate::model::state::State;
+use crate::peer::{reason_of, with_reason};
 use crate::rt::{timeout, watch};
 use crate::store::{ReadError, Store};
 
@@ -115,15 +115,13 @@ impl WatchError {
 
     /// For another node.
     pub(crate) fn status(&self) -> Status {
-        let mut status = Status::failed_precondition(self.to_string());
-        status.metadata_mut().insert(metadata::REASON, AsciiMetadataValue::from_static(self.reason()));
-        status
+        with_reason(Status::failed_precondition(self.to_string()), self.reason())
     }
 
     /// What another node has said.
     pub(crate) fn of(status: &Status) -> Self {
         let reasons = ["OTHER_CLUSTER", "NETWORK_NOT_FOUND", "INVALID_KIND", "INDEX_OF_FUTURE", COMPACTED, "NO_QUORUM"];
-        let told = status.metadata().get(metadata::REASON).and_then(|reason| reason.to_str().ok());
+        let told = reason_of(status);
         match reasons.into_iter().find(|reason| Some(*reason) == told) {
             Some(reason) => Self::Told { reason, message: status.message().to_owned() },
             None => Self::Ended,
@@ -177,13 +175,10 @@ impl Interest {
     }
 }
 
-/// A watcher: where it is, and what it asked for.
+/// Where somebody who follows is, and what he is sent next.
 #[derive(Debug)]
-pub struct Watcher {
+struct Place {
     store: Store,
-    /// It ends with either: the daemon waits for its requests to end.
-    ends: [CancellationToken; 2],
-    interest: Interest,
     /// Everything up to this index was sent, or is in `ready`.
     index: u64,
     ready: VecDeque<Event>,
@@ -191,10 +186,66 @@ pub struct Watcher {
     watching: Watching,
 }
 
-impl Drop for Watcher {
+impl Place {
+    fn new(store: Store, index: u64, ready: VecDeque<Event>, watching: Watching) -> Self {
+        watching.now.inc();
+        let applied = store.applied();
+        Self { store, index, ready, applied, watching }
+    }
+
+    fn progress(&self) -> Event {
+        Event::Progress(v1::WatchProgress { index: self.index, time_ms: self.store.state().clock_ms })
+    }
+
+    /// The first few changes after its index, and the index that they lead to.
+    fn changes(&self, most: usize) -> Result<(Vec<Arc<Changes>>, u64), WatchError> {
+        self.store.changes_after(self.index, most).map_err(|error| {
+            self.watching.compacted.inc();
+            error.into()
+        })
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         self.watching.now.dec();
     }
+}
+
+/// Somebody who follows.
+pub(crate) trait Following: Sized + Send + 'static {
+    /// The next thing that he is sent.
+    ///
+    /// # Errors
+    ///
+    /// There is nothing more: he is too far behind, or the daemon stops.
+    fn next(&mut self) -> impl Future<Output = Result<Event, WatchError>> + Send;
+
+    /// Counts what he is sent.
+    fn sent(&self) -> &Counter;
+
+    /// What he is sent, until it ends. After a failure there is nothing.
+    fn stream(self) -> impl Stream<Item = Result<v1::WatchResponse, WatchError>> + Send + 'static {
+        unfold(Some(self), |following| async move {
+            let mut following = following?;
+            match following.next().await {
+                Ok(event) => {
+                    following.sent().inc();
+                    Some((Ok(v1::WatchResponse { event: Some(event) }), Some(following)))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+}
+
+/// A watcher, and what it asked for.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    place: Place,
+    /// It ends with either: the daemon waits for its requests to end.
+    ends: [CancellationToken; 2],
+    interest: Interest,
 }
 
 impl Watcher {
@@ -203,14 +254,13 @@ impl Watcher {
     /// # Errors
     ///
     /// What was asked for is not there, or not any more, or not yet.
-    pub async fn follow(
+    pub(crate) async fn follow(
         store: Store,
         end: CancellationToken,
         watching: Watching,
         request: v1::WatchRequest,
     ) -> Result<Self, WatchError> {
         check(&store, &request.cluster_id, request.from_index).await?;
-        let applied = store.applied();
         let (interest, snapshot) = {
             let state = store.state();
             let interest = Interest::of(&state, &request)?;
@@ -219,63 +269,40 @@ impl Watcher {
             (interest, snapshot)
         };
         let (index, ready) = snapshot.unwrap_or((request.from_index, VecDeque::new()));
-        watching.now.inc();
         let ends = [end, store.ending()];
-        let watcher = Self { store, ends, interest, index, ready, applied, watching };
+        let watcher = Self { place: Place::new(store, index, ready, watching), ends, interest };
         // Said at once, and not in the stream.
-        watcher.store.changes_after(watcher.index, 0).map_err(|error| watcher.compacted(error))?;
+        watcher.place.changes(0)?;
         Ok(watcher)
     }
+}
 
-    /// What it is sent, until it ends. After a failure there is nothing.
-    pub fn stream(self) -> impl Stream<Item = Result<v1::WatchResponse, WatchError>> + Send + 'static {
-        unfold(Some(self), |watcher| async move {
-            let mut watcher = watcher?;
-            match watcher.next().await {
-                Ok(event) => {
-                    watcher.watching.sent.inc();
-                    Some((Ok(v1::WatchResponse { event: Some(event) }), Some(watcher)))
-                }
-                Err(error) => Some((Err(error), None)),
-            }
-        })
-    }
-
-    /// The next thing that it is sent.
-    ///
-    /// # Errors
-    ///
-    /// There is nothing more: it is too far behind, or the daemon stops.
-    pub async fn next(&mut self) -> Result<Event, WatchError> {
+impl Following for Watcher {
+    async fn next(&mut self) -> Result<Event, WatchError> {
+        let place = &mut self.place;
         loop {
-            if let Some(event) = self.ready.pop_front() {
+            if let Some(event) = place.ready.pop_front() {
                 return Ok(event);
             }
-            self.applied.borrow_and_update();
-            let (changes, reached) =
-                self.store.changes_after(self.index, AT_ONCE).map_err(|error| self.compacted(error))?;
-            self.index = reached;
-            self.ready.extend(changes.iter().filter_map(|changes| wanted(changes, &self.interest)));
-            if !self.ready.is_empty() || changes.len() == AT_ONCE {
+            place.applied.borrow_and_update();
+            let (changes, reached) = place.changes(AT_ONCE)?;
+            place.index = reached;
+            place.ready.extend(changes.iter().filter_map(|changes| wanted(changes, &self.interest)));
+            if !place.ready.is_empty() || changes.len() == AT_ONCE {
                 continue;
             }
-            let changed = timeout(QUIET, self.applied.changed());
+            let changed = timeout(QUIET, place.applied.changed());
             let [first, second] = &self.ends;
             match first.run_until_cancelled(second.run_until_cancelled(changed)).await.flatten() {
                 Some(Ok(Ok(()))) => {}
-                Some(Err(_)) => return Ok(self.progress()),
+                Some(Err(_)) => return Ok(place.progress()),
                 Some(Ok(Err(_))) | None => return Err(WatchError::Ended),
             }
         }
     }
 
-    fn progress(&self) -> Event {
-        Event::Progress(v1::WatchProgress { index: self.index, time_ms: self.store.state().clock_ms })
-    }
-
-    fn compacted(&self, error: Compacted) -> WatchError {
-        self.watching.compacted.inc();
-        error.into()
+    fn sent(&self) -> &Counter {
+        &self.place.watching.sent
     }
 }
 

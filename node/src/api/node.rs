@@ -24,7 +24,7 @@ impl NodeService for Nodes {
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let member = self.0.member()?;
-        let freshness = member.read(request.into_inner().read).await;
+        let freshness = member.read_own(request.into_inner().read).await;
         let status = member.store().status();
         let state = member.store().state();
         let nodes = state.nodes.values().map(|node| super::member(node, &status));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::command::OBSERVERS;
 use super::id::{ClusterId, EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
 
 /// Free labels of a node or a network.
@@ -63,6 +64,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Whether nodes may be outside the Raft membership: every one of them knows how to be that.
+    pub fn has_observers(&self) -> bool {
+        self.feature_level >= OBSERVERS
+    }
+
     /// How long a voter may not answer before another node takes its place, unless it is set.
     pub const REPLACE_AFTER: Duration = Duration::from_secs(5 * 60);
 

@@ -16,7 +16,7 @@ use crate::peer::{StoreSlot, greet, unproposed, unreachable};
 use crate::rt;
 use crate::store::{Level, Proposed, Store, hash_out};
 use crate::tls::NodeKey;
-use crate::watch::{Concern, Watcher};
+use crate::watch::{Concern, Following, Watcher};
 
 /// How long writing an admission may take. With the call back it stays below 5 s.
 const ADMIT: Duration = Duration::from_secs(3);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use openraft::RaftMetrics;
 use pontoon_proto::v1;
 
+use super::status::millis;
 use super::{Store, status};
 use crate::model::id::RaftId;
 use crate::model::voters::quorum;
@@ -65,10 +66,6 @@ impl Attendance {
         // What is in there is put whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn millis(age: Duration) -> u64 {
-    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Store {

@@ -12,7 +12,7 @@ use super::Store;
 use super::observe::Coming;
 use crate::model::state::State;
 use crate::rt::{now, sleep, timeout_at};
-use crate::watch::{WatchError, Watcher, Watching};
+use crate::watch::{Following, WatchError, Watcher, Watching};
 
 /// How long it waits before it asks again.
 const AGAIN: Duration = Duration::from_millis(25);

@@ -35,8 +35,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use crate::feed::{Changes, Compacted};
-use crate::model::command::OBSERVERS;
 use crate::model::id::{ClusterId, NodeId, RaftId};
+use crate::model::object::Cluster;
 use crate::model::state::State;
 use crate::model::voters::MAX_MEMBERS;
 use crate::raft::channel::Channels;
@@ -448,7 +448,7 @@ impl Store {
 
     /// Whether the Raft membership has as many nodes as it is to have: a newcomer is an observer then.
     pub(crate) fn is_full(&self) -> bool {
-        let observers = self.state().cluster.as_ref().is_some_and(|cluster| cluster.feature_level >= OBSERVERS);
+        let observers = self.state().cluster.as_ref().is_some_and(Cluster::has_observers);
         observers && self.membership().nodes().count() >= MAX_MEMBERS
     }
 

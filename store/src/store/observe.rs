@@ -23,7 +23,7 @@ use crate::model::object::{Node, NodeState};
 use crate::model::state::State;
 use crate::raft::channel::Channels;
 use crate::raft::convert;
-use crate::raft::types::{Membership, Peer, StoredMembership as Stored, Types};
+use crate::raft::types::{Membership, Peer, SnapshotMeta, StoredMembership as Stored, Types};
 use crate::rt::{self, JoinHandle, sleep, timeout, watch};
 use crate::watch::WatchError;
 
@@ -164,11 +164,7 @@ impl Store {
         let me = self.id().0;
         let nodes = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
         let mut members: Vec<(u64, Peer)> = nodes.map(|(id, peer)| (*id, peer.clone())).collect();
-        let place = |id: u64| {
-            let mut hasher = DefaultHasher::new();
-            (me, id).hash(&mut hasher);
-            (metrics.current_leader == Some(id), hasher.finish())
-        };
+        let place = |id: u64| (metrics.current_leader == Some(id), scattered(me, id));
         members.sort_by_key(|(id, _)| place(*id));
         // All of them may have become something else while it was away.
         let known = |node: &Node| node.raft_id.0 == me || members.iter().any(|(id, _)| *id == node.raft_id.0);
@@ -220,12 +216,8 @@ impl Store {
 
     /// Takes over what it was sent: on its disk first.
     async fn take(&self, observing: &Observing, batch: Vec<Event>) -> Result<(), FollowError> {
-        let membership = observing.told().membership_config;
-        let header = v1::SnapshotHeader {
-            membership: Some(convert::membership_out(membership.membership())),
-            membership_log_id: membership.log_id().as_ref().map(convert::log_id_out),
-            ..v1::SnapshotHeader::default()
-        };
+        let last_membership = observing.told().membership_config.as_ref().clone();
+        let header = convert::snapshot_out(None, &SnapshotMeta { last_log_id: None, last_membership }, 0);
         let (copy, full, node) = (Arc::clone(&observing.copy), self.room().level == Level::Full, self.node());
         let taken = rt::spawn_blocking(move || copy.take(batch, node, header, full)).await;
         taken.map_err(|error| FollowError::Cut(error.to_string()))??;
@@ -311,9 +303,14 @@ struct NotFollowed {
 
 /// How long it waits before the next member: those that one leaves do not all come to the next at once.
 fn pause(me: u64, attempt: u64) -> Duration {
+    AGAIN + AGAIN.mul_f64((scattered(me, attempt) % 1000) as f64 / 1000.0)
+}
+
+/// A number that looks like chance, and is another one for each node.
+fn scattered(me: u64, of: u64) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (me, attempt).hash(&mut hasher);
-    AGAIN + AGAIN.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
+    (me, of).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn spawn_follow(store: &Store) -> JoinHandle<()> {

@@ -87,14 +87,13 @@ impl Store {
         let index = |id: &Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
         let voters = lasting_voters(metrics.membership_config.membership().get_joint_config());
         let heard = heard(&metrics);
-        let millis = |age: &Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let member = |(id, node): (&u64, &crate::raft::types::Peer)| {
             let matched = metrics.replication.as_ref().and_then(|matched| matched.get(id).copied().flatten());
             let status = MemberStatus {
                 address: node.address.clone(),
                 voter: voters.contains(&RaftId(*id)),
                 matched_index: matched.map(|id| id.index),
-                heard_ms: heard.get(id).map(millis),
+                heard_ms: heard.get(id).copied().map(millis),
             };
             (RaftId(*id), status)
         };
@@ -131,6 +130,10 @@ fn lasting_voters(configs: &[BTreeSet<u64>]) -> BTreeSet<RaftId> {
     let voting = || first.into_iter().flatten();
     let lasts = voting().any(|id| lasting(&id));
     voting().filter(|id| !lasts || lasting(id)).copied().map(RaftId).collect()
+}
+
+pub(super) fn millis(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long ago a leader heard from each other member.

@@ -10,9 +10,8 @@ use openraft::async_runtime::watch::WatchReceiver;
 use thiserror::Error;
 
 use super::{Part, Store};
-use crate::model::command::OBSERVERS;
 use crate::model::id::RaftId;
-use crate::model::object::{NodeState, Voting};
+use crate::model::object::{Cluster, NodeState, Voting};
 use crate::model::state::State;
 use crate::model::voters::{self, Members, Traits};
 use crate::raft::types::Types;
@@ -120,7 +119,7 @@ impl Store {
             gone: BTreeSet::new(),
             leader: metrics.current_leader.map_or(self.id(), RaftId),
             limit: state.cluster.as_ref().and_then(|cluster| cluster.voters),
-            observers: state.cluster.as_ref().is_some_and(|cluster| cluster.feature_level >= OBSERVERS),
+            observers: state.cluster.as_ref().is_some_and(Cluster::has_observers),
         }
     }
 

@@ -4,17 +4,16 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use futures::Stream;
-use futures::stream::unfold;
 use pontoon_proto::v1;
 use pontoon_proto::v1::watch_response::Event;
+use prometheus_client::metrics::counter::Counter;
 use prost::Message;
 
-use super::{PART_BYTES, WatchError, Watching, check, snapshot};
+use super::{Following, PART_BYTES, Place, WatchError, Watching, check, snapshot};
 use crate::model::apply::Change;
 use crate::model::id::{NetworkId, NodeId};
 use crate::model::state::State;
-use crate::rt::{sleep, timeout, watch};
+use crate::rt::{sleep, timeout};
 use crate::store::Store;
 
 /// How long what does not concern the node is gathered before it is told how far the log is: everything that is written is
@@ -27,21 +26,10 @@ const QUIET: Duration = Duration::from_secs(2);
 /// An observer that follows.
 #[derive(Debug)]
 pub(crate) struct Concern {
-    store: Store,
+    place: Place,
     node: NodeId,
     /// The networks that the node had endpoints on, as of the index.
     networks: BTreeSet<NetworkId>,
-    /// Everything up to this index was sent, or is in `ready`.
-    index: u64,
-    ready: VecDeque<Event>,
-    applied: watch::Receiver<u64>,
-    watching: Watching,
-}
-
-impl Drop for Concern {
-    fn drop(&mut self) {
-        self.watching.now.dec();
-    }
 }
 
 impl Concern {
@@ -68,87 +56,65 @@ impl Concern {
                 (networks, index, parts)
             }
         };
-        watching.now.inc();
-        let applied = store.applied();
-        let mut following = Self { store, node, networks, index, ready, applied, watching };
-        // Said at once, and not in the stream.
-        following.store.changes_after(index, 0).map_err(|error| following.compacted(error.into()))?;
-        // However little there is to say, it knows when it is in step.
+        let mut following = Self { place: Place::new(store, index, ready, watching), node, networks };
+        // Said at once, and not in the stream: that it is too far behind; and, however little there is to say, when it is in step.
         following.advance()?;
-        following.ready.push_back(following.progress());
+        following.place.ready.push_back(following.place.progress());
         Ok(following)
-    }
-
-    /// What it is sent, until it ends. After a failure there is nothing.
-    pub(crate) fn stream(self) -> impl Stream<Item = Result<v1::WatchResponse, WatchError>> + Send + 'static {
-        unfold(Some(self), |following| async move {
-            let mut following = following?;
-            match following.next().await {
-                Ok(event) => {
-                    following.watching.sent.inc();
-                    Some((Ok(v1::WatchResponse { event: Some(event) }), Some(following)))
-                }
-                Err(error) => Some((Err(error), None)),
-            }
-        })
-    }
-
-    async fn next(&mut self) -> Result<Event, WatchError> {
-        let ending = self.store.ending();
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(event);
-            }
-            self.applied.borrow_and_update();
-            if self.advance()? && self.ready.is_empty() {
-                if ending.run_until_cancelled(sleep(CALM)).await.is_none() {
-                    return Err(WatchError::Ended);
-                }
-                self.advance()?;
-                self.ready.push_back(self.progress());
-            }
-            if !self.ready.is_empty() {
-                continue;
-            }
-            match ending.run_until_cancelled(timeout(QUIET, self.applied.changed())).await {
-                Some(Ok(Ok(()))) => {}
-                // Others may know more by now.
-                Some(Err(_)) if !self.store.is_connected() => return Err(WatchError::Ended),
-                Some(Err(_)) => return Ok(self.progress()),
-                Some(Ok(Err(_))) | None => return Err(WatchError::Ended),
-            }
-        }
     }
 
     /// Goes to the latest index; tells whether there was a later one. What has come to concern the node is in `ready`.
     fn advance(&mut self) -> Result<bool, WatchError> {
-        let store = self.store.clone();
+        let store = self.place.store.clone();
         let state = store.state();
-        let changed = store.changes_after(self.index, usize::MAX);
-        let (changes, reached) = changed.map_err(|error| self.compacted(error.into()))?;
+        let (changes, reached) = self.place.changes(usize::MAX)?;
         if !state.nodes.contains_key(&self.node) {
             // It was removed, and finds out when it asks again.
             return Err(WatchError::Ended);
         }
-        if reached <= self.index {
+        if reached <= self.place.index {
             return Ok(false);
         }
         let networks = state.networks_of_node(self.node);
         let changed = changes.iter().flat_map(|changes| changes.objects.iter().map(|(object, _)| *object));
         let new = networks.difference(&self.networks).flat_map(|network| state.objects_of_network(*network));
         let objects: BTreeSet<Change> = changed.chain(new).collect();
-        self.ready.extend(parts(&state, self.node, &networks, objects));
-        (self.networks, self.index) = (networks, reached);
+        self.place.ready.extend(parts(&state, self.node, &networks, objects));
+        (self.networks, self.place.index) = (networks, reached);
         Ok(true)
     }
+}
 
-    fn progress(&self) -> Event {
-        Event::Progress(v1::WatchProgress { index: self.index, time_ms: self.store.state().clock_ms })
+impl Following for Concern {
+    async fn next(&mut self) -> Result<Event, WatchError> {
+        let ending = self.place.store.ending();
+        loop {
+            if let Some(event) = self.place.ready.pop_front() {
+                return Ok(event);
+            }
+            self.place.applied.borrow_and_update();
+            if self.advance()? && self.place.ready.is_empty() {
+                if ending.run_until_cancelled(sleep(CALM)).await.is_none() {
+                    return Err(WatchError::Ended);
+                }
+                self.advance()?;
+                self.place.ready.push_back(self.place.progress());
+            }
+            if !self.place.ready.is_empty() {
+                continue;
+            }
+            match ending.run_until_cancelled(timeout(QUIET, self.place.applied.changed())).await {
+                Some(Ok(Ok(()))) => {}
+                // Others may know more by now.
+                Some(Err(_)) if !self.place.store.is_connected() => return Err(WatchError::Ended),
+                Some(Err(_)) => return Ok(self.place.progress()),
+                Some(Ok(Err(_))) | None => return Err(WatchError::Ended),
+            }
+        }
     }
 
-    fn compacted(&self, error: WatchError) -> WatchError {
-        self.watching.compacted.inc();
-        error
+    fn sent(&self) -> &Counter {
+        &self.place.watching.sent
     }
 }
 
