@@ -12,12 +12,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pontoon_store::StoreOptions;
 use pontoon_store::model::id::EndpointId;
 use pontoon_store::model::object::{Endpoint, EndpointState};
 use pontoon_store::model::state::State;
+use pontoon_store::{StateGuard, StoreOptions};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -272,7 +272,7 @@ impl Journal {
     }
 
     /// The state as this node sees it: with what it has rebound.
-    pub(crate) fn view<'a>(&self, state: RwLockReadGuard<'a, State>) -> View<'a> {
+    pub(crate) fn view<'a>(&self, state: StateGuard<'a>) -> View<'a> {
         let rebound = self.rebound();
         if rebound.is_empty() {
             return View::Shared(state);
@@ -298,7 +298,7 @@ pub(crate) fn has_id(endpoint: &Endpoint, engine_id: &str) -> bool {
 /// The state as this node sees it.
 pub(crate) enum View<'a> {
     /// As the cluster knows it.
-    Shared(RwLockReadGuard<'a, State>),
+    Shared(StateGuard<'a>),
     /// With endpoints that are rebound and that the cluster has not been told of.
     Own(Box<State>, BTreeSet<EndpointId>),
 }

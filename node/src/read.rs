@@ -1,9 +1,9 @@
 //! What a read is made from: the node's own copy of the state, or, on an observer, what a member sends.
 
 use std::ops::Deref;
-use std::sync::RwLockReadGuard;
 
 use pontoon_proto::v1;
+use pontoon_store::StateGuard;
 use pontoon_store::model::state::State;
 
 use crate::member::{Member, READ_DEADLINE};
@@ -24,7 +24,7 @@ pub struct ReadBasis {
 #[derive(Debug)]
 pub enum Look<'a> {
     /// The node's own.
-    Own(RwLockReadGuard<'a, State>),
+    Own(StateGuard<'a>),
     /// A member's.
     Whole(&'a State),
 }

@@ -19,6 +19,7 @@ mod watch;
 
 pub use feed::{Changes, Compacted};
 pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, hello};
+pub use raft::guard::StateGuard;
 pub use raft::types::Peer;
 pub use store::{
     ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError,

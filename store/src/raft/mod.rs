@@ -3,6 +3,7 @@
 pub(crate) mod arrival;
 pub(crate) mod channel;
 pub(crate) mod convert;
+pub(crate) mod guard;
 #[cfg(not(feature = "sim"))]
 mod link;
 pub(crate) mod log_store;

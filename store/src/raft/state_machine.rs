@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{OptionalSend, Snapshot};
 
 use super::convert;
+use super::guard::StateGuard;
 use super::types::{Answer, LogEntry, LogId, Payload, SnapshotMeta, StoredMembership, Types};
 use crate::codec;
 use crate::disk::snapshot::{self, SnapshotDir, SnapshotFile};
@@ -80,8 +81,8 @@ impl Shared {
         }
     }
 
-    pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn state(&self) -> StateGuard<'_> {
+        StateGuard::new(&self.state)
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {

@@ -193,7 +193,8 @@ impl Store {
     /// A member that was retired learns of it from its own state, or from one that knows it no more.
     pub(super) fn look_for_own_id(&self) {
         // One that votes is needed until its vote was taken, whatever is written.
-        let written = self.state().nodes.get(&self.node()).map(|node| node.raft_id).filter(|_| !self.votes());
+        let node = self.node();
+        let written = self.state().nodes.get(&node).map(|node| node.raft_id).filter(|_| !self.votes());
         if let Some(raft_id) = written.max(self.0.channels.renewed()).filter(|id| *id > self.id()) {
             self.0.channels.renew(raft_id);
             self.0.role.send_replace(Some(Role::Observer { raft_id }));

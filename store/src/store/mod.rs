@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::RaftMetrics;
@@ -37,10 +37,10 @@ use tonic::Status;
 use crate::feed::{Changes, Compacted};
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::object::Cluster;
-use crate::model::state::State;
 use crate::model::voters::MAX_MEMBERS;
 use crate::raft::channel::Channels;
 use crate::raft::convert;
+use crate::raft::guard::StateGuard;
 use crate::raft::state_machine::Shared;
 use crate::raft::types::{Peer, StoredMembership, Types};
 use crate::rt::{JoinHandle, timeout, watch};
@@ -268,8 +268,9 @@ impl Store {
         }
     }
 
-    /// The state as of the last applied entry. Applying waits while it is held: never hold it over an await.
-    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+    /// The state as of the last applied entry. Applying waits while it is held: never hold it over an await, and have one at
+    /// a time.
+    pub fn state(&self) -> StateGuard<'_> {
         self.0.shared.state()
     }
 

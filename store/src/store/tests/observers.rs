@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::object::Voting;
+use crate::model::state::State;
 
 /// How soon a write is to be seen on an observer, in a debug build on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
