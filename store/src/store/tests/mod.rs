@@ -64,13 +64,20 @@ struct Daemon {
     run: u64,
 }
 
+/// A loopback address of this test's process alone: a daemon that is to come back must find its port free, which on
+/// 127.0.0.1 a connection, or another test that runs at the same time, may have been given meanwhile.
+fn own_loopback() -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high | 0x80, middle, low)
+}
+
 impl Daemon {
     async fn start(number: u8) -> Self {
         let (name, document) = (format!("host-{number}"), new_document());
         let key = NodeKey::from_pkcs8(&document).unwrap();
         let dir = TempDir::new().unwrap();
         std::fs::write(dir.path().join(KEY), document).unwrap();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = TcpListener::bind((own_loopback(), 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut daemon = Self {
             slot: StoreSlot::new(name.clone(), key.clone(), clock),
