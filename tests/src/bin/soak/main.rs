@@ -15,6 +15,7 @@ mod slot;
 mod table;
 mod watcher;
 
+use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -49,8 +50,18 @@ struct CommandLine {
     minutes: u32,
 }
 
-fn main() -> Result<()> {
-    let length = Duration::from_secs(60) * CommandLine::parse().minutes;
+/// Why it failed is said last, and in one line: what is above it are the daemons' logs.
+fn main() -> ExitCode {
+    match run(Duration::from_secs(60) * CommandLine::parse().minutes) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("soak: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(length: Duration) -> Result<()> {
     let runtime = Runtime::new().context("cannot start the clients' runtime")?;
     run_with(Options { hosts: HOSTS, ..Options::default() }, |cluster| {
         cluster.form()?;

@@ -13,7 +13,7 @@ use pontoon_tests::lab::{Cluster, Netns};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::client::{Node, answer};
+use crate::client::{Node, Tries, answer};
 
 /// Bytes of a block, as the system counts a file's (stat(2)).
 const BLOCK: u64 = 512;
@@ -64,8 +64,6 @@ pub(crate) fn take(
     };
     let store = daemon.data_dir().join("store");
     let overlay = daemon.overlay().clone();
-    let mut client = ClusterServiceClient::new(node.channel.clone());
-    let status = runtime.block_on(answer(client.status(StatusRequest {})));
     Ok(Sample {
         at,
         starts,
@@ -76,8 +74,19 @@ pub(crate) fn take(
         snapshots: on_disk(&store.join("snapshots"))?,
         state: on_disk(&store.join("state"))?,
         interfaces: interfaces(&overlay)? + interfaces(&cluster.hosts()[node.host].netns)?,
-        entries: status.with_context(|| format!("`status` on {}", node.name))?.last_index,
+        entries: runtime.block_on(last_index(node))?,
     })
+}
+
+/// Tries, as the clients do: a connection may still be the one to the daemon that was killed.
+async fn last_index(node: &Node) -> Result<u64> {
+    let mut tries = Tries::of(format!("ask {} for its status", node.name));
+    loop {
+        match answer(ClusterServiceClient::new(node.channel.clone()).status(StatusRequest {})).await {
+            Ok(status) => return Ok(status.last_index),
+            Err(status) => tries.failed(&status).await?,
+        }
+    }
 }
 
 /// Bytes that a folder takes, with all that is in it. What goes while it is looked at does not count.
