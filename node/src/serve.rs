@@ -33,6 +33,9 @@ use crate::daemon::Daemon;
 /// Largest request on the admin socket, in bytes: far above what any of them needs.
 const MAX_ADMIN_REQUEST: usize = 1 << 20;
 
+/// Requests and watchers on one connection to the admin socket at a time; more wait.
+const MAX_STREAMS: u32 = 4_096;
+
 /// A unix socket of the daemon.
 #[derive(Debug)]
 pub struct Door {
@@ -198,6 +201,7 @@ pub async fn serve_admin(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let server = Server::builder()
+        .max_concurrent_streams(Some(MAX_STREAMS))
         .add_service(ClusterServiceServer::new(Cluster(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NodeServiceServer::new(Nodes(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NetworkServiceServer::new(Networks(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))

@@ -43,6 +43,8 @@ pub(crate) const REJECTION: &str = "pontoon-rejection-bin";
 /// How often a connection is asked whether anybody is there still, and how long it may take to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests, and watchers of an observer, on one connection at a time; more wait.
+const MAX_STREAMS: u32 = 4_096;
 /// How long calls that are under way may take once the port is to be closed.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -183,6 +185,7 @@ impl PeerServer {
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(Some(MAX_STREAMS))
             .add_service(raft)
             .add_service(peer);
         let (stop, stopped) = oneshot::channel::<()>();

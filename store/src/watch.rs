@@ -24,12 +24,14 @@ use crate::peer::{reason_of, with_reason};
 use crate::rt::{timeout, watch};
 use crate::store::{ReadError, Store};
 
+mod backlog;
 mod concern;
 
+use backlog::{Backlog, Whole};
 pub(crate) use concern::Concern;
 
-/// Most bytes of objects in one part of what there is.
-const PART_BYTES: usize = 1 << 20;
+/// Most bytes of objects in one part of what there is. One part is in memory for each watcher that takes nothing.
+const PART_BYTES: usize = 64 << 10;
 /// How many changes are looked at in one go.
 const AT_ONCE: usize = 64;
 /// How often a watcher is told that nothing has changed.
@@ -46,6 +48,8 @@ pub struct Watching {
     pub sent: Counter,
     /// How often one was told to begin anew.
     pub compacted: Counter,
+    /// What they are yet to be sent.
+    pub(crate) backlog: Backlog,
 }
 
 /// Why a watcher is sent nothing (more).
@@ -85,6 +89,17 @@ pub enum WatchError {
     /// It is too far behind.
     #[error(transparent)]
     Compacted(#[from] Compacted),
+    /// It has not taken what there was when it came.
+    #[error(
+        "what this watcher is yet to be sent was not kept any longer: others needed the room, and it took nothing for {after:?}"
+    )]
+    CutOff {
+        /// For so long.
+        after: Duration,
+    },
+    /// Others have not taken what there was when they came.
+    #[error("this node has too much yet to send to other watchers")]
+    TooMany,
     /// The daemon stops, or its store does.
     #[error("pontoond stops, or leaves its cluster")]
     Ended,
@@ -106,7 +121,8 @@ impl WatchError {
             Self::UnknownNetwork { .. } => "NETWORK_NOT_FOUND",
             Self::UnknownKind { .. } => "INVALID_KIND",
             Self::Future { .. } => "INDEX_OF_FUTURE",
-            Self::Compacted(_) => COMPACTED,
+            Self::Compacted(_) | Self::CutOff { .. } => COMPACTED,
+            Self::TooMany => TOO_MANY,
             Self::Read(ReadError::NoQuorum { .. }) => "NO_QUORUM",
             Self::Read(ReadError::Stopped { .. }) | Self::Ended => ENDED,
             Self::Told { reason, .. } => reason,
@@ -120,7 +136,8 @@ impl WatchError {
 
     /// What another node has said.
     pub(crate) fn of(status: &Status) -> Self {
-        let reasons = ["OTHER_CLUSTER", "NETWORK_NOT_FOUND", "INVALID_KIND", "INDEX_OF_FUTURE", COMPACTED, "NO_QUORUM"];
+        let reasons =
+            ["OTHER_CLUSTER", "NETWORK_NOT_FOUND", "INVALID_KIND", "INDEX_OF_FUTURE", COMPACTED, TOO_MANY, "NO_QUORUM"];
         let told = reason_of(status);
         match reasons.into_iter().find(|reason| Some(*reason) == told) {
             Some(reason) => Self::Told { reason, message: status.message().to_owned() },
@@ -136,6 +153,8 @@ impl WatchError {
 
 /// What a watcher would go on from is not kept any more.
 const COMPACTED: &str = "INDEX_COMPACTED";
+/// There is no room for what a watcher that begins is sent first.
+const TOO_MANY: &str = "TOO_MANY_WATCHERS";
 /// There is nothing more from this node.
 const ENDED: &str = "SHUTTING_DOWN";
 
@@ -179,18 +198,35 @@ impl Interest {
 #[derive(Debug)]
 struct Place {
     store: Store,
-    /// Everything up to this index was sent, or is in `ready`.
+    /// Everything up to this index was sent, or is in `whole` or `ready`.
     index: u64,
+    /// What there was when he came, if he is yet to be sent some of it.
+    whole: Option<Whole>,
     ready: VecDeque<Event>,
     applied: watch::Receiver<u64>,
     watching: Watching,
 }
 
 impl Place {
-    fn new(store: Store, index: u64, ready: VecDeque<Event>, watching: Watching) -> Self {
+    fn new(store: Store, index: u64, whole: Option<Whole>, watching: Watching) -> Self {
         watching.now.inc();
         let applied = store.applied();
-        Self { store, index, ready, applied, watching }
+        Self { store, index, whole, ready: VecDeque::new(), applied, watching }
+    }
+
+    /// What is ready to be sent, if something is.
+    fn take_ready(&mut self) -> Result<Option<Event>, WatchError> {
+        if let Some(whole) = &self.whole {
+            match whole.take() {
+                Ok(Some(part)) => return Ok(Some(part)),
+                Ok(None) => self.whole = None,
+                Err(cut_off) => {
+                    self.watching.compacted.inc();
+                    return Err(cut_off);
+                }
+            }
+        }
+        Ok(self.ready.pop_front())
     }
 
     fn progress(&self) -> Event {
@@ -261,16 +297,16 @@ impl Watcher {
         request: v1::WatchRequest,
     ) -> Result<Self, WatchError> {
         check(&store, &request.cluster_id, request.from_index).await?;
-        let (interest, snapshot) = {
+        let turn = if request.from_index == 0 { Some(watching.backlog.turn().await?) } else { None };
+        let (interest, index, whole) = {
             let state = store.state();
             let interest = Interest::of(&state, &request)?;
             let takes = |change: &Change, key: &_, object: &_| interest.takes(change, key, Some(object));
-            let snapshot = (request.from_index == 0).then(|| snapshot(&state, takes));
-            (interest, snapshot)
+            let whole = turn.map(|turn| turn.keep(snapshot(&state, takes)));
+            (interest, if whole.is_some() { state.applied_index } else { request.from_index }, whole)
         };
-        let (index, ready) = snapshot.unwrap_or((request.from_index, VecDeque::new()));
         let ends = [end, store.ending()];
-        let watcher = Self { place: Place::new(store, index, ready, watching), ends, interest };
+        let watcher = Self { place: Place::new(store, index, whole, watching), ends, interest };
         // Said at once, and not in the stream.
         watcher.place.changes(0)?;
         Ok(watcher)
@@ -281,7 +317,7 @@ impl Following for Watcher {
     async fn next(&mut self) -> Result<Event, WatchError> {
         let place = &mut self.place;
         loop {
-            if let Some(event) = place.ready.pop_front() {
+            if let Some(event) = place.take_ready()? {
                 return Ok(event);
             }
             place.applied.borrow_and_update();
@@ -324,8 +360,8 @@ async fn check(store: &Store, wanted: &str, from_index: u64) -> Result<(), Watch
     Ok(())
 }
 
-/// All that there is for a watcher, in parts, and the index that it is as of.
-fn snapshot(state: &State, takes: impl Fn(&Change, &v1::ObjectKey, &v1::Object) -> bool) -> (u64, VecDeque<Event>) {
+/// All that there is for a watcher, in parts.
+fn snapshot(state: &State, takes: impl Fn(&Change, &v1::ObjectKey, &v1::Object) -> bool) -> VecDeque<Event> {
     let index = state.applied_index;
     let part = || v1::WatchSnapshot { index, time_ms: state.clock_ms, ..v1::WatchSnapshot::default() };
     let (mut parts, mut current, mut bytes) = (VecDeque::new(), part(), 0);
@@ -343,7 +379,7 @@ fn snapshot(state: &State, takes: impl Fn(&Change, &v1::ObjectKey, &v1::Object) 
     }
     current.last = true;
     parts.push_back(Event::Snapshot(current));
-    (index, parts)
+    parts
 }
 
 /// What of some changes a watcher is sent.
@@ -381,7 +417,7 @@ mod tests {
     }
 
     fn sent(state: &State, interest: &Interest) -> Vec<v1::Object> {
-        let (_, events) = snapshot(state, |change, key, object| interest.takes(change, key, Some(object)));
+        let events = snapshot(state, |change, key, object| interest.takes(change, key, Some(object)));
         let objects = |event| match event {
             Event::Snapshot(part) => part.objects,
             other => panic!("{other:?}"),

@@ -4,6 +4,7 @@
 
 mod activation;
 mod crash;
+mod crowd;
 mod daemon;
 mod demo;
 mod docker;

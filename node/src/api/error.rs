@@ -143,6 +143,10 @@ impl From<WatchError> for ApiError {
                 Self::new(Code::OutOfRange, "INDEX_OF_FUTURE", message, hint)
             }
             "INDEX_COMPACTED" => Self::new(Code::OutOfRange, "INDEX_COMPACTED", message, "begin anew, with index 0"),
+            "TOO_MANY_WATCHERS" => {
+                let hint = "ask another node, or again in a moment";
+                Self::new(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message, hint)
+            }
             "NO_QUORUM" => Self::new(Code::Unavailable, "NO_QUORUM", message, NO_QUORUM_HINT),
             _ => {
                 let hint =

@@ -29,6 +29,8 @@ pub(crate) enum Purpose {
     /// Snapshots.
     Snapshot,
     /// What an observer follows.
+    Follow,
+    /// What the watchers of an observer are sent.
     Watch,
 }
 
@@ -91,7 +93,12 @@ impl Channels {
         Ok(peer_client(self.to(member, peer, Purpose::Control)?))
     }
 
-    /// A client of the peer service of a member, over a connection of its own.
+    /// A client of the peer service of a member, for following it.
+    pub(crate) fn follow(&self, member: u64, peer: &Peer) -> Result<PeerClient, Unusable> {
+        Ok(peer_client(self.to(member, peer, Purpose::Follow)?))
+    }
+
+    /// A client of the peer service of a member, for passing on what it sends.
     pub(crate) fn watch(&self, member: u64, peer: &Peer) -> Result<PeerClient, Unusable> {
         Ok(peer_client(self.to(member, peer, Purpose::Watch)?))
     }

@@ -18,6 +18,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the answer to that may take.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Bytes that may be on their way in one answer, and in all that share a connection: thousands of watchers that take
+/// nothing must not hold up the one that does (RFC 9113, section 6.9.1).
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
 /// A connection.
 pub(crate) use tonic::transport::Channel as Link;
 /// An address that cannot be one.
@@ -70,5 +75,7 @@ fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW))
 }

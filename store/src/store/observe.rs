@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -17,7 +17,7 @@ use tonic::Status;
 use super::copy::{Copy, CopyError};
 use super::members::upgrade;
 use super::open::when_free;
-use super::{END_STEP, Level, OpenError, Part, Store, StoreOptions, room};
+use super::{END_STEP, Inner, Level, OpenError, Part, Store, StoreOptions, room};
 use crate::disk::state::{StateDb, StateError};
 use crate::model::object::{Node, NodeState};
 use crate::model::state::State;
@@ -32,6 +32,8 @@ const ATTEND: Duration = Duration::from_secs(1);
 /// How long it waits before it goes to another member, at least; up to twice as long, so that those that a member leaves do
 /// not all come to the next at once.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How long it waits to be told who leads before it follows anybody: that one has other things to do.
+const FIRST_TOLD: Duration = Duration::from_secs(1);
 /// How many nodes it tries that were no members when it heard of them last.
 const OTHERS: usize = 7;
 /// Most messages that are written to its disk together.
@@ -181,7 +183,7 @@ impl Store {
     async fn follow_at(&self, observing: &Observing, member: u64, peer: &Peer, anew: bool) -> Result<(), FollowError> {
         let request = self.follow_request(anew);
         let mut client =
-            self.0.channels.watch(member, peer).map_err(|error| FollowError::Address(error.to_string()))?;
+            self.0.channels.follow(member, peer).map_err(|error| FollowError::Address(error.to_string()))?;
         let answer = client.follow(self.0.channels.request(member, request)).await;
         self.0.channels.note(&answer);
         let mut events = answer?.into_inner().ready_chunks(AT_ONCE);
@@ -317,6 +319,9 @@ fn spawn_follow(store: &Store) -> JoinHandle<()> {
     let (weak, task, me) = (Arc::downgrade(&store.0), store.0.options.tasks.task("follow"), store.id().0);
     let ending = store.0.ending.clone();
     rt::spawn(async move {
+        if ending.run_until_cancelled(first_told(&weak)).await.is_none() {
+            return;
+        }
         let (mut anew, mut attempt) = (false, 0);
         let mut candidates = Vec::new().into_iter();
         loop {
@@ -341,6 +346,13 @@ fn spawn_follow(store: &Store) -> JoinHandle<()> {
             }
         }
     })
+}
+
+/// Waits a moment for a member to tell who leads; with nobody in reach, it is tried without knowing.
+async fn first_told(weak: &Weak<Inner>) {
+    let Some(store) = upgrade(weak) else { return };
+    let Some(observing) = store.observing() else { return };
+    let _ = timeout(FIRST_TOLD, observing.is_told(|told| told.current_leader.is_some())).await;
 }
 
 fn spawn_attend(store: &Store) -> JoinHandle<()> {

@@ -1,7 +1,7 @@
 //! Following what concerns one node. What that is changes with the endpoints that the node has, so an observer is not sent
 //! one change after the other, but what all of them have come to, each time from one look at the state.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pontoon_proto::v1;
@@ -45,18 +45,17 @@ impl Concern {
         request: v1::FollowRequest,
     ) -> Result<Self, WatchError> {
         check(&store, &request.cluster_id, request.from_index).await?;
-        let (networks, index, ready) = {
+        let (networks, index, whole) = if request.from_index > 0 {
+            let networks = request.networks.into_iter().map(NetworkId).collect();
+            (networks, request.from_index, None)
+        } else {
+            let turn = watching.backlog.turn().await?;
             let state = store.state();
-            if request.from_index > 0 {
-                let networks = request.networks.into_iter().map(NetworkId).collect();
-                (networks, request.from_index, VecDeque::new())
-            } else {
-                let networks = state.networks_of_node(node);
-                let (index, parts) = snapshot(&state, |object, _, _| state.concerns(object, node, &networks));
-                (networks, index, parts)
-            }
+            let networks = state.networks_of_node(node);
+            let whole = turn.keep(snapshot(&state, |object, _, _| state.concerns(object, node, &networks)));
+            (networks, state.applied_index, Some(whole))
         };
-        let mut following = Self { place: Place::new(store, index, ready, watching), node, networks };
+        let mut following = Self { place: Place::new(store, index, whole, watching), node, networks };
         // Said at once, and not in the stream: that it is too far behind; and, however little there is to say, when it is in step.
         following.advance()?;
         following.place.ready.push_back(following.place.progress());
@@ -89,7 +88,7 @@ impl Following for Concern {
     async fn next(&mut self) -> Result<Event, WatchError> {
         let ending = self.place.store.ending();
         loop {
-            if let Some(event) = self.place.ready.pop_front() {
+            if let Some(event) = self.place.take_ready()? {
                 return Ok(event);
             }
             self.place.applied.borrow_and_update();
