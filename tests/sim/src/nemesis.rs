@@ -242,9 +242,15 @@ impl Nemesis {
     }
 }
 
-/// Whether all nodes that may vote are members, and as many of them vote as are to, as far as a node knows.
+/// Whether all nodes that may vote are members, and as many of them vote as are to, as far as a node knows. Where those that
+/// may are too few to stand a loss, those that were demoted go on.
 pub(crate) fn has_its_members(store: &Store) -> bool {
     let status = store.status();
-    let able = store.state().nodes.values().filter(|node| node.voting != Voting::Demoted).count();
-    status.voters.len() == seats(None, able) && status.members.len() == able
+    let state = store.state();
+    let (nodes, demoted): (Vec<_>, Vec<_>) = state.nodes.values().partition(|node| node.voting != Voting::Demoted);
+    let still = demoted.iter().filter(|node| status.voters.contains(&node.raft_id)).count();
+    let all = seats(None, nodes.len() + demoted.len());
+    let few = seats(None, nodes.len()) < all.min(3);
+    let (voters, more) = if few { (all, still) } else { (seats(None, nodes.len()), 0) };
+    status.voters.len() == voters && status.members.len() == nodes.len() + more
 }

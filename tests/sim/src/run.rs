@@ -230,8 +230,14 @@ async fn what_is_wrong(daemons: &[Arc<Daemon>], followers: &[Follower]) -> Optio
     if let Some(behind) = status.iter().find(|status| status.applied_index < index) {
         return Some(format!("member {} is at {} and others at {index}", behind.raft_id, behind.applied_index));
     }
-    if !stores.iter().all(|(_, store)| has_its_members(store)) {
-        return Some("the membership is not what it should be".to_owned());
+    if let Some((daemon, store)) = stores.iter().find(|(_, store)| !has_its_members(store)) {
+        let voting: Vec<_> = store.state().nodes.values().map(|node| (node.raft_id, node.voting)).collect();
+        let (number, status) = (daemon.number, store.status());
+        return Some(format!(
+            "daemon {number} has the members {:?}, of which {:?} vote, and the nodes {voting:?}",
+            status.members.keys(),
+            status.voters
+        ));
     }
     for (daemon, store) in &stores {
         match daemon.steps_to_go() {
