@@ -103,13 +103,13 @@ impl StoreSlot {
     /// later than what is known here is believed if a member that is known vouches for it.
     pub(crate) async fn member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
         let (store, caller) = self.meant(request)?;
-        let key = shown(request)?;
-        let known = match store.key_of(caller.from) {
-            Some(known) => Some(known),
-            None if store.may_be_newer(caller.from) => store.vouched_key_of(caller.from).await,
-            None => None,
-        };
-        admit_call(store, caller, key, known)
+        identified(store, caller, shown(request)?).await
+    }
+
+    /// The same for what any member can answer: an observer that was away may know this one under a Raft id that it has had.
+    pub(crate) async fn any_member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
+        let (store, caller) = self.of_cluster(request)?;
+        identified(store, caller, shown(request)?).await
     }
 
     /// The same, for those only that are known here: whoever vouches asks nobody else.
@@ -119,21 +119,38 @@ impl StoreSlot {
         admit_call(store, caller, shown(request)?, known)
     }
 
-    /// The store, if the call is meant for it, whoever makes it.
-    fn meant<T>(&self, request: &Request<T>) -> Result<(Store, Caller), Status> {
+    /// The store, if the call is meant for its cluster, whoever makes it.
+    fn of_cluster<T>(&self, request: &Request<T>) -> Result<(Store, Caller), Status> {
         let store = self.any()?;
         let caller = Caller::of(request.metadata())?;
-        let (us, me) = (store.cluster(), store.id());
+        let us = store.cluster();
         if caller.cluster != us {
             let message = format!("the caller is in cluster {}, and this is a member of cluster {us}", caller.cluster);
             return Err(Status::permission_denied(message));
         }
+        Ok((store, caller))
+    }
+
+    /// The store, if the call is meant for it, whoever makes it.
+    fn meant<T>(&self, request: &Request<T>) -> Result<(Store, Caller), Status> {
+        let (store, caller) = self.of_cluster(request)?;
+        let me = store.id();
         if caller.to != me {
             let message = format!("the call is for member {}, and this is member {me}", caller.to);
             return Err(Status::permission_denied(message));
         }
         Ok((store, caller))
     }
+}
+
+/// The store for a caller that has shown a key, who may be one that came later than what is known here.
+async fn identified(store: Store, caller: Caller, key: PublicKey) -> Result<Store, Status> {
+    let known = match store.key_of(caller.from) {
+        Some(known) => Some(known),
+        None if store.may_be_newer(caller.from) => store.vouched_key_of(caller.from).await,
+        None => None,
+    };
+    admit_call(store, caller, key, known)
 }
 
 /// Whether whoever has shown a key may call as the member that he says he is.

@@ -40,7 +40,7 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Service {
     /// The store, for an observer: a member that knows what the cluster knows.
     async fn serving<T>(&self, request: &Request<T>) -> Result<Store, Status> {
-        let store = self.slot.member(request).await?;
+        let store = self.slot.any_member(request).await?;
         if store.observes() {
             return Err(observer());
         }

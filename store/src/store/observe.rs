@@ -87,7 +87,7 @@ impl Observing {
         }
     }
 
-    fn take_told(&self, answer: v1::AttendResponse) -> Option<()> {
+    pub(super) fn take_told(&self, answer: v1::AttendResponse) -> Option<()> {
         let membership = match answer.membership.as_ref() {
             Some(membership) => Some(Arc::new(stored(membership, answer.membership_log_id.as_ref())?)),
             None => None,
@@ -98,7 +98,10 @@ impl Observing {
             }
             told.current_term = answer.term;
             told.current_leader = (answer.leader != 0).then_some(answer.leader);
-            if let Some(membership) = membership.filter(|new| new.log_id() >= told.membership_config.log_id()) {
+            // One that has just joined may know of nobody yet, and with nobody to ask, this would stay so.
+            let knows = |new: &Arc<Stored>| new.voter_ids().next().is_some();
+            let is_newer = |new: &Arc<Stored>| new.log_id() >= told.membership_config.log_id();
+            if let Some(membership) = membership.filter(|new| knows(new) && is_newer(new)) {
                 told.membership_config = membership;
             }
         });
@@ -146,7 +149,7 @@ impl Store {
         Ok(store)
     }
 
-    fn observing(&self) -> Option<&Observing> {
+    pub(super) fn observing(&self) -> Option<&Observing> {
         match &self.0.part {
             Part::Observer(observing) => Some(observing),
             Part::Member(_) => None,

@@ -221,7 +221,8 @@ async fn what_is_wrong(daemons: &[Arc<Daemon>], followers: &[Follower]) -> Optio
     for daemon in daemons {
         let fresh = daemon.on(|store| async move { store.read_barrier(DEADLINE).await.is_ok() }).await;
         if fresh != Some(true) {
-            return Some(format!("daemon {} cannot read", daemon.number));
+            let all: Vec<String> = daemons.iter().map(|daemon| describe(daemon)).collect();
+            return Some(format!("daemon {} cannot read: {}", daemon.number, all.join("; ")));
         }
     }
     let stores: Vec<_> = daemons.iter().filter_map(|daemon| Some((daemon, daemon.up()?.1))).collect();
@@ -250,6 +251,24 @@ async fn what_is_wrong(daemons: &[Arc<Daemon>], followers: &[Follower]) -> Optio
         }
     }
     None
+}
+
+/// A daemon in few words.
+fn describe(daemon: &Daemon) -> String {
+    let Some((_, store)) = daemon.up() else { return format!("{} is not up", daemon.number) };
+    let status = store.status();
+    let observes = if store.observes() { ", observes" } else { "" };
+    format!(
+        "{} is {}{observes}, in term {} with leader {:?}, voters {:?}, members {:?}, entries {}, stopped {:?}",
+        daemon.number,
+        status.raft_id,
+        status.term,
+        status.leader,
+        status.voters,
+        status.members.keys(),
+        status.last_index,
+        status.stopped,
+    )
 }
 
 /// Lets all vote that were demoted, but for a few.

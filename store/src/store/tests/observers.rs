@@ -1,5 +1,7 @@
 //! Observers: nodes outside the Raft membership.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::model::object::Voting;
 use crate::model::state::State;
@@ -154,6 +156,61 @@ async fn an_observer_goes_on_at_another_member() {
         daemons[round].store().read_barrier(PATIENCE).await.unwrap();
     }
     assert_eq!(daemons[3].networks(), ["round-0", "round-1", "round-2"]);
+}
+
+/// While it was away, each of them ceased to be a member and became one again, and its own copy did not reach the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_that_knows_all_members_by_earlier_ids_finds_them() {
+    let mut daemons = three_and_an_observer().await;
+    daemons[0].create("there").await.unwrap();
+    let members = daemons[3].store().peers();
+    let id = daemons[3].vanish().await;
+    std::fs::remove_dir_all(daemons[3].dir.path().join("observed")).unwrap();
+    let earlier = members.into_iter().map(|(id, peer)| (RaftId(id.0 + 1_000), peer)).collect();
+    daemons[3].observe_again(id, earlier).await;
+    daemons[3].store().read_barrier(PATIENCE).await.unwrap();
+    assert_eq!(daemons[3].networks(), ["there"]);
+}
+
+/// It had nobody to ask any more, for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_does_not_believe_that_there_are_no_members() {
+    let mut daemons = three_and_an_observer().await;
+    let members = daemons[3].store().peers();
+    for daemon in &mut daemons[..3] {
+        daemon.vanish().await;
+    }
+    let id = daemons[3].vanish().await;
+    std::fs::remove_dir_all(daemons[3].dir.path().join("observed")).unwrap();
+    daemons[3].observe_again(id, members.clone()).await;
+    let store = daemons[3].store();
+    let membership = Some(pontoon_proto::v1::Membership::default());
+    let told = pontoon_proto::v1::AttendResponse { term: 9, leader: 1, membership, membership_log_id: None };
+    store.observing().unwrap().take_told(told).unwrap();
+    assert_eq!(store.status().leader, Some(RaftId(1)));
+    assert_eq!(store.peers(), members);
+}
+
+/// One that starts does not know who leads, and a third of all would follow the leader by chance.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_that_starts_follows_the_leader_last() {
+    let mut daemons = three_and_an_observer().await;
+    let members = daemons[3].store().peers();
+    let mut have_led = BTreeSet::new();
+    while have_led.len() < 3 {
+        let leading = leader(&daemons[..3]);
+        have_led.insert(leading);
+        let id = daemons[3].vanish().await;
+        let follows = |daemon: &Daemon| daemon.slot.watching().now.get() > 0;
+        until("nobody is followed", || !daemons[..3].iter().any(follows)).await;
+        daemons[3].observe_again(id, members.clone()).await;
+        until("it follows", || daemons[..3].iter().any(follows)).await;
+        assert!(!follows(&daemons[leading]), "it follows host-{}, which leads", leading + 1);
+        let leads = daemons[leading].store();
+        leads.resign().await;
+        let knows = |daemon: &Daemon| daemon.store().status().leader.is_some_and(|id| id != leads.id());
+        until("all know the new leader", || daemons[..3].iter().all(knows)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
