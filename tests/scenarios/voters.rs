@@ -6,10 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pontoon_tests::lab::{Cluster, Options, run, run_with};
+use pontoon_tests::lab::{Cluster, Options, run, run_with, while_writing};
 use pontoon_tests::wait_for;
 
-use super::leader_kill::while_writing;
 use super::members::is_clean;
 
 /// How long a change of the voters may take, beyond what is set.
@@ -97,7 +96,7 @@ fn two_voters_that_are_gone_are_replaced() -> Result<()> {
         }
         cluster.wait_all_ready()?;
         cluster.wait_same_state()?;
-        journal.check(cluster)?;
+        journal.check(cluster, MORE_WRITES)?;
         let voting = voters(cluster, leader)?;
         ensure!(voting.len() == 5 && names.iter().all(|name| !voting.contains(name)), "{voting:?} vote");
         Ok(())

@@ -12,6 +12,7 @@ mod handover;
 mod memory;
 mod observers;
 mod program;
+mod replace;
 mod report;
 mod scale;
 mod stats;
@@ -46,7 +47,7 @@ enum Part {
     Failover,
     /// A member that has missed 100,000 entries or lost its disk, until it is in step, and writes meanwhile.
     CatchUp,
-    /// A network on 27 nodes, most of which observe; and 10,000 endpoints on up to 200 nodes in one process.
+    /// A network on 27 nodes, most of which observe, and voters that are replaced there; and 10,000 endpoints on up to 200 nodes in one process.
     Observers,
     /// TCP and small packets, beside the bare hosts and a VXLAN made by hand.
     Traffic,
@@ -70,7 +71,7 @@ fn main() -> Result<()> {
             Part::Writes => vec![writes::measure(&runtime)?],
             Part::Failover => vec![failover::measure(&runtime)?, handover::measure(&runtime)?],
             Part::CatchUp => vec![catch_up::measure(&runtime)?],
-            Part::Observers => vec![observers::measure(&runtime)?, scale::measure()?],
+            Part::Observers => observers::measure(&runtime)?.into_iter().chain([scale::measure()?]).collect(),
             Part::Traffic => vec![traffic::measure()?],
             Part::Program => vec![program::measure(&runtime)?],
             Part::Memory => vec![memory::measure(&runtime)?],

@@ -9,10 +9,12 @@ use pontoon_proto::v1::network_service_client::NetworkServiceClient;
 use pontoon_proto::v1::{CreateNetworkRequest, InspectNetworkRequest, ReadOptions, RemoveNetworkRequest};
 use pontoon_tests::lab::{Cluster, Options, run_with};
 use pontoon_tests::{Section, socket, wait_for};
+use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
+use crate::replace;
 use crate::stats::{ms, number, percentile};
 
 /// Nodes: five voters, two learners, twenty observers.
@@ -27,8 +29,8 @@ const ASK: Duration = Duration::from_millis(5);
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Measures and reports.
-pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
-    let (mut members, mut observers) = (Vec::new(), Vec::new());
+pub(crate) fn measure(runtime: &Runtime) -> Result<Vec<Section>> {
+    let (mut members, mut observers, mut replaced) = (Vec::new(), Vec::new(), None);
     run_with(Options { hosts: NODES, ..Options::default() }, |cluster| {
         cluster.form()?;
         let observing = wait_roles(cluster)?;
@@ -44,6 +46,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
             members.push(last(false));
             observers.push(last(true));
         }
+        replaced = Some(replace::measure(cluster, role)?);
         Ok(())
     })?;
     let row = |what: &str, times: &mut Vec<Duration>| {
@@ -51,7 +54,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
         let cells = [0, 50, 100].map(|percent| number(ms(percentile(times, percent))));
         [vec![what.to_owned()], cells.to_vec()].concat()
     };
-    Ok(Section {
+    let known = Section {
         title: "A network that is made, until every node knows it",
         how: format!(
             "{NODES} daemons in namespaces of one machine: 5 voters, 2 learners, 20 observers. A network is made through each of \
@@ -61,7 +64,17 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
         ),
         header: vec!["last of the", "least", "p50", "most"],
         rows: vec![row("members", &mut members), row("observers", &mut observers)],
-    })
+    };
+    Ok([known].into_iter().chain(replaced).collect())
+}
+
+/// What a node is, as a status shows it.
+fn role(member: &Value) -> &'static str {
+    match (&member["voter"] == true, &member["observer"] == true) {
+        (true, _) => "voters",
+        (false, false) => "learners",
+        (false, true) => "observers",
+    }
 }
 
 /// Waits until everybody is what he is to be; tells the hosts that observe.
@@ -69,17 +82,12 @@ fn wait_roles(cluster: &Cluster) -> Result<Vec<usize>> {
     wait_for("as many voters and observers as there are to be", DEADLINE, || {
         let status = cluster.status(0)?;
         let members = status["members"].as_array().context("no members")?;
-        let roles = members.iter().map(|member| match (&member["voter"] == true, &member["observer"] == true) {
-            (true, _) => "voters",
-            (false, false) => "learners",
-            (false, true) => "observers",
-        });
-        let roles: Vec<&str> = roles.collect();
+        let roles: Vec<&str> = members.iter().map(role).collect();
         for (role, expected) in ROLES {
             let found = roles.iter().filter(|found| **found == role).count();
             ensure!(found == expected, "there are {found} {role}");
         }
-        let name = |member: &serde_json::Value| member["node"]["name"].as_str().map(str::to_owned);
+        let name = |member: &Value| member["node"]["name"].as_str().map(str::to_owned);
         let named = members.iter().zip(&roles).filter(|(_, role)| **role == "observers");
         let named: Vec<String> = named.filter_map(|(member, _)| name(member)).collect();
         let hosts = cluster.hosts().iter().enumerate().filter(|(_, host)| named.contains(&host.name));
