@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PREFIX ?= /usr/local
 DESTDIR ?=
-SEEDS ?= 100
+SEEDS ?= 500
 MINUTES ?= 60
 # The store is optimised there: a simulation spends its time in it.
 SIM := --package pontoon-sim --features sim --config profile.dev.package.pontoon-store.opt-level=2
@@ -37,7 +37,7 @@ test-engines: root ## The steps of the Docker scenario on the newest engine of D
 	@tests/setup.sh engines
 	cargo nextest run --locked --package pontoon-tests --ignore-default-filter --no-capture -E 'test(/newest_engine/)'
 
-sim: ## SEEDS=100 whole clusters in a simulated world in which much goes wrong (SEED=7: that one, told; BUG=stale-read: planted)
+sim: ## SEEDS=500 whole clusters in a simulated world in which much goes wrong (SEED=7: that one, told; BUG=stale-read: planted)
 	cargo run --quiet --locked $(SIM) -- \
 	  $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(BUG),--bug $(BUG))
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::model::object::Voting;
 use crate::model::state::State;
+use crate::watch::Watching;
 
 /// How soon a write is to be seen on an observer, in a debug build on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
@@ -156,6 +157,30 @@ async fn an_observer_goes_on_at_another_member() {
         daemons[round].store().read_barrier(PATIENCE).await.unwrap();
     }
     assert_eq!(daemons[3].networks(), ["round-0", "round-1", "round-2"]);
+}
+
+/// What they do not take would fill the connection that it follows on, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_that_take_nothing_do_not_hold_an_observer_up() {
+    let daemons = three_and_an_observer().await;
+    let labels: BTreeMap<String, String> = (0..8).map(|number| (format!("label-{number}"), "x".repeat(400))).collect();
+    for number in 0..200 {
+        let network =
+            CreateNetwork { name: format!("net-{number}"), labels: labels.clone(), ..CreateNetwork::default() };
+        daemons[0].store().propose(Command::CreateNetwork(network), DEADLINE).await.unwrap();
+    }
+    let observer = daemons[3].store();
+    until("the observer has them", || daemons[3].networks().len() == 200).await;
+    let mut watchers = Vec::new();
+    for _ in 0..30 {
+        let request = pontoon_proto::v1::WatchRequest::default();
+        watchers.push(observer.watch(request, observer.ending(), Watching::default()).await.unwrap());
+    }
+    for number in 0..20 {
+        daemons[0].create(&format!("more-{number}")).await.unwrap();
+    }
+    until("the observer goes on", || daemons[3].networks().len() == 220).await;
+    drop(watchers);
 }
 
 /// While it was away, each of them ceased to be a member and became one again, and its own copy did not reach the disk.
