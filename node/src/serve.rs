@@ -6,6 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::socket::sockopt::{AcceptConn, SockType as TypeOf};
 use nix::sys::socket::{SockType, getsockopt};
@@ -32,6 +33,11 @@ use crate::daemon::Daemon;
 
 /// Largest request on the admin socket, in bytes: far above what any of them needs.
 const MAX_ADMIN_REQUEST: usize = 1 << 20;
+
+/// How often a client of the admin socket is asked whether it is there still, and how long it may take to answer: a watcher
+/// that stands still keeps memory.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Requests and watchers on one connection to the admin socket at a time; more wait.
 const MAX_STREAMS: u32 = 4_096;
@@ -202,6 +208,8 @@ pub async fn serve_admin(
 ) -> Result<(), ServeError> {
     let server = Server::builder()
         .max_concurrent_streams(Some(MAX_STREAMS))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(ClusterServiceServer::new(Cluster(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NodeServiceServer::new(Nodes(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NetworkServiceServer::new(Networks(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))

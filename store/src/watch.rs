@@ -1,5 +1,6 @@
 //! Following the cluster's objects. A watcher is an index and what it asked for: what it is sent is read when it is ready
-//! to take it, so one that does not read costs nothing, and is told to begin anew once it is too far behind.
+//! to take it, so one that does not read costs next to nothing, and is told to begin anew once it is too far behind. Only what
+//! there was when it came is kept until it takes it, within a bound ([`backlog`]).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -30,10 +31,11 @@ mod concern;
 use backlog::{Backlog, Whole};
 pub(crate) use concern::Concern;
 
-/// Most bytes of objects in one part of what there is. One part is in memory for each watcher that takes nothing.
+/// Most bytes of objects in one part of what there is. For each watcher that takes nothing one part is in memory, and beyond
+/// it what its connection lets be sent: up to 400 KB in hyper's buffer.
 const PART_BYTES: usize = 64 << 10;
-/// How many changes are looked at in one go.
-const AT_ONCE: usize = 64;
+/// How many changes are looked at in one go, for the first that a watcher wants.
+const AT_ONCE: usize = 16;
 /// How often a watcher is told that nothing has changed.
 const QUIET: Duration = Duration::from_secs(10);
 /// How long the end of the log may take to be known.
@@ -143,6 +145,11 @@ impl WatchError {
             Some(reason) => Self::Told { reason, message: status.message().to_owned() },
             None => Self::Ended,
         }
+    }
+
+    /// Whether another node may do what this one cannot.
+    pub(crate) fn is_of_one_node(&self) -> bool {
+        matches!(self.reason(), ENDED | TOO_MANY)
     }
 
     /// Whether it has to begin anew.
@@ -297,7 +304,16 @@ impl Watcher {
         request: v1::WatchRequest,
     ) -> Result<Self, WatchError> {
         check(&store, &request.cluster_id, request.from_index).await?;
-        let turn = if request.from_index == 0 { Some(watching.backlog.turn().await?) } else { None };
+        let ends = [end, store.ending()];
+        let turn = if request.from_index == 0 {
+            // What cannot be does not wait for it.
+            Interest::of(&store.state(), &request)?;
+            let [first, second] = &ends;
+            let turn = first.run_until_cancelled(second.run_until_cancelled(watching.backlog.turn())).await;
+            Some(turn.flatten().ok_or(WatchError::Ended)??)
+        } else {
+            None
+        };
         let (interest, index, whole) = {
             let state = store.state();
             let interest = Interest::of(&state, &request)?;
@@ -305,7 +321,6 @@ impl Watcher {
             let whole = turn.map(|turn| turn.keep(snapshot(&state, takes)));
             (interest, if whole.is_some() { state.applied_index } else { request.from_index }, whole)
         };
-        let ends = [end, store.ending()];
         let watcher = Self { place: Place::new(store, index, whole, watching), ends, interest };
         // Said at once, and not in the stream.
         watcher.place.changes(0)?;
@@ -322,9 +337,15 @@ impl Following for Watcher {
             }
             place.applied.borrow_and_update();
             let (changes, reached) = place.changes(AT_ONCE)?;
+            for changes in &changes {
+                // What follows is read when this is taken: nothing is kept for one that takes nothing.
+                place.index = changes.index;
+                if let Some(event) = wanted(changes, &self.interest) {
+                    return Ok(event);
+                }
+            }
             place.index = reached;
-            place.ready.extend(changes.iter().filter_map(|changes| wanted(changes, &self.interest)));
-            if !place.ready.is_empty() || changes.len() == AT_ONCE {
+            if changes.len() == AT_ONCE {
                 continue;
             }
             let changed = timeout(QUIET, place.applied.changed());

@@ -77,7 +77,7 @@ impl Channels {
         {
             return Ok(link.clone());
         }
-        let link = link::lazy(&self.key, member, peer)?;
+        let link = link::lazy(&self.key, member, peer, purpose)?;
         open.insert((member, purpose), (peer.clone(), link.clone()));
         Ok(link)
     }

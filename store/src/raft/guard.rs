@@ -14,6 +14,12 @@ pub struct StateGuard<'a> {
     _only: once::Only,
 }
 
+/// Before a thread is to change a state: it does not look at it.
+pub(super) fn check_not_looking(_state: &RwLock<State>) {
+    #[cfg(debug_assertions)]
+    drop(once::Only::begin(std::ptr::from_ref(_state).addr()));
+}
+
 impl<'a> StateGuard<'a> {
     pub(super) fn new(state: &'a RwLock<State>) -> Self {
         Self {

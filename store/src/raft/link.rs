@@ -10,6 +10,7 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Request, Status};
 use tower::service_fn;
 
+use super::channel::Purpose;
 use super::types::Peer;
 use crate::tls::{NodeKey, PublicKey, public_key};
 
@@ -18,8 +19,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the answer to that may take.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Bytes that may be on their way in one answer, and in all that share a connection: thousands of watchers that take
-/// nothing must not hold up the one that does (RFC 9113, section 6.9.1).
+/// Bytes that may be on their way in one answer, and in all that share a connection, where watchers share one: thousands that
+/// take nothing must not hold up the one that does (RFC 9113, section 6.9.1).
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 30;
 
@@ -29,9 +30,14 @@ pub(crate) use tonic::transport::Channel as Link;
 pub(crate) use tonic::transport::Error as Unusable;
 
 /// A connection that is made when first used, and again when it broke: only to the one that has the member's key.
-pub(crate) fn lazy(key: &NodeKey, member: u64, peer: &Peer) -> Result<Link, Unusable> {
+pub(crate) fn lazy(key: &NodeKey, member: u64, peer: &Peer, purpose: Purpose) -> Result<Link, Unusable> {
     let (key, peer) = (key.clone(), peer.clone());
-    let endpoint = endpoint(&peer.address)?;
+    let endpoint = match (endpoint(&peer.address)?, purpose) {
+        (endpoint, Purpose::Watch) => {
+            endpoint.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW)
+        }
+        (endpoint, _) => endpoint,
+    };
     let connector = service_fn(move |_| {
         let (key, peer) = (key.clone(), peer.clone());
         async move {
@@ -75,7 +81,5 @@ fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW))
+        .keep_alive_while_idle(true))
 }

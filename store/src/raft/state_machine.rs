@@ -9,7 +9,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{OptionalSend, Snapshot};
 
 use super::convert;
-use super::guard::StateGuard;
+use super::guard::{StateGuard, check_not_looking};
 use super::types::{Answer, LogEntry, LogId, Payload, SnapshotMeta, StoredMembership, Types};
 use crate::codec;
 use crate::disk::snapshot::{self, SnapshotDir, SnapshotFile};
@@ -86,6 +86,7 @@ impl Shared {
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        check_not_looking(&self.state);
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 

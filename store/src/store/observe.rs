@@ -167,12 +167,14 @@ impl Store {
     pub(super) fn candidates(&self) -> Vec<(u64, Peer)> {
         let metrics = self.metrics();
         let me = self.id().0;
-        let nodes = metrics.membership_config.nodes().filter(|(id, _)| **id != me);
+        // Not itself, under whatever id it is known.
+        let own = self.key().public();
+        let nodes = metrics.membership_config.nodes().filter(|(id, peer)| **id != me && peer.key != own);
         let mut members: Vec<(u64, Peer)> = nodes.map(|(id, peer)| (*id, peer.clone())).collect();
         let place = |id: u64| (metrics.current_leader == Some(id), scattered(me, id));
         members.sort_by_key(|(id, _)| place(*id));
         // All of them may have become something else while it was away.
-        let known = |node: &Node| node.raft_id.0 == me || members.iter().any(|(id, _)| *id == node.raft_id.0);
+        let known = |node: &Node| node.public_key == own || members.iter().any(|(id, _)| *id == node.raft_id.0);
         let state = self.state();
         let others = state.nodes.values().filter(|node| !known(node) && node.state != NodeState::Down);
         let peer = |node: &Node| (node.raft_id.0, Peer { address: node.advertise.to_string(), key: node.public_key });
@@ -335,10 +337,11 @@ fn spawn_follow(store: &Store) -> JoinHandle<()> {
             }
             if let Some((id, peer)) = candidates.next() {
                 task.begin();
+                let before = *store.applied().borrow();
                 let followed = ending.run_until_cancelled(store.follow_at(observing, id, &peer, anew)).await;
                 let Some(followed) = followed else { return };
                 let error = followed.err().unwrap_or(FollowError::Ended);
-                anew = error.is_compacted();
+                anew = error.is_compacted() || anew && *store.applied().borrow() == before;
                 task.end(Err(NotFollowed { address: peer.address, source: error }));
                 observing.doubt();
             }

@@ -49,7 +49,7 @@ impl Concern {
             let networks = request.networks.into_iter().map(NetworkId).collect();
             (networks, request.from_index, None)
         } else {
-            let turn = watching.backlog.turn().await?;
+            let turn = store.ending().run_until_cancelled(watching.backlog.turn()).await.ok_or(WatchError::Ended)??;
             let state = store.state();
             let networks = state.networks_of_node(node);
             let whole = turn.keep(snapshot(&state, |object, _, _| state.concerns(object, node, &networks)));

@@ -251,6 +251,8 @@ pub(crate) fn has_its_members(store: &Store) -> bool {
     let still = demoted.iter().filter(|node| status.voters.contains(&node.raft_id)).count();
     let all = seats(None, nodes.len() + demoted.len());
     let few = seats(None, nodes.len()) < all.min(3);
-    let (voters, more) = if few { (all, still) } else { (seats(None, nodes.len()), 0) };
+    let most = all.min(nodes.len() + still);
+    let odd = most - usize::from(most > 0 && most.is_multiple_of(2));
+    let (voters, more) = if few { (odd, still) } else { (seats(None, nodes.len()), 0) };
     status.voters.len() == voters && status.members.len() == nodes.len() + more
 }

@@ -20,6 +20,7 @@ use tonic::{ConnectError, Status};
 
 use super::chance::Chance;
 use super::{Run, now, sleep, spawn};
+use crate::raft::channel::Purpose;
 use crate::raft::types::Peer;
 use crate::tls::{CONNECT, NodeKey, PublicKey};
 
@@ -159,7 +160,7 @@ impl std::fmt::Debug for Link {
 }
 
 /// A connection that is made when first used, and again when it broke: only to the one that has the member's key.
-pub(crate) fn lazy(key: &NodeKey, _member: u64, peer: &Peer) -> Result<Link, Unusable> {
+pub(crate) fn lazy(key: &NodeKey, _member: u64, peer: &Peer, _purpose: Purpose) -> Result<Link, Unusable> {
     let address = peer.address.parse()?;
     Ok(Link { key: key.public(), address, expected: Some(peer.key), open: Arc::default() })
 }
