@@ -189,9 +189,10 @@ impl Nemesis {
         });
     }
 
-    /// Whether everybody is there, and knows as many voters as there are to be.
+    /// Whether everybody is there, and knows as many voters as there are to be, of which one can go.
     fn is_complete(&self) -> bool {
-        self.daemons.iter().all(|daemon| daemon.up().is_some_and(|(_, store)| has_its_members(&store)))
+        let stands_a_loss = |store: &Store| has_its_members(store) && store.status().voters.len() >= 3;
+        self.daemons.iter().all(|daemon| daemon.up().is_some_and(|(_, store)| stands_a_loss(&store)))
     }
 
     /// A host loses its disk. Its node is removed, and it joins anew.

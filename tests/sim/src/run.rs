@@ -200,7 +200,7 @@ async fn heal(daemons: &[Arc<Daemon>], net: &Net, nemesis: &Nemesis, clients: &C
     let end = now() + PATIENCE;
     loop {
         let wrong = match nemesis.is_over() {
-            false => Some("a node that lost its disk has not joined anew".to_owned()),
+            false => Some(format!("a node that lost its disk has not joined anew: {}", described(daemons))),
             true => what_is_wrong(daemons, followers).await,
         };
         let Some(wrong) = wrong else { return clients.notes.count("clusters that were well again") };
@@ -221,8 +221,7 @@ async fn what_is_wrong(daemons: &[Arc<Daemon>], followers: &[Follower]) -> Optio
     for daemon in daemons {
         let fresh = daemon.on(|store| async move { store.read_barrier(DEADLINE).await.is_ok() }).await;
         if fresh != Some(true) {
-            let all: Vec<String> = daemons.iter().map(|daemon| describe(daemon)).collect();
-            return Some(format!("daemon {} cannot read: {}", daemon.number, all.join("; ")));
+            return Some(format!("daemon {} cannot read: {}", daemon.number, described(daemons)));
         }
     }
     let stores: Vec<_> = daemons.iter().filter_map(|daemon| Some((daemon, daemon.up()?.1))).collect();
@@ -253,7 +252,11 @@ async fn what_is_wrong(daemons: &[Arc<Daemon>], followers: &[Follower]) -> Optio
     None
 }
 
-/// A daemon in few words.
+/// Every daemon in few words.
+fn described(daemons: &[Arc<Daemon>]) -> String {
+    daemons.iter().map(|daemon| describe(daemon)).collect::<Vec<_>>().join("; ")
+}
+
 fn describe(daemon: &Daemon) -> String {
     let Some((_, store)) = daemon.up() else { return format!("{} is not up", daemon.number) };
     let status = store.status();
