@@ -305,21 +305,20 @@ impl Watcher {
     ) -> Result<Self, WatchError> {
         check(&store, &request.cluster_id, request.from_index).await?;
         let ends = [end, store.ending()];
+        // What cannot be does not wait for its turn.
+        let interest = Interest::of(&store.state(), &request)?;
         let turn = if request.from_index == 0 {
-            // What cannot be does not wait for it.
-            Interest::of(&store.state(), &request)?;
             let [first, second] = &ends;
             let turn = first.run_until_cancelled(second.run_until_cancelled(watching.backlog.turn())).await;
             Some(turn.flatten().ok_or(WatchError::Ended)??)
         } else {
             None
         };
-        let (interest, index, whole) = {
+        let (index, whole) = {
             let state = store.state();
-            let interest = Interest::of(&state, &request)?;
             let takes = |change: &Change, key: &_, object: &_| interest.takes(change, key, Some(object));
             let whole = turn.map(|turn| turn.keep(snapshot(&state, takes)));
-            (interest, if whole.is_some() { state.applied_index } else { request.from_index }, whole)
+            (if whole.is_some() { state.applied_index } else { request.from_index }, whole)
         };
         let watcher = Self { place: Place::new(store, index, whole, watching), ends, interest };
         // Said at once, and not in the stream.

@@ -1,6 +1,5 @@
 //! Thousands of watchers, some of which take nothing, and what they cost.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use pontoon_proto::v1::watch_response::Event;
 use pontoon_proto::v1::watch_service_client::WatchServiceClient;
 use pontoon_proto::v1::{CreateNetworkRequest, ObjectKind, WatchRequest, WatchResponse, object};
 use pontoon_tests::lab::{Cluster, run};
-use pontoon_tests::socket;
+use pontoon_tests::{resident, socket};
 use tokio::runtime::Runtime;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
@@ -87,11 +86,10 @@ async fn make(socket: &Path, names: Vec<String>) -> Result<()> {
     .map(drop)
 }
 
-fn resident(cluster: &mut Cluster, host: usize) -> Result<u64> {
+/// Resident memory of a host's daemon, in bytes.
+fn resident_at(cluster: &mut Cluster, host: usize) -> Result<u64> {
     let pid = cluster.daemon(host).pid().context("the daemon does not run")?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? << 10)
+    resident(pid.as_raw().cast_unsigned())
 }
 
 /// Those that read are told, those that begin get what there is, writes go on, and memory stays within its bound.
@@ -103,7 +101,7 @@ fn two_thousand_watchers_a_quarter_of_which_takes_nothing() -> Result<()> {
         runtime.block_on(make(&far, (0..NETWORKS).map(|number| format!("n{number}")).collect()))?;
         cluster.wait_same_state()?;
         let index = cluster.status(0)?["applied_index"].as_u64().context("no index")?;
-        let before = resident(cluster, 0)?;
+        let before = resident_at(cluster, 0)?;
         let (told, begun) = runtime.block_on(async {
             let deaf = connections(&near, DEAF).await?;
             let deaf = join_all((0..DEAF).map(|number| begin(deaf[number / SHARED].clone(), all()))).await;
@@ -124,7 +122,7 @@ fn two_thousand_watchers_a_quarter_of_which_takes_nothing() -> Result<()> {
         for told in told {
             told.context("a watcher was told nothing")??;
         }
-        let grown = resident(cluster, 0)?.saturating_sub(before);
+        let grown = resident_at(cluster, 0)?.saturating_sub(before);
         eprintln!("{begun} of {DEAF} that take nothing had begun; the daemon grew by {} MiB", grown >> 20);
         ensure!(begun > 0 && grown < GROWTH, "the daemon grew by {} MiB, {begun} had begun", grown >> 20);
         Ok(())

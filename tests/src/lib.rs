@@ -4,9 +4,11 @@
 //! Everything here needs root, and fails without it.
 
 pub mod lab;
+mod process;
 mod section;
 pub mod socket;
 mod wait;
 
+pub use process::resident;
 pub use section::Section;
 pub use wait::{elapse, wait_for};

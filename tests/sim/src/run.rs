@@ -232,12 +232,7 @@ async fn what_is_wrong(daemons: &[Arc<Daemon>], followers: &[Follower]) -> Optio
     }
     if let Some((daemon, store)) = stores.iter().find(|(_, store)| !has_its_members(store)) {
         let voting: Vec<_> = store.state().nodes.values().map(|node| (node.raft_id, node.voting)).collect();
-        let (number, status) = (daemon.number, store.status());
-        return Some(format!(
-            "daemon {number} has the members {:?}, of which {:?} vote, and the nodes {voting:?}",
-            status.members.keys(),
-            status.voters
-        ));
+        return Some(format!("the membership is not what it should be: {}, nodes {voting:?}", describe(daemon)));
     }
     for (daemon, store) in &stores {
         match daemon.steps_to_go() {

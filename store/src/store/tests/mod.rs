@@ -216,6 +216,17 @@ impl Daemon {
         self.store().propose(Command::CreateNetwork(network), DEADLINE).await
     }
 
+    /// Makes networks, each with eight labels of so many bytes.
+    async fn create_many(&self, count: usize, label_bytes: usize) {
+        let label = |number| (format!("label-{number}"), "x".repeat(label_bytes));
+        let labels: BTreeMap<String, String> = (0..8).map(label).collect();
+        for number in 0..count {
+            let name = format!("net-{number}");
+            let network = CreateNetwork { name, labels: labels.clone(), ..CreateNetwork::default() };
+            self.store().propose(Command::CreateNetwork(network), DEADLINE).await.unwrap();
+        }
+    }
+
     fn networks(&self) -> Vec<String> {
         self.store().state().networks.values().map(|network| network.name.clone()).collect()
     }

@@ -62,6 +62,13 @@ impl Daemon {
         }
         store.id()
     }
+
+    /// The same, and nothing of what it followed has reached the disk.
+    async fn vanish_with_its_copy(&mut self) -> RaftId {
+        let id = self.vanish().await;
+        std::fs::remove_dir_all(self.dir.path().join("observed")).unwrap();
+        id
+    }
 }
 
 async fn vote(through: &Store, node: NodeId, voting: Voting) {
@@ -163,12 +170,7 @@ async fn an_observer_goes_on_at_another_member() {
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_that_take_nothing_do_not_hold_an_observer_up() {
     let daemons = three_and_an_observer().await;
-    let labels: BTreeMap<String, String> = (0..8).map(|number| (format!("label-{number}"), "x".repeat(400))).collect();
-    for number in 0..200 {
-        let network =
-            CreateNetwork { name: format!("net-{number}"), labels: labels.clone(), ..CreateNetwork::default() };
-        daemons[0].store().propose(Command::CreateNetwork(network), DEADLINE).await.unwrap();
-    }
+    daemons[0].create_many(200, 400).await;
     let observer = daemons[3].store();
     until("the observer has them", || daemons[3].networks().len() == 200).await;
     let mut watchers = Vec::new();
@@ -189,8 +191,7 @@ async fn an_observer_that_knows_all_members_by_earlier_ids_finds_them() {
     let mut daemons = three_and_an_observer().await;
     daemons[0].create("there").await.unwrap();
     let members = daemons[3].store().peers();
-    let id = daemons[3].vanish().await;
-    std::fs::remove_dir_all(daemons[3].dir.path().join("observed")).unwrap();
+    let id = daemons[3].vanish_with_its_copy().await;
     let earlier = members.into_iter().map(|(id, peer)| (RaftId(id.0 + 1_000), peer)).collect();
     daemons[3].observe_again(id, earlier).await;
     daemons[3].store().read_barrier(PATIENCE).await.unwrap();
@@ -205,8 +206,7 @@ async fn an_observer_does_not_believe_that_there_are_no_members() {
     for daemon in &mut daemons[..3] {
         daemon.vanish().await;
     }
-    let id = daemons[3].vanish().await;
-    std::fs::remove_dir_all(daemons[3].dir.path().join("observed")).unwrap();
+    let id = daemons[3].vanish_with_its_copy().await;
     daemons[3].observe_again(id, members.clone()).await;
     let store = daemons[3].store();
     let membership = Some(pontoon_proto::v1::Membership::default());

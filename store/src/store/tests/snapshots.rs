@@ -48,12 +48,7 @@ async fn a_snapshot_that_is_cut_off_again_and_again_goes_on_where_it_was() {
         daemon.snapshot_every = 100;
     }
     daemons[0].found().await;
-    let labels: BTreeMap<String, String> = (0..8).map(|number| (format!("label-{number}"), "x".repeat(60))).collect();
-    for number in 0..800 {
-        let network =
-            CreateNetwork { name: format!("net-{number}"), labels: labels.clone(), ..CreateNetwork::default() };
-        daemons[0].store().propose(Command::CreateNetwork(network), DEADLINE).await.unwrap();
-    }
+    daemons[0].create_many(800, 60).await;
     let first = daemons[0].store();
     until("the log is purged", || first.status().purged_index > 0).await;
     let size = first.0.shared.view().snapshot.as_ref().unwrap().1.data_bytes;

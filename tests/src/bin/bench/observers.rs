@@ -46,7 +46,7 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Vec<Section>> {
             members.push(last(false));
             observers.push(last(true));
         }
-        replaced = Some(replace::measure(cluster, role)?);
+        replaced = Some(replace::measure(cluster)?);
         Ok(())
     })?;
     let row = |what: &str, times: &mut Vec<Duration>| {
@@ -87,12 +87,16 @@ fn wait_roles(cluster: &Cluster) -> Result<Vec<usize>> {
             let found = roles.iter().filter(|found| **found == role).count();
             ensure!(found == expected, "there are {found} {role}");
         }
-        let name = |member: &Value| member["node"]["name"].as_str().map(str::to_owned);
-        let named = members.iter().zip(&roles).filter(|(_, role)| **role == "observers");
-        let named: Vec<String> = named.filter_map(|(member, _)| name(member)).collect();
-        let hosts = cluster.hosts().iter().enumerate().filter(|(_, host)| named.contains(&host.name));
-        Ok(hosts.map(|(index, _)| index).collect())
+        hosts(cluster, 0, "observers")
     })
+}
+
+/// Hosts whose nodes have a role, as one of them sees it.
+pub(crate) fn hosts(cluster: &Cluster, asked: usize, wanted: &str) -> Result<Vec<usize>> {
+    let status = cluster.status(asked)?;
+    let members = status["members"].as_array().context("no members")?;
+    let has = |name: &str| members.iter().any(|member| member["node"]["name"] == name && role(member) == wanted);
+    Ok((0..cluster.hosts().len()).filter(|host| has(&cluster.hosts()[*host].name)).collect())
 }
 
 async fn connect(socket: &Path) -> Result<NetworkServiceClient<Channel>> {

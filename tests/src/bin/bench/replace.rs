@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::lab::{Cluster, Journal, while_writing};
 use pontoon_tests::{Section, wait_for};
-use serde_json::Value;
 
+use crate::observers::hosts;
 use crate::stats::{ms, number};
 
 /// What the cluster is told to wait before it replaces a voter.
@@ -26,21 +26,20 @@ struct Replaced {
     gap: Duration,
 }
 
-/// Measures and reports. `role` tells what a member of a status is.
-pub(crate) fn measure(cluster: &mut Cluster, role: impl Fn(&Value) -> &'static str) -> Result<Section> {
+/// Measures and reports.
+pub(crate) fn measure(cluster: &mut Cluster) -> Result<Section> {
     let leader = cluster.leader()?;
-    let of = |cluster: &Cluster, wanted: &str| hosts(cluster, leader, |member| role(member) == wanted);
-    let voters = of(cluster, "voters")?;
+    let voters = hosts(cluster, leader, "voters")?;
     let other = voters.iter().copied().find(|host| *host != leader).context("nobody else votes")?;
     let killed = [leader, other];
     let left: Vec<usize> = voters.into_iter().filter(|host| !killed.contains(host)).collect();
-    let observer = *of(cluster, "observers")?.first().context("nobody observes")?;
+    let observer = *hosts(cluster, leader, "observers")?.first().context("nobody observes")?;
     cluster.cli(left[0]).run(&format!("cluster set replace-after={AFTER}"))?;
 
     cluster.cli(0).run("network create pinged")?;
     let mut containers = Vec::new();
     for (kind, count) in PINGED {
-        for host in of(cluster, kind)?.into_iter().take(count) {
+        for host in hosts(cluster, leader, kind)?.into_iter().take(count) {
             containers.push(cluster.attached(host, &format!("p{host}"), "pinged")?);
         }
     }
@@ -81,14 +80,6 @@ pub(crate) fn measure(cluster: &mut Cluster, role: impl Fn(&Value) -> &'static s
     })
 }
 
-/// Hosts whose nodes are as asked for.
-fn hosts(cluster: &Cluster, asked: usize, wanted: impl Fn(&Value) -> bool) -> Result<Vec<usize>> {
-    let status = cluster.status(asked)?;
-    let members = status["members"].as_array().context("no members")?;
-    let is = |name: &str| members.iter().any(|member| member["node"]["name"] == name && wanted(member));
-    Ok((0..cluster.hosts().len()).filter(|host| is(&cluster.hosts()[*host].name)).collect())
-}
-
 /// Kills two voters, and waits until five others vote and writes go on.
 fn replace(cluster: &mut Cluster, journal: &Journal, killed: [usize; 2], asked: usize) -> Result<Replaced> {
     let acknowledged = || journal.acknowledged.load(Ordering::Relaxed);
@@ -107,7 +98,7 @@ fn replace(cluster: &mut Cluster, journal: &Journal, killed: [usize; 2], asked: 
     killed.into_iter().try_for_each(|host| cluster.daemon(host).kill9())?;
     wait_for("five others to vote", DEADLINE, || {
         note(acknowledged());
-        let voters = hosts(cluster, asked, |member| member["voter"] == true)?;
+        let voters = hosts(cluster, asked, "voters")?;
         ensure!(voters.len() == 5 && killed.iter().all(|host| !voters.contains(host)), "{voters:?} vote");
         Ok(())
     })?;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use pontoon_store::model::object::{Cluster, Family, Pool, Sandbox};
 use pontoon_store::model::state::State;
 use pontoon_store::tasks::TaskBoard;
 use pontoon_store::{NodeKey, Peer, PeerServer, Requests, Store, StoreOptions, StoreSlot, Timing, admit};
-use pontoon_tests::{Section, wait_for};
+use pontoon_tests::{Section, resident, wait_for};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
@@ -365,7 +366,7 @@ fn one_more(nodes: &[Node], networks: &[NetworkId]) -> Result<Vec<String>> {
         ms(percentile(&times, 99)),
         each(0),
         each(1),
-        resident()? / nodes.len() as f64,
+        resident(process::id())? as f64 / f64::from(1 << 20) / nodes.len() as f64,
         wire as f64 / 1024.0 / MEASURED as f64,
     ];
     let cells = figures.map(number);
@@ -390,12 +391,4 @@ async fn all<E: std::error::Error + Send + Sync + 'static>(
 fn bytes_on_loopback() -> Result<u64> {
     let text = fs::read_to_string("/sys/class/net/lo/statistics/tx_bytes")?;
     text.trim().parse().context("not a number")
-}
-
-/// Resident memory of this process, in MiB.
-fn resident() -> Result<f64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kib / 1024.0)
 }
