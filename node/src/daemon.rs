@@ -14,6 +14,7 @@ use crate::docker::Containers;
 use crate::host;
 use crate::identity::DataDir;
 use crate::member::Member;
+use crate::names::Names;
 
 /// A daemon, in a cluster or not yet.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Daemon {
     pub stop: CancellationToken,
     /// What is known of Docker's containers.
     pub(crate) containers: Arc<Containers>,
+    /// Names of containers.
+    pub(crate) names: Arc<Names>,
     /// Data folder. Whoever has it may enter or leave a cluster: one at a time.
     pub(crate) data: Mutex<DataDir>,
     member: RwLock<Option<Arc<Member>>>,
@@ -43,6 +46,7 @@ impl Daemon {
             slot,
             stop,
             containers: Arc::default(),
+            names: Arc::default(),
             data: Mutex::new(data),
             member: RwLock::new(None),
             settled: SetOnce::new(),

@@ -13,6 +13,7 @@
 //! - `page`: what a browser shows of all that
 //! - `metrics`: what Prometheus reads of it
 //! - `visits`: how connections for the two are taken
+//! - `names`: containers find each other by name across hosts
 //! - `voting`: who votes, as users ask for it
 
 pub mod api;
@@ -29,6 +30,7 @@ pub mod kernel;
 pub mod lifecycle;
 pub mod member;
 mod metrics;
+mod names;
 mod page;
 pub mod plan;
 pub mod read;

@@ -26,6 +26,7 @@ use crate::docker;
 use crate::identity::Membership;
 use crate::journal::{Journal, View};
 use crate::kernel::{self, KernelError, Linux};
+use crate::names;
 use crate::reconcile::{self, Reconciler, StateSource};
 use crate::report;
 
@@ -131,8 +132,8 @@ impl Member {
         store: Store,
         AtWork { attachments, journal, reached }: AtWork,
     ) -> Result<Arc<Self>, KernelError> {
-        let names = daemon.config.names();
-        let linux = Linux::open(names.clone())?;
+        let in_kernel = daemon.config.names();
+        let linux = Linux::open(in_kernel.clone())?;
         let (stop, wake) = (CancellationToken::new(), Arc::new(Notify::new()));
         let source = Arc::new(Source {
             store: store.clone(),
@@ -141,7 +142,7 @@ impl Member {
             journal: journal.clone(),
         });
         let task = daemon.tasks.task("reconcile");
-        let (reconciler, run) = reconcile::new(linux, names.clone(), source, store.applied(), wake.clone(), task);
+        let (reconciler, run) = reconcile::new(linux, in_kernel.clone(), source, store.applied(), wake.clone(), task);
         let run = run.not_before(reached);
         let member = Arc::new(Self {
             cluster: membership.cluster,
@@ -162,7 +163,7 @@ impl Member {
             tokio::spawn(docker::run(docker::Sync {
                 member: member.clone(),
                 socket: docker.socket.clone(),
-                names: names.clone(),
+                names: in_kernel.clone(),
                 containers: daemon.containers.clone(),
                 task: daemon.tasks.task("docker"),
             }))
@@ -173,7 +174,7 @@ impl Member {
                 run.run(ending).await
             }),
             others: vec![
-                tokio::spawn(kernel::watch::watch(names, wake, daemon.tasks.task("watch"), stop)),
+                tokio::spawn(kernel::watch::watch(in_kernel, wake, daemon.tasks.task("watch"), stop)),
                 tokio::spawn(run_reports(
                     member.clone(),
                     daemon.tasks.task("report"),
@@ -184,6 +185,10 @@ impl Member {
                 tokio::spawn(run_clock(member.clone(), daemon.tasks.task("clock"))),
             ],
         };
+        if engine.is_some() {
+            let task = daemon.tasks.task("names");
+            background.others.push(tokio::spawn(names::run(member.clone(), daemon.names.clone(), task)));
+        }
         background.others.extend(engine);
         *member.background() = Some(background);
         Ok(member)

@@ -110,6 +110,8 @@ pub(super) struct EndpointRef {
     pub(super) network_id: String,
     #[serde(rename = "EndpointID")]
     pub(super) endpoint_id: String,
+    /// File of the container's network namespace; only `Join` has it, and the file may not be there yet.
+    pub(super) sandbox_key: String,
 }
 
 /// What `Join` answers: the interface that the engine moves into the container.

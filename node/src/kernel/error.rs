@@ -153,6 +153,25 @@ pub enum KernelError {
         /// Why not.
         source: io::Error,
     },
+    /// Names cannot be answered in a container's namespace.
+    #[error("cannot {operation} {path}: {source}")]
+    Steer {
+        /// What was tried.
+        operation: &'static str,
+        /// The namespace's file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel has no programs that choose sockets.
+    #[error(
+        "this kernel is older than {since}, so containers of this host do not find those of other hosts by name (addresses \
+         work); run a newer kernel"
+    )]
+    NoSteering {
+        /// The first version that has them.
+        since: &'static str,
+    },
     /// The daemon may not do its work.
     #[error("pontoond needs CAP_NET_ADMIN and CAP_SYS_ADMIN and lacks {0}; run it as root or with its systemd unit")]
     Privileges(String),

@@ -22,6 +22,7 @@ mod placed;
 mod ports;
 mod privileges;
 mod socket;
+mod steer;
 mod sysctl;
 pub mod watch;
 
@@ -34,6 +35,7 @@ pub use linux::Linux;
 pub use netns::sandbox;
 pub use placed::placed;
 pub use privileges::check_privileges;
+pub use steer::{Door, Program, Steered, answer_from_docker, can_steer};
 
 use crate::plan::desired::Desired;
 use crate::plan::diff::Step;

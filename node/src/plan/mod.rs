@@ -8,6 +8,7 @@
 //! - [`drift`]: which of the steps repair what somebody else changed
 //! - [`egress`]: which subnets the gateway bridge gets
 //! - [`engine`]: what a container engine should have of the cluster's networks
+//! - [`names`]: what containers are called, and who may ask
 //! - [`doctor`]: what is wrong, and what to do about it
 
 mod describe;
@@ -17,6 +18,7 @@ pub mod doctor;
 pub mod drift;
 pub mod egress;
 pub mod engine;
+pub mod names;
 pub mod object;
 pub mod observed;
 #[cfg(test)]

@@ -13,6 +13,8 @@ use super::subnet::{address, number};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Index {
     names: BTreeMap<(NetworkId, NodeId, String), EndpointId>,
+    /// By every name that a container is asked for by: [`Endpoint::called`].
+    called: BTreeSet<(NetworkId, String, EndpointId)>,
     networks: BTreeSet<(NetworkId, EndpointId)>,
     nodes: BTreeSet<(NodeId, EndpointId)>,
     sandboxes: BTreeSet<(NodeId, String, EndpointId)>,
@@ -40,6 +42,7 @@ impl Index {
     pub(super) fn add_endpoint(&mut self, endpoint: &Endpoint) {
         let Endpoint { id, network, node, .. } = *endpoint;
         self.names.insert((network, node, endpoint.name.clone()), id);
+        self.called.extend(endpoint.called().map(|name| (network, name, id)));
         self.networks.insert((network, id));
         self.nodes.insert((node, id));
         if endpoint.is_placed() {
@@ -55,6 +58,9 @@ impl Index {
         let Endpoint { id, network, node, .. } = *endpoint;
         // What changes places with another endpoint may be the other one's by now.
         remove_own(&mut self.names, &(network, node, endpoint.name.clone()), id);
+        for name in endpoint.called() {
+            self.called.remove(&(network, name, id));
+        }
         self.networks.remove(&(network, id));
         self.nodes.remove(&(node, id));
         self.sandboxes.remove(&(node, endpoint.sandbox.key.clone(), id));
@@ -110,6 +116,18 @@ impl Index {
 
     pub(super) fn named(&self, network: NetworkId, node: NodeId, name: &str) -> Option<EndpointId> {
         self.names.get(&(network, node, name.to_owned())).copied()
+    }
+
+    pub(super) fn called(&self, network: NetworkId, name: &str) -> impl Iterator<Item = EndpointId> {
+        let of = |id| (network, name.to_owned(), EndpointId(id));
+        self.called.range(of(0)..=of(u64::MAX)).map(|&(.., id)| id)
+    }
+
+    /// Those that are called something that begins so, with what they are called.
+    pub(super) fn called_like(&self, network: NetworkId, start: &str) -> impl Iterator<Item = (&str, EndpointId)> {
+        let from = (network, start.to_owned(), EndpointId(0));
+        let like = move |(of, name, _): &&(NetworkId, String, EndpointId)| *of == network && name.starts_with(start);
+        self.called.range(from..).take_while(like).map(|(_, name, id)| (name.as_str(), *id))
     }
 
     pub(super) fn of_network(&self, network: NetworkId) -> impl Iterator<Item = EndpointId> {

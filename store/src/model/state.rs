@@ -140,6 +140,17 @@ impl State {
         self.endpoints.get(&self.index.named(network, node, name)?)
     }
 
+    /// The endpoints of a network whose containers are asked for by this name, in lower case: by id.
+    pub fn endpoints_called(&self, network: NetworkId, name: &str) -> impl Iterator<Item = &Endpoint> {
+        self.index.called(network, name).filter_map(|id| self.endpoints.get(&id))
+    }
+
+    /// The endpoints of a network whose containers have an engine's id that begins so.
+    pub fn endpoints_of_container(&self, network: NetworkId, start: &str) -> impl Iterator<Item = &Endpoint> {
+        let called = self.index.called_like(network, start);
+        called.filter_map(|(name, id)| self.endpoints.get(&id).filter(|endpoint| endpoint.container_id == name))
+    }
+
     /// What is kept with this MAC for a stopped container of a node's engine.
     pub fn kept_with_mac(&self, network: NetworkId, node: NodeId, mac: Mac) -> Option<&Endpoint> {
         let holder = self.endpoints.get(&self.index.with_mac(network, mac)?)?;

@@ -4,6 +4,7 @@ mod churn;
 mod containers;
 mod leaving;
 mod minority;
+mod names;
 mod networks;
 mod restarts;
 

@@ -1,11 +1,13 @@
 //! The `docker` command.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::netns::execute;
 use super::{Netns, Room};
 
 /// A `docker` command that failed.
@@ -159,6 +161,18 @@ impl Docker {
     /// It does not answer.
     pub fn version(&self) -> Result<String> {
         self.docker("version --format {{.Server.Version}}")
+    }
+
+    /// Has the host ask these name servers from now on, for containers that are started then.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn ask_name_servers(&self, servers: &[IpAddr]) -> Result<()> {
+        let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+        // In a room, the file in /etc is that of /run.
+        let file = if self.root.is_some() { "/etc/resolv.conf" } else { "/run/lab/resolv.conf" };
+        execute(self.command("sh").args(["-c", &format!("printf '%s' '{lines}' >{file}")])).map(drop)
     }
 
     /// The network namespace of a container that runs, for the host's own `ip` and `ping`.

@@ -17,6 +17,7 @@ mod cli;
 mod cluster;
 mod container;
 mod daemon;
+pub mod dns;
 mod docker;
 mod engine;
 mod guard;

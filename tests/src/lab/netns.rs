@@ -49,6 +49,16 @@ impl Netns {
         self.path.clone()
     }
 
+    /// The file that names it, as the test sees it.
+    pub(super) fn seen(&self) -> PathBuf {
+        // A link out of the room's root would lead into the machine's.
+        let in_room = |room: Room| match self.path.strip_prefix("/var/run") {
+            Ok(rest) => room.path(Path::new("/run").join(rest)),
+            Err(_) => room.path(&self.path),
+        };
+        self.room.map_or_else(|| self.path(), in_room)
+    }
+
     /// A command that runs in it.
     ///
     /// Not `ip netns exec`: that gives the program a mount namespace of its own, in which a daemon's

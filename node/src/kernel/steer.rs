@@ -1,0 +1,205 @@
+//! What a container asks Docker's resolver, steered to sockets of ours in its network namespace by a program that the
+//! kernel runs when it looks for a packet's socket (`node/bpf/steer.c`, docs/decisions/names.md).
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use aya::maps::SockMap;
+use aya::programs::SkLookup;
+use aya::util::KernelVersion;
+use aya::{Ebpf, EbpfLoader};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, bind, connect, sendmsg, socket,
+};
+
+use super::error::KernelError;
+use super::netns::{self, run_in};
+
+/// Where Docker's resolver is in every namespace that has one.
+const DOCKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+/// From where it is asked what we do not know: the program leaves that alone.
+const ONWARD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 12);
+/// Where our sockets are.
+const OURS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 13);
+
+/// The program, as `make bpf` compiles it.
+static PROGRAM: &[u8] = include_bytes!("../../bpf/steer.o");
+/// The first kernel that has such programs (`BPF_PROG_TYPE_SK_LOOKUP`).
+const SINCE: KernelVersion = KernelVersion::new(5, 9, 0);
+
+/// Keys of the program's map of sockets.
+const UDP: u32 = 0;
+const TCP: u32 = 1;
+
+/// Ports of Docker's resolver in a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ports {
+    udp: u16,
+    tcp: u16,
+}
+
+/// A namespace in which what is asked of Docker's resolver comes to these sockets, until this is dropped.
+#[derive(Debug)]
+pub struct Steered {
+    /// What comes by UDP. Answers leave by [`answer_from_docker`].
+    pub udp: UdpSocket,
+    /// What comes by TCP.
+    pub tcp: TcpListener,
+    /// Connected with Docker's resolver, for what is passed on.
+    pub onward: UdpSocket,
+    /// How to reach that resolver by TCP.
+    pub door: Door,
+    /// What steers.
+    pub program: Program,
+}
+
+/// The program, attached to a namespace until this is dropped.
+#[derive(Debug)]
+pub struct Program(#[expect(dead_code, reason = "it is there to be dropped")] Ebpf);
+
+/// A way to Docker's resolver in a namespace.
+#[derive(Debug)]
+pub struct Door {
+    path: PathBuf,
+    namespace: File,
+    ports: Ports,
+}
+
+/// Whether this kernel knows programs that choose sockets; else what to do.
+///
+/// # Errors
+///
+/// It does not, or does not tell its version.
+pub fn can_steer() -> Result<(), KernelError> {
+    let version = KernelVersion::current().map_err(|error| failed("ask for the version of", Path::new("Linux"))(error))?;
+    if version < SINCE { Err(KernelError::NoSteering { since: "5.9" }) } else { Ok(()) }
+}
+
+impl Steered {
+    /// Begins to steer in the namespace that a file names; none: Docker has no resolver there (yet).
+    ///
+    /// # Errors
+    ///
+    /// The namespace cannot be entered, or the kernel refuses the sockets or the program.
+    pub fn begin(path: &Path) -> Result<Option<Self>, KernelError> {
+        can_steer()?;
+        let namespace = File::open(path).map_err(failed("open", path))?;
+        if !netns::is_namespace(&namespace) {
+            return Err(KernelError::NoNamespace { path: path.to_owned() });
+        }
+        let made = run_in(&namespace, open).and_then(|made| made).map_err(failed("open sockets in", path))?;
+        let Some((ports, udp, tcp, onward)) = made else { return Ok(None) };
+        let program = load(&namespace, ports, &udp, &tcp).map_err(failed("steer names in", path))?;
+        let door = Door { path: path.to_owned(), namespace, ports };
+        Ok(Some(Self { udp, tcp, onward, door, program: Program(program) }))
+    }
+}
+
+impl Door {
+    /// Whether the file still names this namespace, and Docker's resolver is where it was.
+    pub fn is_there(&self) -> bool {
+        let of = |m: fs::Metadata| (m.dev(), m.ino());
+        let is_at = match (self.namespace.metadata(), fs::metadata(&self.path)) {
+            (Ok(mine), Ok(there)) => of(mine) == of(there),
+            _ => false,
+        };
+        is_at && run_in(&self.namespace, ports).is_ok_and(|found| found.is_ok_and(|found| found == Some(self.ports)))
+    }
+
+    /// Connects with Docker's resolver. Blocks for a moment.
+    ///
+    /// # Errors
+    ///
+    /// It is not there any more.
+    pub fn connect(&self) -> io::Result<TcpStream> {
+        let port = self.ports.tcp;
+        run_in(&self.namespace, || {
+            let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(ONWARD, 0)))?;
+            connect(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(DOCKER, port)))?;
+            let stream = TcpStream::from(fd);
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        })?
+    }
+}
+
+/// Sends an answer as Docker's resolver would: from its address, so that Docker's rules in the namespace turn it into what
+/// the container has asked.
+///
+/// # Errors
+///
+/// The kernel does not take it (now).
+pub fn answer_from_docker(socket: &impl AsRawFd, bytes: &[u8], to: SocketAddrV4) -> io::Result<()> {
+    let source = libc::in_addr { s_addr: u32::from_ne_bytes(DOCKER.octets()) };
+    let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: libc::in_addr { s_addr: 0 } };
+    let (bytes, from) = ([io::IoSlice::new(bytes)], [ControlMessage::Ipv4PacketInfo(&info)]);
+    sendmsg(socket.as_raw_fd(), &bytes, &from, MsgFlags::MSG_DONTWAIT, Some(&SockaddrIn::from(to)))?;
+    Ok(())
+}
+
+/// The sockets of the calling thread's namespace.
+type Sockets = (Ports, UdpSocket, TcpListener, UdpSocket);
+
+fn open() -> io::Result<Option<Sockets>> {
+    let Some(ports) = ports()? else { return Ok(None) };
+    let udp = UdpSocket::bind((OURS, ports.udp))?;
+    let tcp = TcpListener::bind((OURS, ports.tcp))?;
+    let onward = UdpSocket::bind((ONWARD, 0))?;
+    onward.connect((DOCKER, ports.udp))?;
+    udp.set_nonblocking(true)?;
+    tcp.set_nonblocking(true)?;
+    onward.set_nonblocking(true)?;
+    Ok(Some((ports, udp, tcp, onward)))
+}
+
+/// The ports of Docker's resolver in the calling thread's namespace, if it listens there.
+fn ports() -> io::Result<Option<Ports>> {
+    let port = |file: &str, state| Ok::<_, io::Error>(listening(&fs::read_to_string(file)?, state));
+    let udp = port("/proc/thread-self/net/udp", "07")?;
+    let tcp = port("/proc/thread-self/net/tcp", "0A")?;
+    Ok(udp.zip(tcp).map(|(udp, tcp)| Ports { udp, tcp }))
+}
+
+/// The port of the first socket that was opened at Docker's address and is in a state, in a table of the kernel's sockets
+/// (proc(5)). The first, because a container's own program can open one there, but not before it is started.
+fn listening(table: &str, state: &str) -> Option<u16> {
+    let address = format!("{:08X}:", u32::from_ne_bytes(DOCKER.octets()));
+    let of = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let port = words.get(1)?.strip_prefix(&address)?;
+        let inode: u64 = words.get(9)?.parse().ok()?;
+        (words.get(3) == Some(&state)).then(|| Some((inode, u16::from_str_radix(port, 16).ok()?))).flatten()
+    };
+    table.lines().filter_map(of).min().map(|(_, port)| port)
+}
+
+fn load(namespace: &File, ports: Ports, udp: &UdpSocket, tcp: &TcpListener) -> Result<Ebpf, aya::EbpfError> {
+    let (udp_port, tcp_port) = (u32::from(ports.udp), u32::from(ports.tcp));
+    let mut program = EbpfLoader::new()
+        .btf(None)
+        .override_global("UDP_PORT", &udp_port, true)
+        .override_global("TCP_PORT", &tcp_port, true)
+        .load(PROGRAM)?;
+    let sockets = program.map_mut("SOCKETS").expect("the program has this map");
+    let mut sockets = SockMap::try_from(sockets)?;
+    sockets.set(UDP, udp, 0)?;
+    sockets.set(TCP, tcp, 0)?;
+    let steer = program.program_mut("steer").expect("the program has this function");
+    let steer: &mut SkLookup = steer.try_into()?;
+    steer.load()?;
+    steer.attach(namespace)?;
+    Ok(program)
+}
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    operation: &'static str,
+    path: &Path,
+) -> impl FnOnce(E) -> KernelError {
+    let path = path.to_owned();
+    move |source| KernelError::Steer { operation, path, source: source.into() }
+}
