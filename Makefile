@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-docker test test-engines sim soak lint check bench install clean root
+.PHONY: help demo demo-docker test test-engines sim soak lint bpf bpf-check check bench install clean root
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -46,8 +46,7 @@ soak: root ## MINUTES=60 of churn on a real cluster: memory, disk and kernel mus
 	cargo build --locked --package pontoon-node --package pontoon-cli --package pontoon-tests --bin pontoond --bin pontoon --bin soak
 	PONTOON_BIN_DIR=$(abspath $(TARGET))/debug $(TARGET)/debug/soak --minutes $(MINUTES)
 
-lint: ## Formatting, lints, documentation, licences (no root needed)
-	@tests/setup.sh check
+lint: bpf-check ## Formatting, lints, documentation, licences
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --package pontoon-sim --features sim --all-targets -- -D warnings
@@ -57,6 +56,19 @@ lint: ## Formatting, lints, documentation, licences (no root needed)
 # Two minutes of the soak are enough for a leak that is quick; they come last, because they need the machine to themselves.
 check: lint test sim ## Everything that must hold before a change goes in: lint, test, sim and a short soak, house rules among the tests
 	@$(MAKE) --no-print-directory soak MINUTES=2
+
+# The same compiler makes the same bytes. No debug information: it would name folders.
+BPF := clang-14 -target bpf -O2 -Wall -Werror -I/usr/include/$(shell uname -m)-linux-gnu -c node/bpf/steer.c -o
+
+bpf: ## Compile the program that steers names (node/bpf) anew
+	@tests/setup.sh check
+	$(BPF) node/bpf/steer.o
+
+bpf-check: # What is in the repository is what its source comes to.
+	@tests/setup.sh check
+	@mkdir -p $(TARGET)
+	$(BPF) $(TARGET)/steer.o
+	cmp $(TARGET)/steer.o node/bpf/steer.o
 
 bench: root ## Measure beside peers, on an idle machine (docs/benchmarks.md keeps what it printed)
 	@tests/setup.sh bench

@@ -144,6 +144,6 @@ case ${1:-} in
     ;;
   engines) packages "${test[@]}"; docker; keep sid suite sid; keep image.tar image ;;
   bench) packages "${test[@]}"; etcd ;;
-  check) deny ;;
+  check) packages clang-14:clang-14 /usr/include/linux/bpf.h:linux-libc-dev; deny ;;
   *) sed -n '2,5p' "$0" | sed 's/^# //'; exit 2 ;;
 esac

@@ -110,6 +110,9 @@ pub(crate) enum Command {
     /// Show who has which address
     #[command(subcommand)]
     Lease(LeaseCommand),
+    /// Show what containers are told about names
+    #[command(subcommand)]
+    Dns(DnsCommand),
     /// Give a network namespace of this host an interface on a network
     Attach(AttachArgs),
     /// Take a network namespace of this host off its networks
@@ -225,6 +228,19 @@ pub(crate) enum LeaseCommand {
         addresses: Vec<String>,
         #[command(flatten)]
         read: ReadArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DnsCommand {
+    /// Show which container a name stands for on this host, on which node and since when
+    Query {
+        /// Name, other name or id of a container, or an address
+        #[arg(value_parser = not_empty)]
+        name: String,
+        /// Network that the asker is on: name or id
+        #[arg(long)]
+        network: String,
     },
 }
 

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use pontoon_proto::v1::cluster_service_client::ClusterServiceClient;
 use pontoon_proto::v1::diagnosis_service_client::DiagnosisServiceClient;
 use pontoon_proto::v1::endpoint_service_client::EndpointServiceClient;
+use pontoon_proto::v1::name_service_client::NameServiceClient;
 use pontoon_proto::v1::network_service_client::NetworkServiceClient;
 use pontoon_proto::v1::node_service_client::NodeServiceClient;
 use pontoon_proto::v1::watch_service_client::WatchServiceClient;
@@ -119,6 +120,11 @@ impl Session {
     /// Its networks and leases.
     pub(crate) fn networks(&self) -> NetworkServiceClient<Channel> {
         NetworkServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Names of containers.
+    pub(crate) fn names(&self) -> NameServiceClient<Channel> {
+        NameServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Endpoints on this host.

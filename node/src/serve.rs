@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use pontoon_proto::v1::cluster_service_server::ClusterServiceServer;
 use pontoon_proto::v1::diagnosis_service_server::DiagnosisServiceServer;
 use pontoon_proto::v1::endpoint_service_server::EndpointServiceServer;
+use pontoon_proto::v1::name_service_server::NameServiceServer;
 use pontoon_proto::v1::network_service_server::NetworkServiceServer;
 use pontoon_proto::v1::node_service_server::NodeServiceServer;
 use pontoon_proto::v1::watch_service_server::WatchServiceServer;
@@ -26,6 +27,7 @@ use tonic::transport::Server;
 use crate::api::cluster::Cluster;
 use crate::api::diagnosis::Diagnosis;
 use crate::api::endpoint::Endpoints;
+use crate::api::name::Names;
 use crate::api::network::Networks;
 use crate::api::node::Nodes;
 use crate::api::watch::Watch;
@@ -214,6 +216,7 @@ pub async fn serve_admin(
         .add_service(NodeServiceServer::new(Nodes(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NetworkServiceServer::new(Networks(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(EndpointServiceServer::new(Endpoints(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
+        .add_service(NameServiceServer::new(Names(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(WatchServiceServer::new(Watch(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(DiagnosisServiceServer::new(Diagnosis(daemon)).max_decoding_message_size(MAX_ADMIN_REQUEST));
     let result = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned()).await;

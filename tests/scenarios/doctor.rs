@@ -106,7 +106,12 @@ fn a_cluster_in_good_health() -> Result<()> {
         first.has("quorum", "warning", "", &["1 of 1 voter", "none may fail"])?;
         first.has("engine", "ok", "", &["Docker 26.1", "/run/docker.sock"])?;
         first.has("driver", "ok", "", &["/run/docker/plugins/pontoon.sock", "1 network of the driver pontoon"])?;
-        first.has("kernel", "ok", "", &["network namespaces, bridge, VXLAN, veth, nftables work"])?;
+        first.has(
+            "kernel",
+            "ok",
+            "",
+            &["network namespaces, bridge, VXLAN, veth, nftables, steering of names work"],
+        )?;
         first.has("ports", "ok", "7300/tcp", &["192.168.140.200:7300"])?;
         first.has("ports", "ok", "4789/udp", &["is free"])?;
         first.has("peers", "ok", "h2", &["192.168.140.201:7300", " ms"])?;

@@ -17,10 +17,10 @@ const ASKED_FOR: &str = "0.0.0.0:7302";
 const TOLD: Duration = Duration::from_secs(20);
 
 /// What one daemon told, by the whole name of each sample.
-struct Metrics(BTreeMap<String, f64>);
+pub(crate) struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    fn get(&self, sample: &str) -> Result<f64> {
+    pub(crate) fn get(&self, sample: &str) -> Result<f64> {
         self.0.get(sample).copied().with_context(|| format!("no {sample} in {:#?}", self.0))
     }
 
@@ -45,7 +45,7 @@ fn serving(hosts: usize, address: &str) -> Options {
 }
 
 /// What a daemon tells to somebody on its host.
-fn scrape(cluster: &Cluster, host: usize) -> Result<Metrics> {
+pub(crate) fn scrape(cluster: &Cluster, host: usize) -> Result<Metrics> {
     let request = "GET /metrics HTTP/1.1\r\nHost: prometheus-knows-it-as.example:7302";
     let answer = ask(&cluster.hosts()[host].netns, "127.0.0.1:7302", request)?;
     let (head, body) = answer.split_once("\r\n\r\n").with_context(|| answer.clone())?;

@@ -52,6 +52,7 @@ fn these_lines_are_understood() {
         "pontoon network remove a b",
         "pontoon lease ls --network n --node h1 --state cooling --stale",
         "pontoon lease inspect 10.0.0.2 fd00::2",
+        "pontoon dns query centos2 --network my-overlay",
         "pontoon attach --network n --netns /run/netns/c1 --name c1 --ip 10.0.0.7 --ip fd00::7 --mac 02:42:0a:00:00:07",
         "pontoon attach --network n --pid 4711 --ifname eth0 --alias db --alias sql",
         "pontoon detach --netns /run/netns/c1",

@@ -1,6 +1,7 @@
 //! The commands: arguments become a request, the answer is printed.
 
 mod cluster;
+mod dns;
 mod doctor;
 mod endpoint;
 mod lease;
@@ -32,6 +33,7 @@ pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -
         Command::Node(command) => node::run(command, session, output).await,
         Command::Network(command) => network::run(command, session, output).await,
         Command::Lease(command) => lease::run(command, session, output).await,
+        Command::Dns(command) => dns::run(command, session, output).await,
         Command::Attach(args) => endpoint::attach(args, session, output).await,
         Command::Detach(args) => endpoint::detach(args, session, output).await,
         // Needs no daemon: main has printed it.

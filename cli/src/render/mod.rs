@@ -1,6 +1,7 @@
 //! Answers as text: pure functions from a message to what is printed.
 
 pub(crate) mod cluster;
+pub(crate) mod dns;
 pub(crate) mod doctor;
 pub(crate) mod endpoint;
 pub(crate) mod lease;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use pontoon_proto::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
 use pontoon_proto::v1::diagnosis_service_server::{DiagnosisService, DiagnosisServiceServer};
 use pontoon_proto::v1::endpoint_service_server::{EndpointService, EndpointServiceServer};
+use pontoon_proto::v1::name_service_server::{NameService, NameServiceServer};
 use pontoon_proto::v1::network_service_server::{NetworkService, NetworkServiceServer};
 use pontoon_proto::v1::node_service_server::{NodeService, NodeServiceServer};
 use pontoon_proto::v1::*;
@@ -64,6 +65,7 @@ impl Daemon {
         let server = Server::builder()
             .add_service(ClusterServiceServer::new(canned.clone()))
             .add_service(NetworkServiceServer::new(canned.clone()))
+            .add_service(NameServiceServer::new(canned.clone()))
             .add_service(EndpointServiceServer::new(canned.clone()))
             .add_service(DiagnosisServiceServer::new(canned.clone()))
             .add_service(NodeServiceServer::new(canned))
@@ -218,6 +220,17 @@ impl NetworkService for Canned {
 
     async fn inspect_lease(&self, _: Request<InspectLeaseRequest>) -> Answer<InspectLeaseResponse> {
         unknown()
+    }
+}
+
+#[tonic::async_trait]
+impl NameService for Canned {
+    async fn query_name(&self, request: Request<QueryNameRequest>) -> Answer<QueryNameResponse> {
+        let QueryNameRequest { name, network } = request.into_inner();
+        self.meet(&name).await?;
+        let lease = Lease { address: "10.0.0.3".into(), epoch: 24, ..Default::default() };
+        let found = NameMatch { endpoint: Some(endpoint(&name, &network)), leases: vec![lease] };
+        Ok(Response::new(QueryNameResponse { network_name: network, matches: vec![found], ttl_s: 5, freshness: None }))
     }
 }
 

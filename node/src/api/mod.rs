@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod diagnosis;
 pub mod endpoint;
 pub mod error;
+pub mod name;
 pub mod network;
 pub mod node;
 mod view;

@@ -163,15 +163,6 @@ pub enum KernelError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The kernel has no programs that choose sockets.
-    #[error(
-        "this kernel is older than {since}, so containers of this host do not find those of other hosts by name (addresses \
-         work); run a newer kernel"
-    )]
-    NoSteering {
-        /// The first version that has them.
-        since: &'static str,
-    },
     /// The daemon may not do its work.
     #[error("pontoond needs CAP_NET_ADMIN and CAP_SYS_ADMIN and lacks {0}; run it as root or with its systemd unit")]
     Privileges(String),

@@ -14,7 +14,7 @@ use super::firewall::{self, Table};
 use super::link::{self, Link, Settings};
 use super::netns::{self, Namespace};
 use super::socket::Netlink;
-use super::{Kernel, Linux, ports};
+use super::{Kernel, Linux, ports, steer};
 use crate::plan::desired::{Names, bridge_name, vxlan_name};
 use crate::plan::doctor::{DOCKER_GATEWAY, Feature, HostLook, Trial, VxlanDevice};
 use crate::plan::object::{Bridge, BridgeUse, Firewall, Peer, Port, Tunnel, Vxlan};
@@ -79,6 +79,7 @@ pub fn trials() -> Vec<Trial> {
         trial(Feature::Vxlan, try_vxlan(&mut host, &mut overlay)),
         trial(Feature::Veth, try_veth(&host, &mut overlay)),
         trial(Feature::Nftables, try_nftables(&host)),
+        trial(Feature::Steering, steer::try_in(&host.file)),
     ]
 }
 
@@ -180,7 +181,7 @@ mod tests {
     fn this_kernel_has_all_and_nothing_is_left() {
         let before = open_files();
         let tried = trials();
-        assert_eq!(tried.len(), 5);
+        assert_eq!(tried.len(), 6);
         for trial in tried {
             assert_eq!(trial.error, None, "{:?}", trial.feature);
         }

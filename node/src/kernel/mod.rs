@@ -35,7 +35,7 @@ pub use linux::Linux;
 pub use netns::sandbox;
 pub use placed::placed;
 pub use privileges::check_privileges;
-pub use steer::{Door, Program, Steered, answer_from_docker, can_steer};
+pub use steer::{Door, Program, Steered, answer_from_docker};
 
 use crate::plan::desired::Desired;
 use crate::plan::diff::Step;

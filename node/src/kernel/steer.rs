@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::SockMap;
 use aya::programs::SkLookup;
-use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, bind, connect, sendmsg, socket,
@@ -28,8 +27,6 @@ const OURS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 13);
 
 /// The program, as `make bpf` compiles it.
 static PROGRAM: &[u8] = include_bytes!("../../bpf/steer.o");
-/// The first kernel that has such programs (`BPF_PROG_TYPE_SK_LOOKUP`).
-const SINCE: KernelVersion = KernelVersion::new(5, 9, 0);
 
 /// Keys of the program's map of sockets.
 const UDP: u32 = 0;
@@ -69,16 +66,6 @@ pub struct Door {
     ports: Ports,
 }
 
-/// Whether this kernel knows programs that choose sockets; else what to do.
-///
-/// # Errors
-///
-/// It does not, or does not tell its version.
-pub fn can_steer() -> Result<(), KernelError> {
-    let version = KernelVersion::current().map_err(|error| failed("ask for the version of", Path::new("Linux"))(error))?;
-    if version < SINCE { Err(KernelError::NoSteering { since: "5.9" }) } else { Ok(()) }
-}
-
 impl Steered {
     /// Begins to steer in the namespace that a file names; none: Docker has no resolver there (yet).
     ///
@@ -86,7 +73,6 @@ impl Steered {
     ///
     /// The namespace cannot be entered, or the kernel refuses the sockets or the program.
     pub fn begin(path: &Path) -> Result<Option<Self>, KernelError> {
-        can_steer()?;
         let namespace = File::open(path).map_err(failed("open", path))?;
         if !netns::is_namespace(&namespace) {
             return Err(KernelError::NoNamespace { path: path.to_owned() });
@@ -194,6 +180,18 @@ fn load(namespace: &File, ports: Ports, udp: &UdpSocket, tcp: &TcpListener) -> R
     steer.load()?;
     steer.attach(namespace)?;
     Ok(program)
+}
+
+/// Steers nothing in a namespace, for a moment: it shows whether this kernel can.
+///
+/// # Errors
+///
+/// It cannot.
+pub(super) fn try_in(namespace: &File) -> Result<(), KernelError> {
+    let path = Path::new("a network namespace");
+    let sockets = || Ok((UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?, TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?));
+    let (udp, tcp) = run_in(namespace, sockets).and_then(|made| made).map_err(failed("open sockets in", path))?;
+    load(namespace, Ports { udp: 0, tcp: 0 }, &udp, &tcp).map(drop).map_err(failed("steer names in", path))
 }
 
 fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(

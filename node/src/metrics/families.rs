@@ -15,6 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::usage::{ByNetwork, Usage, by_state};
+use crate::names::Counts;
 use crate::plan::object::Kind;
 
 /// What the metrics tell.
@@ -24,6 +25,8 @@ pub(super) struct Known {
     pub(super) status: v1::StatusResponse,
     /// Watchers of this daemon.
     pub(super) watching: Watching,
+    /// What containers have asked for; none without Docker.
+    pub(super) names: Option<Counts>,
     /// As a member; none in no cluster.
     pub(super) member: Option<InCluster>,
 }
@@ -53,6 +56,9 @@ type Labels = Vec<(&'static str, String)>;
 pub(super) fn text(known: &Known) -> String {
     let mut board = Board(Registry::default());
     board.daemon(known);
+    if let Some(counts) = &known.names {
+        board.names(counts);
+    }
     if let Some(member) = &known.member {
         board.raft(&known.status, member);
         board.replication(&known.status);
@@ -103,7 +109,7 @@ impl Board {
     }
 
     /// What is known in no cluster, too.
-    fn daemon(&mut self, Known { status, watching, member }: &Known) {
+    fn daemon(&mut self, Known { status, watching, member, .. }: &Known) {
         let version = Info::new(vec![("version", status.version.clone())]);
         self.0.register("pontoon_build", "The daemon", version);
         self.gauge("pontoon_member", "Whether this node is in a cluster", member.is_some());
@@ -115,6 +121,16 @@ impl Board {
         self.0.register("pontoon_watch_events", help, watching.sent.clone());
         let help = "Watchers that were told to begin anew, for what they had missed is not kept any more";
         self.0.register("pontoon_watch_compacted", help, watching.compacted.clone());
+    }
+
+    fn names(&mut self, counts: &Counts) {
+        let help =
+            "Questions that containers of this node have asked Docker's resolver and that have come to this daemon";
+        self.0.register("pontoon_dns_queries", help, counts.queries.clone());
+        let help = "What has become of them";
+        self.0.register("pontoon_dns_answers", help, counts.answers.clone());
+        let help = "How long an answer took, by who has given it";
+        self.0.register("pontoon_dns_seconds", help, counts.seconds.clone());
     }
 
     fn raft(&mut self, status: &v1::StatusResponse, member: &InCluster) {

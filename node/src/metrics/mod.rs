@@ -88,6 +88,7 @@ fn collect(daemon: &Daemon) -> Known {
     Known {
         member: member.map(|member| in_cluster(&member, &status, engine)),
         watching: daemon.slot.watching().clone(),
+        names: daemon.config.docker.as_ref().map(|_| daemon.names.counts.clone()),
         status,
     }
 }

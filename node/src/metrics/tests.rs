@@ -8,6 +8,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::families::{InCluster, Known, text};
 use super::usage::Usage;
+use crate::names::Counts;
 use crate::plan::tests::small_state;
 
 const DASHBOARD: &str = include_str!("../../../docs/grafana.json");
@@ -53,6 +54,7 @@ fn three_nodes() -> Known {
     [0.0005, 0.002, 0.0045, 0.2].into_iter().for_each(|seconds| log_sync_seconds.observe(seconds));
     let task = |state: v1::TaskState| v1::TaskStatus { state: state.into(), ..Default::default() };
     let known = Known {
+        names: Some(Counts::default()),
         status: v1::StatusResponse {
             version: "0.1.0".into(),
             cluster_id: "00ff".into(),
@@ -132,6 +134,8 @@ fn a_leader_tells_all() {
     has(&text, &["pontoon_reconcile_passes_total 17", "pontoon_reconcile_steps 2", "pontoon_reconcile_failures 1"]);
     has(&text, &["pontoon_reconcile_index 117", "pontoon_reclaimed_total 3"]);
     has(&text, &["pontoon_drift_total{kind=\"fdb\"} 5", "pontoon_drift_total{kind=\"rule\"} 0"]);
+    has(&text, &["pontoon_dns_queries_total{transport=\"udp\"} 0", "pontoon_dns_answers_total{kind=\"busy\"} 0"]);
+    has(&text, &["pontoon_dns_seconds_count{by=\"docker\"} 0"]);
     has(&text, &["pontoon_nodes{state=\"ready\"} 2", "pontoon_nodes{state=\"down\"} 1", "pontoon_networks 1"]);
     for (state, count) in [("pending", 1), ("active", 1), ("stopped", 1)] {
         has(&text, &[&format!("pontoon_endpoints{{network=\"net1\",state=\"{state}\"}} {count}")]);
@@ -187,7 +191,9 @@ fn in_no_cluster_there_is_the_daemon() {
 fn without_docker_nothing_is_said_of_it() {
     let mut known = three_nodes();
     known.member.as_mut().unwrap().engine = None;
-    assert!(!text(&known).contains("pontoon_engine"));
+    known.names = None;
+    let text = text(&known);
+    assert!(!text.contains("pontoon_engine") && !text.contains("pontoon_dns"), "{text}");
 }
 
 #[test]

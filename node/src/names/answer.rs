@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hickory_proto::op::{Edns, Message, Metadata, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
@@ -13,7 +13,7 @@ use crate::plan::names::{Directory, addresses};
 
 /// How long an answer may be kept, in seconds: less than the 60 for which a released address goes to nobody else, so that a
 /// kept name never leads to another container.
-pub(super) const TTL: u32 = 5;
+pub(crate) const TTL: u32 = 5;
 /// Bytes of a message's header (RFC 1035, section 4.1.1).
 const HEADER: usize = 12;
 /// Bytes of an answer by UDP that everybody takes (RFC 1035, section 2.3.4).
@@ -132,12 +132,28 @@ fn reply_to(asked: &Message) -> Message {
     reply
 }
 
-/// A message's bytes, with as much of it as fits, and marked when that is not all.
+/// A message's bytes, with as many answers as fit, and marked when those are not all.
 fn emit(message: &Message, limit: u16) -> Option<Vec<u8>> {
+    let bytes = encode(message, limit)?;
+    let is_truncated = bytes[2] & 2 != 0;
+    if !is_truncated || message.edns.is_none() {
+        return Some(bytes);
+    }
+    // What comes behind the answers must be there in any case (RFC 6891, section 6.1.1). It is smaller than an answer.
+    let fitted = u16::from_be_bytes([bytes[6], bytes[7]]);
+    let mut shorter = message.clone();
+    shorter.answers.truncate(usize::from(fitted).saturating_sub(1));
+    shorter.metadata.truncation = true;
+    encode(&shorter, limit)
+}
+
+fn encode(message: &Message, limit: u16) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(SMALLEST.into());
     let mut encoder = BinEncoder::new(&mut bytes);
     encoder.set_max_size(limit);
     message.emit(&mut encoder).ok()?;
+    // The record that did not fit may have begun.
+    encoder.trim();
     Some(bytes)
 }
 

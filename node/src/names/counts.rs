@@ -109,10 +109,4 @@ impl Counts {
             _ => self.by_pontoon.observe(took.as_secs_f64()),
         }
     }
-
-    /// How many there were of a kind.
-    #[cfg(test)]
-    pub(super) fn of(&self, kind: Kind) -> u64 {
-        self.kinds[kind as usize].get()
-    }
 }

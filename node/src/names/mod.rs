@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
+pub(crate) use answer::TTL;
 pub(crate) use counts::Counts;
 
 use crate::kernel::{KernelError, Steered};
@@ -160,7 +161,8 @@ impl Served {
                     .map_err(|source| failed(&netns, source)),
                 other => other.map(|_| None),
             };
-            missing.due = Instant::now() + if begun.is_ok() && missing.since.elapsed() < FRESH { STARTING } else { TICK };
+            missing.due =
+                Instant::now() + if begun.is_ok() && missing.since.elapsed() < FRESH { STARTING } else { TICK };
             match begun {
                 Ok(None) => {}
                 Ok(Some(container)) => {

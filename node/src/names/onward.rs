@@ -173,12 +173,14 @@ mod tests {
         other_number[0] ^= 1;
         let mut other_name = asked.clone();
         other_name[13] = b'z';
-        for spoofed in [&other_number, &other_name, &asked[..20].to_vec(), &asked[..1].to_vec()] {
+        for spoofed in [&other_number, &other_name, &asked[..19].to_vec(), &asked[..1].to_vec()] {
             docker.send(spoofed).await.unwrap();
         }
-        docker.send(&asked.to_ascii_uppercase()).await.unwrap();
+        let mut upper_case = asked.clone();
+        upper_case[HEADER..].make_ascii_uppercase();
+        docker.send(&upper_case).await.unwrap();
         let (length, _) = onward.answer(&mut buffer).await.unwrap();
-        assert_eq!(buffer[2..length], asked.to_ascii_uppercase()[2..]);
+        assert_eq!(buffer[2..length], upper_case[2..]);
     }
 
     #[tokio::test]

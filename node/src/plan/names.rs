@@ -55,14 +55,18 @@ impl<'a> Directory<'a> {
         found.into_values().filter(|endpoint| endpoint.is_up()).collect()
     }
 
-    /// What the container at an address is called, with its network.
-    pub fn name_at(&self, address: IpAddr) -> Option<String> {
-        let holder = |network: &Network| {
+    /// The container at an address, if it runs, and its network.
+    pub fn holder(&self, address: IpAddr) -> Option<(&'a Endpoint, &'a Network)> {
+        self.networks.iter().find_map(|network| {
             let lease = self.state.leases.get(&(network.id, address))?;
             let endpoint = self.state.endpoints.get(&lease.endpoint?)?;
-            endpoint.is_up().then(|| format!("{}.{}", endpoint.name, network.name))
-        };
-        self.networks.iter().find_map(|network| holder(network))
+            endpoint.is_up().then_some((endpoint, *network))
+        })
+    }
+
+    /// What the container at an address is called, with its network.
+    pub fn name_at(&self, address: IpAddr) -> Option<String> {
+        self.holder(address).map(|(endpoint, network)| format!("{}.{}", endpoint.name, network.name))
     }
 }
 

@@ -1,15 +1,20 @@
 //! Containers find each other by name across hosts.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use pontoon_tests::lab::dns::{ANSWERED, Asker, Resolver};
-use pontoon_tests::lab::{Cluster, EngineKind, IMAGE, ROUTER};
+use pontoon_tests::lab::dns::{ANSWERED, Asker, Resolver, question};
+use pontoon_tests::lab::{Cluster, DaemonOptions, EngineKind, IMAGE, Options, ROUTER, run_with};
 use pontoon_tests::wait_for;
 
+use super::super::metrics::scrape;
 use super::{CREATE, SOON, appears, on_engines, run_on};
 
 const TWO: [EngineKind; 2] = [EngineKind::Debian, EngineKind::Suite("trixie")];
@@ -100,18 +105,19 @@ fn names_of_other_hosts_with_every_kind_of_resolver() -> Result<()> {
                 }
                 .with_context(|| format!("on h{} with the set-up {set_up}", host + 1))?;
                 // As a user sees it.
-                let shown = cluster.engine(host).exec(&names[host], &format!("nslookup {}", names[1 - host]))?;
+                let shown = cluster.engine(host).exec(&names[host], &format!("nslookup {}.", names[1 - host]))?;
                 let there = address(cluster, 1 - host, "app", &names[1 - host])?;
                 ensure!(shown.contains(&there.to_string()), "{shown}");
             }
         }
+        // The search domain that the user has given is asked for, where programs do so.
+        let _ = cluster.engine(1).ask("exec given1 nslookup elsewhere")?;
+        ensure!(given.asked().iter().any(|name| name == "elsewhere.example.test"), "{:?}", given.asked());
         // No name of a container has left the host for an answer.
         let asked = [lan.asked(), given.asked(), hosts[0].asked(), hosts[1].asked()].concat();
         let is_outside = |name: &&String| [".example.com", ".example.test"].iter().any(|zone| name.ends_with(zone));
         let inside: Vec<_> = asked.iter().filter(|name| !is_outside(name)).collect();
         ensure!(inside.is_empty(), "{inside:?}");
-        // The search domain that the user has given is asked for, where programs do so.
-        ensure!(given.asked().iter().any(|name| name == "given1.example.test"), "{:?}", given.asked());
         Ok(())
     })
 }
@@ -150,46 +156,153 @@ fn names_go_on_when_the_daemon_is_killed() -> Result<()> {
 
 #[test]
 fn a_name_is_fresh_and_only_of_networks_that_the_asker_is_on() -> Result<()> {
-    on_engines(&TWO, |cluster| {
+    // The third host is for a majority.
+    run_with(Options { hosts: 3, engines: TWO.to_vec(), ..Options::default() }, |cluster| {
+        cluster.form()?;
+        // Names that are unknown are asked for somewhere.
+        let _lan = Resolver::start(cluster.router(), ROUTER.into())?;
+        for host in [0, 1] {
+            cluster.engine(host).ask_name_servers(&[ROUTER.into()])?;
+        }
         for network in ["app", "other"] {
             cluster.engine(0).docker(&format!("{CREATE} {network}"))?;
             appears(cluster, 1, network)?;
         }
-        run_on(cluster, 0, "app", "a", "")?;
-        run_on(cluster, 0, "app", "c", "")?;
-        run_on(cluster, 1, "other", "b", "")?;
-        let (asker, beside) = (asker(cluster, 0, "a")?, asker(cluster, 0, "c")?);
-        let there = address(cluster, 1, "other", "b")?;
+        run_on(cluster, 0, "app", "near", "")?;
+        run_on(cluster, 0, "app", "beside", "")?;
+        run_on(cluster, 1, "other", "far", "")?;
+        let (asker, beside) = (asker(cluster, 0, "near")?, asker(cluster, 0, "beside")?);
+        let there = address(cluster, 1, "other", "far")?;
         let known = |name: &str| cluster.cli(0).run(&format!("dns query {name} --network other"));
-        wait_for("the cluster to know b", SOON, || {
-            ensure!(known("b")?["matches"].to_string().contains(&there.to_string()));
+        wait_for("the cluster to know it", SOON, || {
+            ensure!(known("far")?["matches"].to_string().contains(&there.to_string()));
             Ok(())
         })?;
-        for name in ["b", "b.other", "b.app"] {
+        for name in ["far", "far.other", "far.app"] {
             ensure!(asker.addresses(name)?.is_empty(), "{name} is told to a container that is on another network");
         }
         ensure!(asker.name_of(there)?.is_empty(), "{there} is told to a container that is on another network");
-        cluster.engine(0).docker("network connect other a")?;
-        for name in ["b", "b.other"] {
+        cluster.engine(0).docker("network connect other near")?;
+        for name in ["far", "far.other"] {
             resolves(&asker, name, &[there], SOON)?;
         }
-        ensure!(asker.addresses("b.app")?.is_empty() && beside.addresses("b")?.is_empty());
+        ensure!(asker.addresses("far.app")?.is_empty() && beside.addresses("far")?.is_empty());
         // Gone with its container, and not with the daemon that has answered.
-        cluster.engine(1).docker("stop b")?;
-        resolves(&asker, "b", &[], Duration::from_secs(1))?;
+        cluster.engine(1).docker("stop far")?;
+        resolves(&asker, "far", &[], Duration::from_secs(1))?;
         ensure!(asker.name_of(there)?.is_empty(), "{there} has a name still");
-        cluster.engine(1).docker("start b")?;
-        resolves(&asker, "b", &[there], Duration::from_secs(1))?;
-        cluster.engine(0).docker("network disconnect other a")?;
-        resolves(&asker, "b", &[], Duration::from_secs(1))?;
+        cluster.engine(1).docker("start far")?;
+        resolves(&asker, "far", &[there], Duration::from_secs(1))?;
+        cluster.engine(0).docker("network disconnect other near")?;
+        resolves(&asker, "far", &[], Duration::from_secs(1))?;
         // Without quorum, what was known last.
-        run_on(cluster, 1, "app", "d", "")?;
-        let last = address(cluster, 1, "app", "d")?;
-        resolves(&asker, "d", &[last], SOON)?;
-        cluster.daemon(1).kill9()?;
-        wait_for("the leader to be gone or alone", SOON, || {
-            cluster.cli(0).refuses("network create late --timeout 1s", "", &[]).map(drop)
+        run_on(cluster, 1, "app", "last", "")?;
+        let last = address(cluster, 1, "app", "last")?;
+        resolves(&asker, "last", &[last], SOON)?;
+        [1, 2].into_iter().try_for_each(|host| cluster.daemon(host).kill9())?;
+        wait_for("the majority to be gone", SOON, || cluster.cli(0).refuses("network rm app", "NO_QUORUM", &[]))?;
+        resolves(&asker, "last", &[last], SOON)
+    })
+}
+
+/// A project whose service has two containers on one host and one on the other, on one network.
+#[test]
+fn a_service_that_is_scaled_over_two_hosts() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        cluster.cli(0).run("network create my-overlay --wait")?;
+        let file = cluster.file("compose.yaml");
+        let service = format!("  web:\n    image: {IMAGE}\n    networks: [front]\n");
+        let network = "  front:\n    external: true\n    name: my-overlay\n";
+        fs::write(&file, format!("version: '3.5'\nservices:\n{service}networks:\n{network}"))?;
+        for (host, scale) in [(0, "web=2"), (1, "web=1")] {
+            run_on(cluster, host, "my-overlay", &format!("asker{host}"), "")?;
+            let mut command = Command::new("docker-compose");
+            command.env("DOCKER_HOST", format!("unix://{}", cluster.engine(host).socket().display()));
+            command.arg("--file").arg(&file).args(["--project-name", "app", "up", "-d", "--scale", scale]);
+            let output = command.output().context("cannot run docker-compose: run tests/setup.sh test")?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let mut addresses = Vec::new();
+        for (host, container) in [(0, "app_web_1"), (0, "app_web_2"), (1, "app_web_1")] {
+            addresses.push(address(cluster, host, "my-overlay", container)?);
+        }
+        addresses.sort();
+        let askers = [0, 1].map(|host| asker(cluster, host, &format!("asker{host}")));
+        for asker in askers.iter().flatten() {
+            for name in ["web", "web.my-overlay"] {
+                resolves(asker, name, &addresses, SOON)?;
+                let firsts = (0..6).map(|_| Ok(asker.addresses(name)?.first().copied().context("none")?));
+                let firsts = firsts.collect::<Result<BTreeSet<IpAddr>>>()?;
+                ensure!(firsts.len() == 3, "the first is always one of {firsts:?}");
+            }
+        }
+        let stopped = address(cluster, 0, "my-overlay", "app_web_2")?;
+        cluster.engine(0).docker("stop app_web_2")?;
+        addresses.retain(|address| *address != stopped);
+        for asker in askers {
+            resolves(&asker?, "web", &addresses, Duration::from_secs(1))?;
+        }
+        Ok(())
+    })
+}
+
+/// A container that sends rubbish, and more than can be answered: the daemon lives, and others are served.
+#[test]
+fn a_container_that_asks_badly() -> Result<()> {
+    let args = vec!["--metrics".to_owned(), "0.0.0.0:7302".to_owned()];
+    let daemon = DaemonOptions { args, ..DaemonOptions::default() };
+    run_with(Options { hosts: 1, engines: vec![TWO[0]], daemon, ..Options::default() }, |cluster| {
+        cluster.form()?;
+        cluster.cli(0).run("network create app --wait")?;
+        // A name server that never answers.
+        cluster.engine(0).ask_name_servers(&[IpAddr::from([192, 168, 140, 77])])?;
+        for name in ["bad", "good"] {
+            run_on(cluster, 0, "app", name, "")?;
+        }
+        let (bad, good) = (asker(cluster, 0, "bad")?, asker(cluster, 0, "good")?);
+        let there = address(cluster, 0, "app", "good")?;
+        wait_for("names to be answered", SOON, || Ok(cluster.cli(0).run("dns query good --network app")?))?;
+        resolves(&bad, "good", &[there], SOON)?;
+        let counted = |kind: &str| scrape(cluster, 0)?.get(&format!("pontoon_dns_answers_total{{kind=\"{kind}\"}}"));
+
+        let usual = question("good", RecordType::A)?.to_vec()?;
+        for number in 0..2000_usize {
+            let mut message = usual.clone();
+            message[number % usual.len()] ^= rand::random::<u8>();
+            bad.send(&message)?;
+            bad.send(&rand::random_iter().take(1 + number % 600).collect::<Vec<u8>>())?;
+        }
+        wait_for("some of it to be said to be malformed", SOON, || {
+            bad.send(&usual[..usual.len() - 1])?;
+            ensure!(counted("malformed")? > 0.0);
+            Ok(())
         })?;
-        resolves(&asker, "d", &[last], SOON)
+        // The largest message, one that does not come, and more connections than there may be.
+        let mut whole = bad.connect()?;
+        whole.write_all(&[255; 2 + 65_535])?;
+        let mut rest = bad.connect()?;
+        rest.write_all(&[255, 255, 1, 2, 3])?;
+        let mut open = Vec::new();
+        wait_for("connections to be refused", SOON, || {
+            open.push(bad.connect()?);
+            ensure!(counted("busy")? > 0.0);
+            Ok(())
+        })?;
+        drop((whole, rest, open));
+        // Names that nobody answers: at a bound there is a failure at once, and others are served all the same.
+        let before = counted("busy")?;
+        wait_for("the bound to be met", SOON, || {
+            for number in 0..2000 {
+                bad.send(&question(&format!("n{number}.example.com"), RecordType::A)?.to_vec()?)?;
+            }
+            ensure!(good.addresses("good")? == [there]);
+            ensure!(counted("busy")? > before);
+            Ok(())
+        })?;
+        wait_for("the bad one to be served again", SOON, || {
+            let by_tcp = bad.ask_by_tcp("good", RecordType::A)?;
+            ensure!(by_tcp.answers.len() == 1, "{by_tcp:?}");
+            Ok(())
+        })
     })
 }

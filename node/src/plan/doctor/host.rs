@@ -26,6 +26,8 @@ pub enum Feature {
     Veth,
     /// nftables, with our own table.
     Nftables,
+    /// Programs that choose the socket of a packet: without them containers do not find those of other hosts by name.
+    Steering,
 }
 
 impl Feature {
@@ -36,6 +38,7 @@ impl Feature {
             Self::Vxlan => "VXLAN",
             Self::Veth => "veth",
             Self::Nftables => "nftables",
+            Self::Steering => "steering of names",
         }
     }
 
@@ -48,6 +51,10 @@ impl Feature {
             Self::Nftables => {
                 "install the package nftables; modprobe nf_tables nft_ct nft_masq, or use a kernel with \
                  CONFIG_NF_TABLES_INET, CONFIG_NFT_CT, CONFIG_NFT_NAT and CONFIG_NFT_MASQ"
+            }
+            Self::Steering => {
+                "use Linux 5.14 or later, with CONFIG_BPF_SYSCALL, and let pontoond call bpf(2); without it only addresses \
+                 lead to containers of other hosts"
             }
         }
     }

@@ -216,9 +216,15 @@ fn networks_that_an_engine_made_are_there() {
 
 #[test]
 fn kernels() {
-    let features = [Feature::Namespaces, Feature::Bridge, Feature::Vxlan, Feature::Veth, Feature::Nftables];
+    let features =
+        [Feature::Namespaces, Feature::Bridge, Feature::Vxlan, Feature::Veth, Feature::Nftables, Feature::Steering];
     let mut trials = features.map(|feature| Trial { feature, error: None });
-    says_only(&kernel("6.1.0", &trials), Level::Ok, "", &["Linux 6.1.0", "VXLAN, veth, nftables work"]);
+    says_only(
+        &kernel("6.1.0", &trials),
+        Level::Ok,
+        "",
+        &["Linux 6.1.0", "VXLAN, veth, nftables, steering of names work"],
+    );
     trials[2].error = Some("cannot create a VXLAN device: not supported".into());
     trials[4].error = Some("cannot run nft".into());
     let found = kernel("6.1.0", &trials);
