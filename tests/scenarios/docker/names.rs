@@ -108,6 +108,7 @@ fn names_of_other_hosts_with_every_kind_of_resolver() -> Result<()> {
                 let shown = cluster.engine(host).exec(&names[host], &format!("nslookup {}.", names[1 - host]))?;
                 let there = address(cluster, 1 - host, "app", &names[1 - host])?;
                 ensure!(shown.contains(&there.to_string()), "{shown}");
+                cluster.engine(host).exec(&names[host], &format!("ping -c 1 -W 1 {}", names[1 - host]))?;
             }
         }
         // The search domain that the user has given is asked for, where programs do so.
@@ -195,6 +196,16 @@ fn a_name_is_fresh_and_only_of_networks_that_the_asker_is_on() -> Result<()> {
         resolves(&asker, "far", &[there], Duration::from_secs(1))?;
         cluster.engine(0).docker("network disconnect other near")?;
         resolves(&asker, "far", &[], Duration::from_secs(1))?;
+        // Nothing stays in a container that is on no network any more.
+        let sockets = || cluster.engine(0).netns("beside")?.run("ss", &["-Hlntu"]);
+        ensure!(sockets()?.contains("127.0.0.13"), "{}", sockets()?);
+        cluster.engine(0).docker("network connect bridge beside")?;
+        cluster.engine(0).docker("network disconnect app beside")?;
+        wait_for("our sockets to be gone", Duration::from_secs(1), || {
+            let open = sockets()?;
+            ensure!(!open.contains("127.0.0.12") && !open.contains("127.0.0.13"), "{open}");
+            Ok(())
+        })?;
         // Without quorum, what was known last.
         run_on(cluster, 1, "app", "last", "")?;
         let last = address(cluster, 1, "app", "last")?;
@@ -304,5 +315,30 @@ fn a_container_that_asks_badly() -> Result<()> {
             ensure!(by_tcp.answers.len() == 1, "{by_tcp:?}");
             Ok(())
         })
+    })
+}
+
+/// The first process of a container asks at once.
+#[test]
+fn the_first_question_of_a_container_is_answered() -> Result<()> {
+    on_engines(&TWO, |cluster| {
+        let _lan = Resolver::start(cluster.router(), ROUTER.into())?;
+        cluster.cli(0).run("network create app --wait")?;
+        for host in [0, 1] {
+            cluster.engine(host).ask_name_servers(&[ROUTER.into()])?;
+            run_on(cluster, host, "app", &format!("there{host}"), "")?;
+        }
+        for host in [0, 1] {
+            let other = format!("there{}", 1 - host);
+            let there = address(cluster, 1 - host, "app", &other)?;
+            wait_for("the other to be known", SOON, || {
+                Ok(cluster.cli(host).run(&format!("dns query {other} --network app"))?)
+            })?;
+            for number in 0..5 {
+                let said = cluster.engine(host).docker(&format!("run --rm --net app {IMAGE} nslookup {other}."))?;
+                ensure!(said.contains(&there.to_string()), "container {number} was told {said}");
+            }
+        }
+        Ok(())
     })
 }

@@ -10,6 +10,7 @@ mod failover;
 mod fill;
 mod handover;
 mod memory;
+mod names;
 mod observers;
 mod program;
 mod replace;
@@ -55,6 +56,8 @@ enum Part {
     Program,
     /// Idle memory, beside etcd.
     Memory,
+    /// Names of containers, beside Docker's resolver, and how soon they are known.
+    Names,
     /// `docker run` and `docker network create`, beside the engine's bridge and Swarm.
     Docker,
 }
@@ -75,6 +78,7 @@ fn main() -> Result<()> {
             Part::Traffic => vec![traffic::measure()?],
             Part::Program => vec![program::measure(&runtime)?],
             Part::Memory => vec![memory::measure(&runtime)?],
+            Part::Names => names::measure()?,
             Part::Docker => docker::measure()?,
         };
         measured.iter().for_each(|section| println!("{section}"));

@@ -97,7 +97,6 @@ fn inspect(screen: &Screen, cluster: &Cluster) -> Result<()> {
 
 fn pings(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
     screen.step("Who reaches whom")?;
-    let overlay = [address(cluster, 0)?, address(cluster, 1)?];
     for (host, container) in CONTAINERS.into_iter().enumerate() {
         let other = 1 - host;
         let ways = [
@@ -105,7 +104,7 @@ fn pings(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
             (cluster.hosts()[other].address.to_string(), "the other host".to_owned()),
             (ROUTER.to_string(), "another machine of the hosts' LAN".to_owned()),
             (OUTSIDE.to_string(), "the outside, through the host's NAT".to_owned()),
-            (overlay[other].clone(), format!("{}, on {}", CONTAINERS[other], cluster.hosts()[other].name)),
+            (CONTAINERS[other].to_owned(), format!("by its name, on {}", cluster.hosts()[other].name)),
         ];
         settle(cluster, host, container, &ways[4].0)?;
         for (to, what) in ways {
@@ -113,12 +112,6 @@ fn pings(screen: &mut Screen, cluster: &Cluster) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The address of a host's container on the network, as its engine tells it.
-fn address(cluster: &Cluster, host: usize) -> Result<String> {
-    let network = format!("{{{{(index .NetworkSettings.Networks \"{NETWORK}\").IPAddress}}}}");
-    cluster.engine(host).docker_args(&["inspect", "--format", &network, CONTAINERS[host]])
 }
 
 /// A container is on the network when it has started; the other hosts hear of it a moment later.
