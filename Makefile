@@ -33,7 +33,7 @@ test: root ## Install what the tests need and run them all
 	cargo test --locked --workspace --doc
 	cargo nextest run --locked $(SIM)
 
-test-engines: root ## The steps of the Docker scenario on the newest engine of Debian's unstable suite
+test-engines: root ## The steps of the Docker scenario, and names, on the newest engine of Debian's unstable suite
 	@tests/setup.sh engines
 	cargo nextest run --locked --package pontoon-tests --ignore-default-filter --no-capture -E 'test(/newest_engine/)'
 

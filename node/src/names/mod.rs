@@ -75,9 +75,10 @@ impl Names {
         let placed = placed(&state, member.node());
         let mut wanted: BTreeMap<String, _> =
             placed.into_iter().map(|(netns, endpoints)| (netns.to_owned(), endpoints)).collect();
-        let is_known = |endpoint: &Endpoint| endpoint.is_up() && endpoint.is_placed();
+        // Without a majority the state has it where it was before.
+        let is_known = |endpoint: &Endpoint, netns: &str| endpoint.is_up() && endpoint.sandbox.netns == netns;
         let mut joined = self.joined();
-        joined.retain(|id, _| state.endpoints.get(id).is_some_and(|endpoint| !is_known(endpoint)));
+        joined.retain(|id, netns| state.endpoints.get(id).is_some_and(|endpoint| !is_known(endpoint, netns)));
         for (id, netns) in joined.iter() {
             wanted.entry(netns.clone()).or_default().insert(*id);
         }

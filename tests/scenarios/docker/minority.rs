@@ -92,6 +92,10 @@ fn containers_start_again(kinds: &[EngineKind]) -> Result<()> {
             loses_nothing(cluster, 1, "c4", OUTSIDE.into())
         };
         all(cluster)?;
+        // Names of the other host as they were known last.
+        for container in ["c2", "c3", "c4"] {
+            wait_for("c1 to be found", SOON, || cluster.engine(1).exec(container, "ping -c 1 -W 1 c1"))?;
+        }
         // The daemon has it all on its disk.
         cluster.daemon(1).kill9()?;
         cluster.daemon(1).up()?;

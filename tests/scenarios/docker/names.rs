@@ -72,55 +72,63 @@ fn asks_outside(asker: &Asker, name: &str, resolver: &Resolver) -> Result<()> {
 
 #[test]
 fn names_of_other_hosts_with_every_kind_of_resolver() -> Result<()> {
-    on_engines(&TWO, |cluster| {
-        cluster.router().ip(&format!("addr add {GIVEN}/24 dev ens33"))?;
-        let lan = Resolver::start(cluster.router(), ROUTER.into())?;
-        let given = Resolver::start(cluster.router(), GIVEN)?;
-        let hosts: Vec<Resolver> =
-            cluster.hosts().iter().map(|host| Resolver::start(&host.netns, LOOPBACK)).collect::<Result<_>>()?;
-        cluster.cli(0).run("network create app --wait")?;
-        let set_ups = [
-            ("lan", &[IpAddr::from(ROUTER)][..], ""),
-            ("loopback", &[LOOPBACK], ""),
-            ("none", &[], ""),
-            ("given", &[IpAddr::from(ROUTER)], "--dns 192.168.140.2 --dns-search example.test"),
-        ];
-        for (set_up, servers, options) in set_ups {
-            let names = [0, 1].map(|host| format!("{set_up}{host}"));
-            let aliases = [0, 1].map(|host| format!("alias-{set_up}{host}"));
-            for host in [0, 1] {
-                cluster.engine(host).ask_name_servers(servers)?;
-                run_on(cluster, host, "app", &names[host], &format!("--network-alias {} {options}", aliases[host]))?;
-            }
-            for host in [0, 1] {
-                finds_the_other(cluster, host, &names[host], &names[1 - host], &aliases[1 - host])
-                    .with_context(|| format!("on h{} with the set-up {set_up}", host + 1))?;
-                let asker = asker(cluster, host, &names[host])?;
-                let outside = format!("{set_up}{host}.example.com");
-                match set_up {
-                    "lan" => asks_outside(&asker, &outside, &lan),
-                    "loopback" => asks_outside(&asker, &outside, &hosts[host]),
-                    "given" => asks_outside(&asker, &outside, &given),
-                    _ => Ok(()),
-                }
-                .with_context(|| format!("on h{} with the set-up {set_up}", host + 1))?;
-                // As a user sees it.
-                let shown = cluster.engine(host).exec(&names[host], &format!("nslookup {}.", names[1 - host]))?;
-                let there = address(cluster, 1 - host, "app", &names[1 - host])?;
-                ensure!(shown.contains(&there.to_string()), "{shown}");
-                cluster.engine(host).exec(&names[host], &format!("ping -c 1 -W 1 {}", names[1 - host]))?;
-            }
+    on_engines(&TWO, every_kind_of_resolver)
+}
+
+/// The newest engine that the distribution has: run by `make test-engines`, which prepares it.
+#[test]
+fn names_with_the_newest_engine() -> Result<()> {
+    on_engines(&[EngineKind::Suite("sid"), EngineKind::Suite("sid")], every_kind_of_resolver)
+}
+
+fn every_kind_of_resolver(cluster: &mut Cluster) -> Result<()> {
+    cluster.router().ip(&format!("addr add {GIVEN}/24 dev ens33"))?;
+    let lan = Resolver::start(cluster.router(), ROUTER.into())?;
+    let given = Resolver::start(cluster.router(), GIVEN)?;
+    let hosts: Vec<Resolver> =
+        cluster.hosts().iter().map(|host| Resolver::start(&host.netns, LOOPBACK)).collect::<Result<_>>()?;
+    cluster.cli(0).run("network create app --wait")?;
+    let set_ups = [
+        ("lan", &[IpAddr::from(ROUTER)][..], ""),
+        ("loopback", &[LOOPBACK], ""),
+        ("none", &[], ""),
+        ("given", &[IpAddr::from(ROUTER)], "--dns 192.168.140.2 --dns-search example.test"),
+    ];
+    for (set_up, servers, options) in set_ups {
+        let names = [0, 1].map(|host| format!("{set_up}{host}"));
+        let aliases = [0, 1].map(|host| format!("alias-{set_up}{host}"));
+        for host in [0, 1] {
+            cluster.engine(host).ask_name_servers(servers)?;
+            run_on(cluster, host, "app", &names[host], &format!("--network-alias {} {options}", aliases[host]))?;
         }
-        // The search domain that the user has given is asked for, where programs do so.
-        let _ = cluster.engine(1).ask("exec given1 nslookup elsewhere")?;
-        ensure!(given.asked().iter().any(|name| name == "elsewhere.example.test"), "{:?}", given.asked());
-        // No name of a container has left the host for an answer.
-        let asked = [lan.asked(), given.asked(), hosts[0].asked(), hosts[1].asked()].concat();
-        let is_outside = |name: &&String| [".example.com", ".example.test"].iter().any(|zone| name.ends_with(zone));
-        let inside: Vec<_> = asked.iter().filter(|name| !is_outside(name)).collect();
-        ensure!(inside.is_empty(), "{inside:?}");
-        Ok(())
-    })
+        for host in [0, 1] {
+            finds_the_other(cluster, host, &names[host], &names[1 - host], &aliases[1 - host])
+                .with_context(|| format!("on h{} with the set-up {set_up}", host + 1))?;
+            let asker = asker(cluster, host, &names[host])?;
+            let outside = format!("{set_up}{host}.example.com");
+            match set_up {
+                "lan" => asks_outside(&asker, &outside, &lan),
+                "loopback" => asks_outside(&asker, &outside, &hosts[host]),
+                "given" => asks_outside(&asker, &outside, &given),
+                _ => Ok(()),
+            }
+            .with_context(|| format!("on h{} with the set-up {set_up}", host + 1))?;
+            // As a user sees it.
+            let shown = cluster.engine(host).exec(&names[host], &format!("nslookup {}.", names[1 - host]))?;
+            let there = address(cluster, 1 - host, "app", &names[1 - host])?;
+            ensure!(shown.contains(&there.to_string()), "{shown}");
+            cluster.engine(host).exec(&names[host], &format!("ping -c 1 -W 1 {}", names[1 - host]))?;
+        }
+    }
+    // The search domain that the user has given is asked for, where programs do so.
+    let _ = cluster.engine(1).ask("exec given1 nslookup elsewhere")?;
+    ensure!(given.asked().iter().any(|name| name == "elsewhere.example.test"), "{:?}", given.asked());
+    // No name of a container has left the host for an answer.
+    let asked = [lan.asked(), given.asked(), hosts[0].asked(), hosts[1].asked()].concat();
+    let is_outside = |name: &&String| [".example.com", ".example.test"].iter().any(|zone| name.ends_with(zone));
+    let inside: Vec<_> = asked.iter().filter(|name| !is_outside(name)).collect();
+    ensure!(inside.is_empty(), "{inside:?}");
+    Ok(())
 }
 
 #[test]

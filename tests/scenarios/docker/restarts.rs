@@ -136,6 +136,12 @@ fn an_engine_that_leaves_its_containers_alone() -> Result<()> {
         }
         pinger.lost_nothing(20)?;
         ensure!([address(cluster, 0, "c1")?, address(cluster, 1, "c2")?] == [first, second]);
+        // Docker's resolver listens elsewhere now.
+        for (host, container, other) in [(0, "c1", "c2"), (1, "c2", "c1")] {
+            wait_for("names of the other host", SOON, || {
+                cluster.engine(host).exec(container, &format!("ping -c 1 -W 1 {other}"))
+            })?;
+        }
         // Nobody gets an address that the engine has asked for again.
         run_on(cluster, 0, "app", "c3", "")?;
         let third = address(cluster, 0, "c3")?;
