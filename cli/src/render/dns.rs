@@ -13,10 +13,10 @@ pub(crate) fn query(answer: &QueryNameResponse, now: Timestamp) -> String {
         found.leases.iter().map(move |lease| {
             let (name, node, aliases) = (endpoint.name.clone(), view.node_name.clone(), list(&endpoint.aliases));
             let (index, since) = (endpoint.epoch.to_string(), ago(lease.since_ms, now));
-            [lease.address.clone(), name, aliases, node, index, lease.epoch.to_string(), since]
+            [lease.address.clone(), name, aliases, node, since, index, lease.epoch.to_string()]
         })
     });
-    let found = table(&["ADDRESS", "CONTAINER", "ALIASES", "NODE", "SINCE INDEX", "LEASE EPOCH", "SINCE"], rows);
+    let found = table(&["ADDRESS", "CONTAINER", "ALIASES", "NODE", "SINCE", "INDEX", "LEASE EPOCH"], rows);
     let index = answer.freshness.as_ref().map_or(0, |freshness| freshness.applied_index);
     let as_of = [
         ("Network", answer.network_name.clone()),

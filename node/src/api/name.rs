@@ -29,16 +29,20 @@ impl NameService for Names {
         let v1::QueryNameRequest { name, network } = request.into_inner();
         let member = self.0.member()?;
         let own = member.read_own(Some(v1::ReadOptions { stale: true })).await;
+        let ended = self.0.names.ended();
         let state = own.look(&member);
         let network = view::find_network(&state, &network)?;
         let asked = name.trim_end_matches('.').to_ascii_lowercase();
-        let directory = Directory::of_network(&state, network);
+        let directory = Directory::of_network(&state, network, &ended);
         let meant = match asked.parse::<IpAddr>() {
             Ok(address) => directory.holder(address).map(|(endpoint, _)| endpoint).into_iter().collect(),
             Err(_) => directory.called(&asked),
         };
         if meant.is_empty() {
-            return Err(unknown(&state, network, &name, &asked).into());
+            let is_in_part = member.store().observes() && state.endpoints_of_network(network.id).next().is_none();
+            return Err(
+                unknown(&state, network, &name, directory.ever_called(&asked).first().copied(), is_in_part).into()
+            );
         }
         Ok(Response::new(v1::QueryNameResponse {
             network_name: network.name.clone(),
@@ -57,14 +61,17 @@ fn name_match(state: &State, endpoint: &Endpoint) -> v1::NameMatch {
     }
 }
 
-/// Nobody who runs is called so. One who does not run may be.
-fn unknown(state: &State, network: &Network, name: &str, asked: &str) -> ApiError {
-    let stopped = state.endpoints_called(network.id, asked).next();
+/// Nobody who runs is called so. One who does not run may be; and an observer may not know.
+fn unknown(state: &State, network: &Network, name: &str, stopped: Option<&Endpoint>, is_in_part: bool) -> ApiError {
     let node = stopped.and_then(|endpoint| state.nodes.get(&endpoint.node));
     let (message, hint) = match (stopped, node) {
         (Some(endpoint), Some(node)) => (
             format!("container {} of node {} is called {name:?} and is stopped", endpoint.name, node.name),
             format!("start it: docker start {}", endpoint.name),
+        ),
+        _ if is_in_part => (
+            format!("this node knows of no container on network {}, and none of its containers is on it", network.name),
+            "ask a node that has a container on the network, or a member".to_owned(),
         ),
         _ => (
             format!("no container on network {} is called {name:?}", network.name),

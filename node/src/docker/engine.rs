@@ -93,6 +93,7 @@ impl Engine {
         };
         let mut seen = self.containers(networks).await?;
         let known = before.containers.iter().flat_map(|container| &container.attachments);
+        let known = known.filter(|known| !before.unasked.contains(&known.endpoint));
         let known: HashMap<&str, &Vec<String>> = known.map(|known| (known.endpoint.as_str(), &known.aliases)).collect();
         let ours: BTreeSet<&str> = seen.networks.iter().filter(|net| net.ours).map(|net| net.id.as_str()).collect();
         for container in &mut seen.containers {
@@ -106,26 +107,29 @@ impl Engine {
                 if asked.is_none() {
                     asked = Some(self.aliases(&container.id).await);
                 }
-                on.aliases = asked.as_ref().and_then(|aliases| aliases.get(&on.name)).cloned().unwrap_or_default();
+                match asked.as_ref().and_then(Option::as_ref) {
+                    Some(aliases) => on.aliases = aliases.get(&on.name).cloned().unwrap_or_default(),
+                    None => drop(seen.unasked.insert(on.endpoint.clone())),
+                }
             }
         }
         Ok(seen)
     }
 
-    /// A container's other names, by the names of its networks; none if it is gone.
-    async fn aliases(&self, container: &str) -> HashMap<String, Vec<String>> {
+    /// A container's other names, by the names of its networks: empty if it is gone, none if the engine does not tell.
+    async fn aliases(&self, container: &str) -> Option<HashMap<String, Vec<String>>> {
         let found = match self.0.inspect_container(container, None).await {
             Ok(found) => found,
-            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return HashMap::new(),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Some(HashMap::new()),
             Err(error) => {
                 // Its network is more than its other names.
                 warn!(container, %error, "the other names of a container stay unknown");
-                return HashMap::new();
+                return None;
             }
         };
         let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
         let of = |(name, settings): (String, EndpointSettings)| (name, aliases_of(container, settings.aliases));
-        networks.into_iter().map(of).collect()
+        Some(networks.into_iter().map(of).collect())
     }
 
     /// Networks and containers.

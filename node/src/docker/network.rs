@@ -271,7 +271,7 @@ pub(super) async fn join(daemon: &Daemon, request: wire::EndpointRef) -> Result<
     })?;
     attach::make_interfaces(&member, &endpoint).await?;
     // A container may ask for names before the cluster is told where it is.
-    daemon.names.joins(endpoint.id, request.sandbox_key);
+    daemon.names.joins(member.cluster(), endpoint.id, request.sandbox_key);
     let internal = member.store().state().networks.get(&endpoint.network).is_some_and(|network| network.internal);
     let name = InterfaceName { src_name: daemon.config.names().offer(endpoint.id), dst_prefix: "eth" };
     Ok(json!({ "InterfaceName": name, "Gateway": "", "StaticRoutes": [], "DisableGatewayService": internal }))
@@ -282,7 +282,7 @@ pub(super) async fn join(daemon: &Daemon, request: wire::EndpointRef) -> Result<
 pub(super) async fn end_endpoint(daemon: &Daemon, request: wire::EndpointRef) -> Result<(), ApiError> {
     let Some(member) = daemon.try_member() else { return Ok(()) };
     let Some(endpoint) = known_endpoint(&member, &request)?.filter(Endpoint::is_up) else { return Ok(()) };
-    daemon.names.leaves(endpoint.id);
+    daemon.names.leaves(member.cluster(), endpoint.id);
     // What was taken into use again without a majority is what it was before.
     member.journal.settle(endpoint.id, &request.endpoint_id).await?;
     if member.attachments.is_left(endpoint.id, endpoint.epoch) {

@@ -87,11 +87,7 @@ impl Namespace {
 
     /// Whether the file names this namespace.
     pub(super) fn is_at(&self, path: &Path) -> bool {
-        let of = |m: fs::Metadata| (m.dev(), m.ino());
-        match (self.file.metadata(), fs::metadata(path)) {
-            (Ok(mine), Ok(there)) => of(mine) == of(there),
-            _ => false,
-        }
+        is_at(&self.file, path)
     }
 
     /// Gives the namespace its file: `mount --bind /proc/self/fd/N PATH`. Whatever namespace has the file loses it.
@@ -126,6 +122,15 @@ pub(super) fn remove(path: &Path) -> Result<(), KernelError> {
 fn unmount(path: &Path) {
     // Several may lie on top of each other; the last error says that none is left.
     while umount2(path, MntFlags::MNT_DETACH).is_ok() {}
+}
+
+/// Whether a path names the namespace that this file is of.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let of = |m: fs::Metadata| (m.dev(), m.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(mine), Ok(there)) => of(mine) == of(there),
+        _ => false,
+    }
 }
 
 /// Whether a file is one of a namespace.

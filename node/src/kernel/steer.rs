@@ -5,14 +5,13 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::SockMap;
 use aya::programs::SkLookup;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, bind, connect, sendmsg, socket,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, SockaddrIn, bind, sendmsg, socket,
 };
 
 use super::error::KernelError;
@@ -86,31 +85,26 @@ impl Steered {
 }
 
 impl Door {
-    /// Whether the file still names this namespace, and Docker's resolver is where it was.
+    /// Whether the file still names this namespace, and Docker's resolver is where it was. Only its UDP socket is looked for: the
+    /// kernel lists TCP sockets by going through those of all namespaces.
     pub fn is_there(&self) -> bool {
-        let of = |m: fs::Metadata| (m.dev(), m.ino());
-        let is_at = match (self.namespace.metadata(), fs::metadata(&self.path)) {
-            (Ok(mine), Ok(there)) => of(mine) == of(there),
-            _ => false,
-        };
-        is_at && run_in(&self.namespace, ports).is_ok_and(|found| found.is_ok_and(|found| found == Some(self.ports)))
+        let listens = || listening("udp", BOUND).is_ok_and(|found| found.contains(&self.ports.udp));
+        netns::is_at(&self.namespace, &self.path) && run_in(&self.namespace, listens).unwrap_or(false)
     }
 
-    /// Connects with Docker's resolver. Blocks for a moment.
+    /// A socket from which Docker's resolver can be asked by TCP, not connected yet, and that resolver's address.
     ///
     /// # Errors
     ///
-    /// It is not there any more.
-    pub fn connect(&self) -> io::Result<TcpStream> {
-        let port = self.ports.tcp;
-        run_in(&self.namespace, || {
-            let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    /// The namespace cannot be entered.
+    pub fn open(&self) -> io::Result<(TcpStream, SocketAddrV4)> {
+        let opened = run_in(&self.namespace, || -> io::Result<TcpStream> {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
             bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(ONWARD, 0)))?;
-            connect(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(DOCKER, port)))?;
-            let stream = TcpStream::from(fd);
-            stream.set_nonblocking(true)?;
-            Ok(stream)
-        })?
+            Ok(TcpStream::from(fd))
+        });
+        Ok((opened??, SocketAddrV4::new(DOCKER, self.ports.tcp)))
     }
 }
 
@@ -143,25 +137,27 @@ fn open() -> io::Result<Option<Sockets>> {
     Ok(Some((ports, udp, tcp, onward)))
 }
 
-/// The ports of Docker's resolver in the calling thread's namespace, if it listens there.
+/// State of a socket that waits for datagrams, and of one that waits for connections, as the kernel's tables have them
+/// (TCP_CLOSE and TCP_LISTEN of net/tcp_states.h).
+const BOUND: &str = "07";
+const LISTENS: &str = "0A";
+
+/// The ports of Docker's resolver in the calling thread's namespace, if it listens there. The first ones: a container's own
+/// program can open a socket at that address, but the engine has opened its own before it started one.
 fn ports() -> io::Result<Option<Ports>> {
-    let port = |file: &str, state| Ok::<_, io::Error>(listening(&fs::read_to_string(file)?, state));
-    let udp = port("/proc/thread-self/net/udp", "07")?;
-    let tcp = port("/proc/thread-self/net/tcp", "0A")?;
-    Ok(udp.zip(tcp).map(|(udp, tcp)| Ports { udp, tcp }))
+    let Some(&udp) = listening("udp", BOUND)?.first() else { return Ok(None) };
+    Ok(listening("tcp", LISTENS)?.first().map(|&tcp| Ports { udp, tcp }))
 }
 
-/// The port of the first socket that was opened at Docker's address and is in a state, in a table of the kernel's sockets
-/// (proc(5)). The first, because a container's own program can open one there, but not before it is started.
-fn listening(table: &str, state: &str) -> Option<u16> {
+/// Ports at Docker's address in a table of the calling thread's namespace (proc(5)), of sockets in this state.
+fn listening(table: &str, state: &str) -> io::Result<Vec<u16>> {
     let address = format!("{:08X}:", u32::from_ne_bytes(DOCKER.octets()));
     let of = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let port = words.get(1)?.strip_prefix(&address)?;
-        let inode: u64 = words.get(9)?.parse().ok()?;
-        (words.get(3) == Some(&state)).then(|| Some((inode, u16::from_str_radix(port, 16).ok()?))).flatten()
+        (words.get(3) == Some(&state)).then(|| u16::from_str_radix(port, 16).ok()).flatten()
     };
-    table.lines().filter_map(of).min().map(|(_, port)| port)
+    Ok(fs::read_to_string(format!("/proc/thread-self/net/{table}"))?.lines().filter_map(of).collect())
 }
 
 fn load(namespace: &File, ports: Ports, udp: &UdpSocket, tcp: &TcpListener) -> Result<Ebpf, aya::EbpfError> {

@@ -1,6 +1,7 @@
-//! From a question to what is said: a pure function of the message and of what its asker may know.
+//! From a question to what is said, by what its asker may know.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
@@ -15,7 +16,7 @@ use crate::plan::names::{Directory, addresses};
 /// kept name never leads to another container.
 pub(crate) const TTL: u32 = 5;
 /// Bytes of a message's header (RFC 1035, section 4.1.1).
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 /// Bytes of an answer by UDP that everybody takes (RFC 1035, section 2.3.4).
 const SMALLEST: u16 = 512;
 /// Bytes of an answer by UDP at most, for those that take so much: it does not leave the host.
@@ -35,87 +36,100 @@ pub(super) enum Transport {
 pub(super) enum Said {
     /// This.
     Answer(Vec<u8>, Kind),
-    /// It is nothing of ours: whoever would have been asked is to say.
-    PassOn,
     /// Nothing: it is no question.
     Nothing,
 }
 
-/// What is said to a message. `turn`: how many were answered before, so that each begins with another address.
-pub(super) fn answer(message: &[u8], by: Transport, directory: &Directory<'_>, turn: usize) -> Said {
-    let Some(&[id0, id1, flags, _, _, questions, ..]) = message.get(..HEADER) else { return Said::Nothing };
+/// A question that makes sense.
+#[derive(Debug)]
+pub(super) struct Asked {
+    message: Message,
+    /// Whom it is about; none: nobody that we can know.
+    subject: Option<Subject>,
+}
+
+/// Reads a message, or says at once what there is to say.
+pub(super) fn read(message: &[u8]) -> Result<Asked, Said> {
+    let Some(&[id0, id1, flags, _, _, questions, ..]) = message.get(..HEADER) else { return Err(Said::Nothing) };
     if flags & 0x80 != 0 {
-        return Said::Nothing;
+        return Err(Said::Nothing);
     }
-    let id = u16::from_be_bytes([id0, id1]);
-    let refuse = |op_code, code, kind| {
-        let mut refusal = Message::error_msg(id, op_code, code);
-        refusal.metadata.recursion_desired = flags & 1 != 0;
-        emit(&refusal, SMALLEST).map_or(Said::Nothing, |bytes| Said::Answer(bytes, kind))
-    };
     let op_code = OpCode::from_u8((flags >> 3) & 0xf);
+    let refuse = |code, kind| {
+        let mut refusal = Message::error_msg(u16::from_be_bytes([id0, id1]), op_code, code);
+        refusal.metadata.recursion_desired = flags & 1 != 0;
+        say(&refusal, SMALLEST, kind)
+    };
     if op_code != OpCode::Query {
-        return refuse(op_code, ResponseCode::NotImp, Kind::Refused);
+        return Err(refuse(ResponseCode::NotImp, Kind::Refused));
     }
     // Before it is read: a header can say that there are 65,535.
     if (message[4], questions) != (0, 1) {
-        return refuse(op_code, ResponseCode::FormErr, Kind::Malformed);
+        return Err(refuse(ResponseCode::FormErr, Kind::Malformed));
     }
-    let Ok(asked) = Message::from_vec(message) else {
-        return refuse(op_code, ResponseCode::FormErr, Kind::Malformed);
+    let Ok(message) = Message::from_vec(message) else {
+        return Err(refuse(ResponseCode::FormErr, Kind::Malformed));
     };
-    match asked.queries[0].query_type() {
-        // Whole zones, and meta-types that are no questions.
-        RecordType::AXFR | RecordType::IXFR | RecordType::OPT | RecordType::TSIG => {
-            refuse(op_code, ResponseCode::Refused, Kind::Refused)
-        }
-        _ => known(&asked, by, directory, turn),
+    // Whole zones, and meta-types that are no questions.
+    if let RecordType::AXFR | RecordType::IXFR | RecordType::OPT | RecordType::TSIG = message.queries[0].query_type() {
+        let mut reply = reply_to(&message);
+        reply.metadata.response_code = ResponseCode::Refused;
+        return Err(say(&reply, SMALLEST, Kind::Refused));
+    }
+    let is_internet = message.queries[0].query_class() == DNSClass::IN;
+    let subject = subject(message.queries[0].name()).filter(|_| is_internet);
+    Ok(Asked { message, subject })
+}
+
+/// What is found to a question; none: nothing of ours, so whoever would have been asked is to say.
+pub(super) fn find(asked: &Asked, directory: &Directory<'_>, turns: &Turns) -> Option<Vec<RData>> {
+    let wanted = asked.message.queries[0].query_type();
+    match asked.subject.as_ref()? {
+        Subject::Address(address) => directory.name_at(*address).map(|name| pointer(&name, wanted)),
+        Subject::Name(name) => match directory.called(name).as_slice() {
+            [] => None,
+            endpoints => Some(records(endpoints, wanted, turns)),
+        },
     }
 }
 
-/// What is said to a question that makes sense.
-fn known(asked: &Message, by: Transport, directory: &Directory<'_>, turn: usize) -> Said {
-    let (query, mut reply) = (&asked.queries[0], reply_to(asked));
-    let (name, wanted) = (query.name(), query.query_type());
-    if query.query_class() != DNSClass::IN {
-        return Said::PassOn;
-    }
-    let found = match subject(name) {
-        Some(Subject::Address(address)) => match directory.name_at(address) {
-            Some(name) => pointer(&name, wanted),
-            None => return Said::PassOn,
-        },
-        Some(Subject::Name(name)) => match directory.called(&name).as_slice() {
-            [] => return Said::PassOn,
-            endpoints => records(endpoints, wanted, turn),
-        },
-        None => return Said::PassOn,
-    };
-    let asks_too_much = asked.edns.as_ref().is_some_and(|edns| edns.version() > 0);
-    let kind = match (asks_too_much, found.is_empty(), wanted) {
-        (true, ..) => Kind::Refused,
-        (_, true, _) => Kind::NoData,
-        (.., RecordType::PTR) => Kind::Name,
-        _ => Kind::Address,
-    };
-    if asks_too_much {
-        reply.metadata.response_code = ResponseCode::BADVERS;
-    } else {
-        reply.add_answers(found.into_iter().map(|data| Record::from_rdata(name.clone(), TTL, data)));
-    }
-    let limit = match (by, &asked.edns) {
+/// What is said when this was found.
+pub(super) fn answer(asked: &Asked, by: Transport, found: Vec<RData>) -> Said {
+    let mut reply = reply_to(&asked.message);
+    let limit = match (by, &asked.message.edns) {
         (Transport::Tcp, _) => u16::MAX,
         (Transport::Udp, Some(edns)) => edns.max_payload().clamp(SMALLEST, LARGEST),
         (Transport::Udp, None) => SMALLEST,
     };
-    emit(&reply, limit).map_or(Said::Nothing, |bytes| Said::Answer(bytes, kind))
+    if asked.message.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+        reply.metadata.response_code = ResponseCode::BADVERS;
+        return say(&reply, limit, Kind::Refused);
+    }
+    let kind = match &asked.subject {
+        _ if found.is_empty() => Kind::NoData,
+        Some(Subject::Address(_)) => Kind::Name,
+        _ => Kind::Address,
+    };
+    let name = asked.message.queries[0].name();
+    reply.add_answers(found.into_iter().map(|data| Record::from_rdata(name.clone(), TTL, data)));
+    say(&reply, limit, kind)
 }
 
-/// That nobody could be asked (now).
+/// That nobody could be asked (now): the answer to a message of which at least header and question are given.
 pub(super) fn failure(message: &[u8]) -> Option<Vec<u8>> {
-    let mut reply = reply_to(&Message::from_vec(message).ok()?);
-    reply.metadata.response_code = ResponseCode::ServFail;
-    emit(&reply, SMALLEST)
+    let question = question(message)?;
+    let (recursion_desired, recursion_available, server_failure) = (message[2] & 1, 0x80, 2);
+    let header = [message[0], message[1], 0x80 | recursion_desired, recursion_available | server_failure];
+    Some([&header[..], &[0, 1, 0, 0, 0, 0, 0, 0], question].concat())
+}
+
+/// The question of a message, which has one: name, type and class.
+pub(super) fn question(message: &[u8]) -> Option<&[u8]> {
+    let mut end = HEADER;
+    while *message.get(end)? != 0 {
+        end += 1 + usize::from(*message.get(end)?);
+    }
+    message.get(HEADER..end + 5)
 }
 
 /// An empty answer.
@@ -123,13 +137,18 @@ fn reply_to(asked: &Message) -> Message {
     let mut reply = Message::new(asked.metadata.id, MessageType::Response, OpCode::Query);
     reply.metadata = Metadata::response_from_request(&asked.metadata);
     reply.metadata.recursion_available = true;
-    reply.add_query(asked.queries[0].clone());
-    if asked.edns.is_some() {
+    reply.add_queries(asked.queries.iter().cloned());
+    if let Some(asked) = &asked.edns {
         let mut edns = Edns::new();
-        edns.set_max_payload(LARGEST);
+        // That DNSSEC is understood is repeated (RFC 3225, section 3).
+        edns.set_max_payload(LARGEST).set_dnssec_ok(asked.flags().dnssec_ok);
         reply.set_edns(edns);
     }
     reply
+}
+
+fn say(message: &Message, limit: u16, kind: Kind) -> Said {
+    emit(message, limit).map_or(Said::Nothing, |bytes| Said::Answer(bytes, kind))
 }
 
 /// A message's bytes, with as many answers as fit, and marked when those are not all.
@@ -186,7 +205,7 @@ fn pointer(name: &str, wanted: RecordType) -> Vec<RData> {
     name.ok().filter(|_| wants).map(|name| RData::PTR(PTR(name))).into_iter().collect()
 }
 
-fn records(endpoints: &[&Endpoint], wanted: RecordType, turn: usize) -> Vec<RData> {
+fn records(endpoints: &[&Endpoint], wanted: RecordType, turns: &Turns) -> Vec<RData> {
     let families: &[Family] = match wanted {
         RecordType::A => &[Family::V4],
         RecordType::AAAA => &[Family::V6],
@@ -197,7 +216,26 @@ fn records(endpoints: &[&Endpoint], wanted: RecordType, turn: usize) -> Vec<RDat
         IpAddr::V4(address) => RData::A(A(address)),
         IpAddr::V6(address) => RData::AAAA(AAAA(address)),
     };
-    families.iter().flat_map(|family| addresses(endpoints, *family, turn)).map(data).collect()
+    families.iter().flat_map(|family| turns.next(addresses(endpoints, *family))).map(data).collect()
+}
+
+/// How many answers with several addresses were given, so that each begins with another one: by family, because programs
+/// ask for both in turn.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    v4: AtomicUsize,
+    v6: AtomicUsize,
+}
+
+impl Turns {
+    fn next(&self, mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+        let turns = if addresses.first().is_some_and(IpAddr::is_ipv6) { &self.v6 } else { &self.v4 };
+        if addresses.len() > 1 {
+            let turn = turns.fetch_add(1, Ordering::Relaxed) % addresses.len();
+            addresses.rotate_left(turn);
+        }
+        addresses
+    }
 }
 
 #[cfg(test)]

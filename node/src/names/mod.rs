@@ -14,21 +14,24 @@ mod serve;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use pontoon_store::model::id::EndpointId;
+use futures::future::join_all;
+use pontoon_store::Store;
+use pontoon_store::model::id::{ClusterId, EndpointId};
 use pontoon_store::model::object::Endpoint;
 use pontoon_store::tasks::Task;
 use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 pub(crate) use answer::TTL;
 pub(crate) use counts::Counts;
 
-use crate::kernel::{KernelError, Steered};
-use crate::member::Member;
+use crate::kernel::{Door, KernelError, Steered};
+use crate::member::{Member, is_in_use};
 use crate::plan::names::placed;
 use serve::Container;
 
@@ -36,163 +39,226 @@ use serve::Container;
 const TICK: Duration = Duration::from_secs(2);
 /// How often it is looked for the resolver of a container that starts.
 const STARTING: Duration = Duration::from_millis(5);
+/// How long to wait after a failure of one: the sockets of a container that was let go are closed within a moment.
+const AGAIN: Duration = Duration::from_millis(100);
 /// For how long it may be about to start: a busy engine takes a few seconds.
 const FRESH: Duration = Duration::from_secs(10);
+/// How long the state here may take to become as new as the cluster's before anything is answered from it: an election
+/// takes about a second.
+const RECOVERY: Duration = Duration::from_secs(3);
 
-/// What is shared with those who tell of containers, and with the metrics.
+/// What is shared with those who tell of containers, with those who ask, and with the metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     /// What was counted.
     pub(crate) counts: Counts,
     /// Endpoints that the engine is about to place, or has placed without the cluster knowing it, and in which namespaces.
-    joined: Mutex<BTreeMap<EndpointId, String>>,
+    joined: Mutex<BTreeMap<(ClusterId, EndpointId), String>>,
+    /// Endpoints of this node that have ended, which the cluster may not know yet.
+    ended: RwLock<BTreeSet<EndpointId>>,
     changed: Notify,
 }
 
 impl Names {
-    fn joined(&self) -> MutexGuard<'_, BTreeMap<EndpointId, String>> {
+    fn joined(&self) -> MutexGuard<'_, BTreeMap<(ClusterId, EndpointId), String>> {
         self.joined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Endpoints of this node that have ended, which the cluster may not know yet. To be taken before the state.
+    pub(crate) fn ended(&self) -> RwLockReadGuard<'_, BTreeSet<EndpointId>> {
+        self.ended.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The engine is about to put an endpoint into the namespace that this file names, or will.
-    pub(crate) fn joins(&self, endpoint: EndpointId, netns: String) {
+    pub(crate) fn joins(&self, cluster: ClusterId, endpoint: EndpointId, netns: String) {
         if !netns.is_empty() {
-            self.joined().insert(endpoint, netns);
+            self.joined().insert((cluster, endpoint), netns);
             self.changed.notify_one();
         }
     }
 
     /// The engine has taken an endpoint out of its namespace.
-    pub(crate) fn leaves(&self, endpoint: EndpointId) {
-        if self.joined().remove(&endpoint).is_some() {
-            self.changed.notify_one();
-        }
+    pub(crate) fn leaves(&self, cluster: ClusterId, endpoint: EndpointId) {
+        self.joined().remove(&(cluster, endpoint));
+        self.changed.notify_one();
     }
 
-    /// The namespaces to serve, by their files, and the endpoints that their containers are.
+    /// The namespaces to serve, by their files, and the endpoints that their containers are. Notes which have ended.
     fn wanted(&self, member: &Member) -> BTreeMap<String, BTreeSet<EndpointId>> {
-        let state = member.store().state();
-        let placed = placed(&state, member.node());
-        let mut wanted: BTreeMap<String, _> =
-            placed.into_iter().map(|(netns, endpoints)| (netns.to_owned(), endpoints)).collect();
+        // Asked first: an endpoint is forgotten there once the state has it no more.
+        let ending = member.attachments.ending();
+        let view = member.view();
+        let ending = ending.into_iter().filter(|(id, epoch)| is_in_use(&view, *id, *epoch)).map(|(id, _)| id);
+        let ended: BTreeSet<EndpointId> = ending.collect();
+        let mut wanted: BTreeMap<String, BTreeSet<EndpointId>> = BTreeMap::new();
+        for (netns, endpoints) in placed(&view, member.node()) {
+            let here: BTreeSet<EndpointId> = endpoints.difference(&ended).copied().collect();
+            if !here.is_empty() {
+                wanted.insert(netns.to_owned(), here);
+            }
+        }
         // Without a majority the state has it where it was before.
         let is_known = |endpoint: &Endpoint, netns: &str| endpoint.is_up() && endpoint.sandbox.netns == netns;
         let mut joined = self.joined();
-        joined.retain(|id, netns| state.endpoints.get(id).is_some_and(|endpoint| !is_known(endpoint, netns)));
-        for (id, netns) in joined.iter() {
+        joined.retain(|(cluster, id), netns| {
+            let endpoint = view.endpoints.get(id).filter(|_| *cluster == member.cluster());
+            endpoint.is_some_and(|endpoint| !is_known(endpoint, netns))
+        });
+        for ((_, id), netns) in joined.iter() {
             wanted.entry(netns.clone()).or_default().insert(*id);
         }
+        drop(joined);
+        // Whoever has this may wait for the state, so it is not waited for while the state is looked at.
+        drop(view);
+        *self.ended.write().unwrap_or_else(PoisonError::into_inner) = ended;
         wanted
     }
 }
 
-/// What is served, and what waits for Docker's resolver.
-#[derive(Default)]
-struct Served {
-    containers: BTreeMap<String, Container>,
-    /// Namespaces that are to be served and are not.
-    missing: BTreeMap<String, Missing>,
-    looked: Option<Instant>,
+/// Serves this node's containers until the member is stopped.
+pub(crate) async fn run(member: Arc<Member>, names: Arc<Names>, task: Task) {
+    let mut served = Served {
+        store: member.store().clone(),
+        names: names.clone(),
+        containers: BTreeMap::new(),
+        missing: BTreeMap::new(),
+    };
+    let forever = async {
+        // What this copy has may be of long ago, and its addresses others' by now. Docker's resolver answers meanwhile.
+        is_recent(member.store()).await;
+        let mut applied = member.store().applied();
+        let mut look = look_after(Vec::new());
+        loop {
+            applied.borrow_and_update();
+            task.begin();
+            task.end(served.follow(names.wanted(&member)).await);
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return },
+                () = names.changed.notified() => {}
+                () = sleep(served.pause()) => {}
+                gone = &mut look => {
+                    served.let_go(gone.unwrap_or_default());
+                    look = look_after(served.doors());
+                }
+            }
+        }
+    };
+    member.unless_stopped(forever).await;
 }
 
-/// A namespace in which Docker's resolver was not found.
+/// Waits until this copy of the state is as new as the cluster's, or nobody can tell.
+async fn is_recent(store: &Store) {
+    let end = Instant::now() + RECOVERY;
+    while Instant::now() < end && store.read_barrier(end.saturating_duration_since(Instant::now())).await.is_err() {
+        sleep(AGAIN).await;
+    }
+}
+
+/// Finds out, after a while, which containers are gone, or have their engine's resolver elsewhere since the engine was
+/// started again.
+fn look_after(doors: Vec<(String, Arc<Door>)>) -> JoinHandle<Vec<String>> {
+    tokio::spawn(async {
+        sleep(TICK).await;
+        let look = move || doors.into_iter().filter(|(_, door)| !door.is_there()).map(|(netns, _)| netns).collect();
+        spawn_blocking(look).await.unwrap_or_default()
+    })
+}
+
+/// A container is not served.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}; in {netns} only names of this host and outside are answered")]
+struct Unserved {
+    netns: String,
+    why: String,
+}
+
+/// What is served, and what waits for Docker's resolver.
+struct Served {
+    store: Store,
+    names: Arc<Names>,
+    containers: BTreeMap<String, Container>,
+    missing: BTreeMap<String, Missing>,
+}
+
+/// A namespace that is to be served and is not.
 struct Missing {
-    /// Since when it is to be served.
+    /// Since when.
     since: Instant,
     /// When to look next.
     due: Instant,
-}
-
-/// Serves this node's containers until the member is stopped.
-pub(crate) async fn run(member: Arc<Member>, names: Arc<Names>, task: Task) {
-    let (mut served, mut applied) = (Served::default(), member.store().applied());
-    loop {
-        applied.borrow_and_update();
-        let wanted = names.wanted(&member);
-        task.begin();
-        let Some(result) = member.unless_stopped(served.follow(&member, &names.counts, wanted)).await else { return };
-        task.end(result);
-        let next = member.unless_stopped(async {
-            tokio::select! {
-                changed = applied.changed() => changed.is_ok(),
-                () = names.changed.notified() => true,
-                () = sleep(served.pause()) => true,
-            }
-        });
-        if next.await != Some(true) {
-            return;
-        }
-    }
+    /// Why not; none: Docker has no resolver there (yet).
+    error: Option<KernelError>,
 }
 
 impl Served {
-    /// How long until it is to be looked again although nothing has changed.
+    /// How long until it is to be looked for a resolver although nothing has changed.
     fn pause(&self) -> Duration {
         let due = self.missing.values().map(|missing| missing.due.saturating_duration_since(Instant::now())).min();
-        due.unwrap_or(TICK).min(TICK)
+        due.unwrap_or(TICK)
     }
 
-    /// Serves what is to be served, and nothing else; what has failed is the error.
-    async fn follow(
-        &mut self,
-        member: &Member,
-        counts: &Counts,
-        wanted: BTreeMap<String, BTreeSet<EndpointId>>,
-    ) -> Result<(), KernelError> {
-        self.containers.retain(|netns, _| wanted.contains_key(netns));
-        self.missing.retain(|netns, _| wanted.contains_key(netns));
-        if self.looked.is_none_or(|looked| looked.elapsed() >= TICK) {
-            self.drop_gone().await;
-            self.looked = Some(Instant::now());
-        }
-        let mut result = Ok(());
-        for (netns, endpoints) in wanted {
-            if let Some(container) = self.containers.get(&netns) {
-                container.is_now(&endpoints);
-                continue;
-            }
-            let now = Instant::now();
-            let missing = self.missing.entry(netns.clone()).or_insert(Missing { since: now, due: now });
-            if missing.due > now {
-                continue;
-            }
-            let begun = match begin(&netns).await {
-                Ok(Some(steered)) => Container::serve(member.store().clone(), counts.clone(), endpoints, steered)
-                    .map(Some)
-                    .map_err(|source| failed(&netns, source)),
-                other => other.map(|_| None),
-            };
-            missing.due =
-                Instant::now() + if begun.is_ok() && missing.since.elapsed() < FRESH { STARTING } else { TICK };
-            match begun {
-                Ok(None) => {}
-                Ok(Some(container)) => {
-                    info!(netns, "names are answered");
-                    self.missing.remove(&netns);
-                    self.containers.insert(netns, container);
-                }
-                Err(error) => result = Err(error),
-            }
-        }
-        result
+    fn doors(&self) -> Vec<(String, Arc<Door>)> {
+        self.containers.iter().map(|(netns, served)| (netns.clone(), served.door())).collect()
     }
 
-    /// Lets go of containers that are gone, or whose engine's resolver is elsewhere since the engine was started again.
-    async fn drop_gone(&mut self) {
-        let doors: Vec<_> = self.containers.iter().map(|(netns, served)| (netns.clone(), served.door())).collect();
-        let look = move || doors.into_iter().filter(|(_, door)| !door.is_there()).map(|(netns, _)| netns).collect();
-        let gone: Vec<String> = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+    fn let_go(&mut self, gone: Vec<String>) {
         for netns in gone {
             debug!(netns, "Docker's resolver is not where it was");
             self.containers.remove(&netns);
         }
     }
+
+    /// Serves what is to be served, and nothing else. The error is one of a container that cannot be.
+    async fn follow(&mut self, wanted: BTreeMap<String, BTreeSet<EndpointId>>) -> Result<(), Unserved> {
+        self.containers.retain(|netns, _| wanted.contains_key(netns));
+        self.missing.retain(|netns, _| wanted.contains_key(netns));
+        let now = Instant::now();
+        for (netns, endpoints) in &wanted {
+            match self.containers.get(netns) {
+                Some(container) => container.is_now(endpoints),
+                None if self.missing.contains_key(netns) => {}
+                None => drop(self.missing.insert(netns.clone(), Missing { since: now, due: now, error: None })),
+            }
+        }
+        let due = self.missing.iter().filter(|(_, missing)| missing.due <= now).map(|(netns, _)| netns.clone());
+        for (netns, begun) in join_all(due.map(async |netns| (netns.clone(), begin(netns).await))).await {
+            let endpoints = wanted.get(&netns).cloned().unwrap_or_default();
+            self.begun(netns, endpoints, begun);
+        }
+        let problem = self.missing.iter().find_map(|(netns, missing)| Some((netns, missing.error.as_ref()?)));
+        problem.map_or(Ok(()), |(netns, error)| Err(Unserved { netns: netns.clone(), why: error.to_string() }))
+    }
+
+    /// A namespace was looked into.
+    fn begun(&mut self, netns: String, endpoints: BTreeSet<EndpointId>, begun: Result<Option<Steered>, KernelError>) {
+        let served = begun.and_then(|steered| {
+            let serve = |steered| Container::serve(self.store.clone(), self.names.clone(), endpoints, steered);
+            steered.map(serve).transpose().map_err(|source| failed(&netns, source))
+        });
+        let error = match served {
+            Ok(Some(container)) => {
+                info!(netns, "names are answered");
+                self.missing.remove(&netns);
+                self.containers.insert(netns, container);
+                return;
+            }
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        let Some(missing) = self.missing.get_mut(&netns) else { return };
+        if let Some(error) = error.as_ref().filter(|_| missing.error.is_none()) {
+            warn!(netns, %error, "names of other hosts are not answered");
+        }
+        let soon = if error.is_some() { AGAIN } else { STARTING };
+        missing.due = Instant::now() + if missing.since.elapsed() < FRESH { soon } else { TICK };
+        missing.error = error;
+    }
 }
 
 /// Begins to steer; none: there is no resolver of Docker's (yet), or no namespace.
-async fn begin(netns: &str) -> Result<Option<Steered>, KernelError> {
-    let path = netns.to_owned();
-    let begun = tokio::task::spawn_blocking(move || {
+async fn begin(netns: String) -> Result<Option<Steered>, KernelError> {
+    let path = netns.clone();
+    let begun = spawn_blocking(move || {
         let path = Path::new(&path);
         // The file is there before it names a namespace.
         match Steered::begin(path) {
@@ -201,7 +267,7 @@ async fn begin(netns: &str) -> Result<Option<Steered>, KernelError> {
             begun => begun,
         }
     });
-    begun.await.unwrap_or_else(|error| Err(failed(netns, io::Error::other(error))))
+    begun.await.unwrap_or_else(|error| Err(failed(&netns, io::Error::other(error))))
 }
 
 fn failed(netns: &str, source: io::Error) -> KernelError {

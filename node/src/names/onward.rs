@@ -5,22 +5,27 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddrV4;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep};
 
-/// Questions under way at once: as many as Docker's resolver takes (moby: maxConcurrent of libnetwork's resolver).
-pub(super) const MOST: usize = 1024;
+use super::answer::{HEADER, question};
+
+/// How long to wait after an error that is none of a question's.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Questions under way at once. Docker's resolver takes a quarter of it (moby: maxConcurrent of libnetwork's resolver), and in
+/// version 20.10 does not answer what its servers have not answered: such questions stay here for [`PATIENCE`].
+pub(super) const MOST: usize = 4096;
 /// How long an answer is waited for: longer than Docker's resolver asks its up to three servers, 4 s each.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// Bytes before the question.
-const HEADER: usize = 12;
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A question under way.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    /// As it came.
-    pub(super) message: Vec<u8>,
+    /// Its header and its question, as they came.
+    pub(super) asked: Vec<u8>,
     /// Who waits for the answer.
     pub(super) from: SocketAddrV4,
     /// Since when.
@@ -53,9 +58,16 @@ impl Onward {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until something can be sent: a socket is not ready at once.
+    pub(super) async fn ready(&self) -> io::Result<()> {
+        self.socket.writable().await
+    }
+
     /// Passes a question on, or gives it back.
     pub(super) fn ask(&self, message: &[u8], from: SocketAddrV4) -> Result<(), Unasked> {
-        let waiting = Waiting { message: message.to_owned(), from, since: Instant::now() };
+        let length = HEADER + question(message).map_or(0, <[u8]>::len);
+        let asked = message.get(..length).unwrap_or(message).to_owned();
+        let waiting = Waiting { asked, from, since: Instant::now() };
         let Some(number) = self.number() else { return Err(Unasked::TooMany(waiting)) };
         let mut numbered = message.to_owned();
         numbered[..2].copy_from_slice(&number.to_be_bytes());
@@ -70,15 +82,18 @@ impl Onward {
 
     /// A number that no question has; none: too many are under way.
     fn number(&self) -> Option<u16> {
-        let mut waiting = self.waiting();
-        if waiting.len() >= MOST {
-            waiting.retain(|_, waiting| waiting.since.elapsed() < PATIENCE);
-        }
-        if waiting.len() >= MOST {
-            return None;
-        }
-        // One in 64 is taken at most.
-        std::iter::repeat_with(rand::random).find(|number| !waiting.contains_key(number))
+        let waiting = self.waiting();
+        // One in 16 is taken at most.
+        let free = || std::iter::repeat_with(rand::random).find(|number| !waiting.contains_key(number));
+        if waiting.len() < MOST { free() } else { None }
+    }
+
+    /// The questions that were not answered for so long, which nobody waits for any more.
+    pub(super) fn expire(&self, patience: Duration) -> Vec<Waiting> {
+        self.waiting()
+            .extract_if(|_, waiting| waiting.since.elapsed() >= patience)
+            .map(|(_, waiting)| waiting)
+            .collect()
     }
 
     /// Waits for the next answer, and gives it the number that its question came with. What answers no question is left
@@ -94,10 +109,13 @@ impl Onward {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     return Err(self.waiting().drain().map(|(_, waiting)| waiting).collect());
                 }
-                Err(_) => continue,
+                Err(_) => {
+                    sleep(AGAIN).await;
+                    continue;
+                }
             };
             if let Some(waiting) = self.asked(&buffer[..length]) {
-                buffer[..2].copy_from_slice(&waiting.message[..2]);
+                buffer[..2].copy_from_slice(&waiting.asked[..2]);
                 return Ok((length, waiting));
             }
         }
@@ -107,7 +125,7 @@ impl Onward {
     fn asked(&self, answer: &[u8]) -> Option<Waiting> {
         let number = u16::from_be_bytes(*answer.first_chunk()?);
         let mut waiting = self.waiting();
-        let question = question(&waiting.get(&number)?.message)?;
+        let question = waiting.get(&number)?.asked.get(HEADER..)?;
         let repeated = answer.get(HEADER..HEADER + question.len());
         // Some answers have no question: that something cannot be read.
         let is_bare = answer.get(4..6) == Some(&[0, 0]);
@@ -119,17 +137,10 @@ impl Onward {
     }
 }
 
-/// The question of a message: name, type and class.
-fn question(message: &[u8]) -> Option<&[u8]> {
-    let mut end = HEADER;
-    while *message.get(end)? != 0 {
-        end += 1 + usize::from(*message.get(end)?);
-    }
-    message.get(HEADER..end + 5)
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A question of this number for `ab.`, IN A.
@@ -144,8 +155,9 @@ mod tests {
         let ours = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         ours.connect(docker.local_addr().unwrap()).await.unwrap();
         docker.connect(ours.local_addr().unwrap()).await.unwrap();
-        ours.writable().await.unwrap();
-        (Onward::new(ours), docker)
+        let onward = Onward::new(ours);
+        onward.ready().await.unwrap();
+        (onward, docker)
     }
 
     const FROM: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 4711);
@@ -203,6 +215,32 @@ mod tests {
         drop(docker);
         onward.ask(&asking(7), FROM).unwrap();
         let back = onward.answer(&mut [0; 512]).await.unwrap_err();
-        assert_eq!(back[0].message, asking(7));
+        assert_eq!(back[0].asked, asking(7));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_answered_in_time_is_given_up() {
+        let (onward, _docker) = pair().await;
+        onward.ask(&asking(7), FROM).unwrap();
+        assert!(onward.expire(PATIENCE).is_empty());
+        assert_eq!(onward.expire(Duration::ZERO)[0].asked, asking(7));
+        assert!(onward.expire(Duration::ZERO).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_met(answer in proptest::collection::vec(any::<u8>(), 0..64), number in any::<u16>()) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (onward, _docker) = runtime.block_on(pair());
+            let waiting = Waiting { asked: asking(7), from: FROM, since: Instant::now() };
+            onward.waiting().insert(number, waiting);
+            let mut answer = answer;
+            if answer.len() > 1 {
+                answer[..2].copy_from_slice(&number.to_be_bytes());
+            }
+            let repeats = answer.get(HEADER..20).is_some_and(|text| text.eq_ignore_ascii_case(&asking(7)[HEADER..]));
+            let is_bare = answer.get(4..6) == Some(&[0, 0]);
+            prop_assert_eq!(onward.asked(&answer).is_some(), repeats || is_bare);
+        }
     }
 }

@@ -89,6 +89,8 @@ pub struct Seen {
     pub containers: Vec<SeenContainer>,
     /// Ids of networks of the cluster that it has or had, of which containers may still speak.
     pub past: BTreeSet<String>,
+    /// The engine's ids of endpoints whose other names it has not told: they are to be asked for again.
+    pub unasked: BTreeSet<String>,
 }
 
 impl Seen {

@@ -25,24 +25,35 @@ pub fn placed(state: &State, me: NodeId) -> BTreeMap<&str, BTreeSet<EndpointId>>
 pub struct Directory<'a> {
     state: &'a State,
     networks: Vec<&'a Network>,
+    /// Endpoints of this node that have ended, although the state may say otherwise yet.
+    ended: &'a BTreeSet<EndpointId>,
 }
 
 impl<'a> Directory<'a> {
     /// Of a container that these endpoints are of.
-    pub fn of_container(state: &'a State, endpoints: &BTreeSet<EndpointId>) -> Self {
+    pub fn of_container(state: &'a State, endpoints: &BTreeSet<EndpointId>, ended: &'a BTreeSet<EndpointId>) -> Self {
         let on = endpoints.iter().filter_map(|id| Some(state.endpoints.get(id)?.network));
         let networks: BTreeSet<NetworkId> = on.collect();
-        Self { state, networks: networks.iter().filter_map(|id| state.networks.get(id)).collect() }
+        Self { state, networks: networks.iter().filter_map(|id| state.networks.get(id)).collect(), ended }
     }
 
     /// Of one network.
-    pub fn of_network(state: &'a State, network: &'a Network) -> Self {
-        Self { state, networks: vec![network] }
+    pub fn of_network(state: &'a State, network: &'a Network, ended: &'a BTreeSet<EndpointId>) -> Self {
+        Self { state, networks: vec![network], ended }
     }
 
-    /// The containers that are called so and run: by name, other name, the engine's id or its first digits, each also with
-    /// `.NETWORK` behind it. `name` is in lower case, without a dot at its end.
+    fn runs(&self, endpoint: &Endpoint) -> bool {
+        endpoint.is_up() && !self.ended.contains(&endpoint.id)
+    }
+
+    /// The containers that are called so and run: see [`Directory::ever_called`].
     pub fn called(&self, name: &str) -> Vec<&'a Endpoint> {
+        self.ever_called(name).into_iter().filter(|endpoint| self.runs(endpoint)).collect()
+    }
+
+    /// The containers that are called so, also if they are stopped: by name, other name, the engine's id or its first digits, each also with
+    /// `.NETWORK` behind it. `name` is in lower case, without a dot at its end.
+    pub fn ever_called(&self, name: &str) -> Vec<&'a Endpoint> {
         let mut found = BTreeMap::new();
         for network in &self.networks {
             let alone = name.strip_suffix(&network.name.to_ascii_lowercase()).and_then(|rest| rest.strip_suffix('.'));
@@ -52,7 +63,7 @@ impl<'a> Directory<'a> {
                 found.extend(named.chain(by_id.into_iter().flatten()).map(|endpoint| (endpoint.id, endpoint)));
             }
         }
-        found.into_values().filter(|endpoint| endpoint.is_up()).collect()
+        found.into_values().collect()
     }
 
     /// The container at an address, if it runs, and its network.
@@ -60,13 +71,14 @@ impl<'a> Directory<'a> {
         self.networks.iter().find_map(|network| {
             let lease = self.state.leases.get(&(network.id, address))?;
             let endpoint = self.state.endpoints.get(&lease.endpoint?)?;
-            endpoint.is_up().then_some((endpoint, *network))
+            self.runs(endpoint).then_some((endpoint, *network))
         })
     }
 
     /// What the container at an address is called, with its network.
     pub fn name_at(&self, address: IpAddr) -> Option<String> {
-        self.holder(address).map(|(endpoint, network)| format!("{}.{}", endpoint.name, network.name))
+        let (endpoint, network) = self.holder(address).filter(|(endpoint, _)| endpoint.is_named())?;
+        Some(format!("{}.{}", endpoint.name, network.name))
     }
 }
 
@@ -74,11 +86,8 @@ fn is_id(name: &str) -> bool {
     name.len() >= SHORTEST_ID && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Addresses of one family, beginning with another one at each turn.
-pub fn addresses(endpoints: &[&Endpoint], family: Family, turn: usize) -> Vec<IpAddr> {
-    let of = |endpoint: &&Endpoint| endpoint.addresses.iter().copied().filter(|a| Family::of(*a) == family).collect();
-    let mut addresses: Vec<IpAddr> = endpoints.iter().flat_map(|endpoint| -> Vec<IpAddr> { of(endpoint) }).collect();
-    let first = turn.checked_rem(addresses.len()).unwrap_or_default();
-    addresses.rotate_left(first);
-    addresses
+/// Addresses of one family.
+pub fn addresses(endpoints: &[&Endpoint], family: Family) -> Vec<IpAddr> {
+    let all = endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    all.copied().filter(|address| Family::of(*address) == family).collect()
 }

@@ -312,11 +312,15 @@ impl Endpoint {
         id.chars().take(Self::SHORT_ID).collect()
     }
 
+    /// Whether its name is its container's, and does not stand for one that the engine has not told yet.
+    pub fn is_named(&self) -> bool {
+        self.engine_id.is_empty() || self.name != Self::short_id(&self.engine_id)
+    }
+
     /// What its container is asked for by: its name, unless that only stands for one, its other names, and the engine's id.
     /// In lower case, as names are compared without regard to it (RFC 4343).
     pub fn called(&self) -> impl Iterator<Item = String> {
-        let named = self.engine_id.is_empty() || self.name != Self::short_id(&self.engine_id);
-        let name = named.then_some(&self.name);
+        let name = self.is_named().then_some(&self.name);
         let id = (!self.container_id.is_empty()).then_some(&self.container_id);
         name.into_iter().chain(&self.aliases).chain(id).map(|name| name.to_ascii_lowercase())
     }

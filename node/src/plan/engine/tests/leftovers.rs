@@ -40,7 +40,7 @@ fn a_container_is_put_on_its_network_again() {
     world.reported(world.me, &web, "new", &[]);
     let ask = |networks: Vec<SeenNetwork>, container: SeenContainer| {
         let past = BTreeSet::from(["old".to_owned()]);
-        plan(&world.state, world.me, &Seen { networks, containers: vec![container], past })
+        plan(&world.state, world.me, &Seen { networks, containers: vec![container], past, ..Seen::default() })
     };
     let again =
         Step::Reconnect { name: "web".to_owned(), container_id: "c1-id".to_owned(), container: "c1".to_owned() };
@@ -68,7 +68,12 @@ fn a_network_that_has_no_name_yet_gets_no_container() {
     let mut world = World::new();
     world.made(world.me, "new").unwrap();
     let containers = vec![known_as("c1", "old", "web")];
-    let seen = Seen { networks: vec![own("new", "web")], containers, past: BTreeSet::from(["old".to_owned()]) };
+    let seen = Seen {
+        networks: vec![own("new", "web")],
+        containers,
+        past: BTreeSet::from(["old".to_owned()]),
+        ..Seen::default()
+    };
     assert_eq!(texts(&plan(&world.state, world.me, &seen)).len(), 1, "only its name is told");
 }
 

@@ -371,6 +371,7 @@ impl Sim {
             networks: self.networks.iter().map(network).collect(),
             containers: self.containers.iter().map(seen).collect(),
             past: self.past.clone(),
+            ..Seen::default()
         }
     }
 
