@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pontoon_proto::v1;
 use pontoon_store::model::object::{EndpointState, Lease, LeaseState};
+use pontoon_store::model::state::State;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::families::{InCluster, Known, text};
@@ -19,17 +20,8 @@ fn member(id: u64, state: v1::NodeState, matched_index: u64) -> v1::Member {
     v1::Member { node: Some(node), voter: id != 3, leader: id == 1, matched_index, ..Default::default() }
 }
 
-/// Three nodes, of which the first leads; a network with three endpoints.
-fn three_nodes() -> Known {
-    let data_plane = v1::DataPlane {
-        passes: 17,
-        last_pass_steps: 2,
-        reconciled_index: 117,
-        drift: [("fdb".to_owned(), 5)].into(),
-        failures: vec!["a step".into()],
-        reclaimed: 3,
-        ..Default::default()
-    };
+/// A network with three endpoints, and leases in each state that they can have been used in.
+fn leased() -> State {
     let mut state = small_state();
     state.endpoints.values_mut().next().unwrap().state = EndpointState::Stopped;
     state.clock_ms = 1000;
@@ -50,6 +42,20 @@ fn three_nodes() -> Known {
         };
         state.leases.insert((network, lease.address), lease);
     }
+    state
+}
+
+/// Three nodes, of which the first leads; a network with three endpoints.
+fn three_nodes() -> Known {
+    let data_plane = v1::DataPlane {
+        passes: 17,
+        last_pass_steps: 2,
+        reconciled_index: 117,
+        drift: [("fdb".to_owned(), 5)].into(),
+        failures: vec!["a step".into()],
+        reclaimed: 3,
+        ..Default::default()
+    };
     let log_sync_seconds = Histogram::new([0.001, 0.01]);
     [0.0005, 0.002, 0.0045, 0.2].into_iter().for_each(|seconds| log_sync_seconds.observe(seconds));
     let task = |state: v1::TaskState| v1::TaskStatus { state: state.into(), ..Default::default() };
@@ -81,7 +87,7 @@ fn three_nodes() -> Known {
             log_entries: 60,
             replaced_voters: 1,
             log_sync_seconds: Some(log_sync_seconds),
-            usage: Usage::of(&state),
+            usage: Usage::of(&leased()),
             engine: Some(true),
         }),
         ..Known::default()

@@ -250,7 +250,7 @@ fn a_service_that_is_scaled_over_two_hosts() -> Result<()> {
         for asker in askers.iter().flatten() {
             for name in ["web", "web.my-overlay"] {
                 resolves(asker, name, &addresses, SOON)?;
-                let firsts = (0..6).map(|_| Ok(asker.addresses(name)?.first().copied().context("none")?));
+                let firsts = (0..6).map(|_| asker.addresses(name)?.first().copied().context("none"));
                 let firsts = firsts.collect::<Result<BTreeSet<IpAddr>>>()?;
                 ensure!(firsts.len() == 3, "the first is always one of {firsts:?}");
             }
@@ -263,6 +263,39 @@ fn a_service_that_is_scaled_over_two_hosts() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// How many answers of a kind the daemon of the first host has given.
+fn counted(cluster: &Cluster, kind: &str) -> Result<f64> {
+    scrape(cluster, 0)?.get(&format!("pontoon_dns_answers_total{{kind=\"{kind}\"}}"))
+}
+
+/// Messages that cannot be read, and connections that lead to nothing.
+fn sends_rubbish(cluster: &Cluster, bad: &Asker, usual: &[u8]) -> Result<()> {
+    for number in 0..2000_usize {
+        let mut message = usual.to_vec();
+        message[number % usual.len()] ^= rand::random::<u8>();
+        bad.send(&message)?;
+        bad.send(&rand::random_iter().take(1 + number % 600).collect::<Vec<u8>>())?;
+    }
+    wait_for("some of it to be said to be malformed", SOON, || {
+        bad.send(&usual[..usual.len() - 1])?;
+        ensure!(counted(cluster, "malformed")? > 0.0);
+        Ok(())
+    })?;
+    // The largest message, one that does not come, and more connections than there may be.
+    let mut whole = bad.connect()?;
+    whole.write_all(&[255; 2 + 65_535])?;
+    let mut rest = bad.connect()?;
+    rest.write_all(&[255, 255, 1, 2, 3])?;
+    let mut open = Vec::new();
+    wait_for("connections to be refused", SOON, || {
+        open.push(bad.connect()?);
+        ensure!(counted(cluster, "busy")? > 0.0);
+        Ok(())
+    })?;
+    drop((whole, rest, open));
+    Ok(())
 }
 
 /// A container that sends rubbish, and more than can be answered: the daemon lives, and others are served.
@@ -281,34 +314,11 @@ fn a_container_that_asks_badly() -> Result<()> {
         }
         let (bad, good) = (asker(cluster, 0, "bad")?, asker(cluster, 0, "good")?);
         let there = address(cluster, 0, "app", "good")?;
-        wait_for("names to be answered", SOON, || Ok(cluster.cli(0).run("dns query good --network app")?))?;
+        wait_for("names to be answered", SOON, || cluster.cli(0).run("dns query good --network app"))?;
         resolves(&bad, "good", &[there], SOON)?;
-        let counted = |kind: &str| scrape(cluster, 0)?.get(&format!("pontoon_dns_answers_total{{kind=\"{kind}\"}}"));
-
+        let counted = |kind: &str| counted(cluster, kind);
         let usual = question("good", RecordType::A)?.to_vec()?;
-        for number in 0..2000_usize {
-            let mut message = usual.clone();
-            message[number % usual.len()] ^= rand::random::<u8>();
-            bad.send(&message)?;
-            bad.send(&rand::random_iter().take(1 + number % 600).collect::<Vec<u8>>())?;
-        }
-        wait_for("some of it to be said to be malformed", SOON, || {
-            bad.send(&usual[..usual.len() - 1])?;
-            ensure!(counted("malformed")? > 0.0);
-            Ok(())
-        })?;
-        // The largest message, one that does not come, and more connections than there may be.
-        let mut whole = bad.connect()?;
-        whole.write_all(&[255; 2 + 65_535])?;
-        let mut rest = bad.connect()?;
-        rest.write_all(&[255, 255, 1, 2, 3])?;
-        let mut open = Vec::new();
-        wait_for("connections to be refused", SOON, || {
-            open.push(bad.connect()?);
-            ensure!(counted("busy")? > 0.0);
-            Ok(())
-        })?;
-        drop((whole, rest, open));
+        sends_rubbish(cluster, &bad, &usual)?;
         // 10,000 a second for two seconds, all of which can be answered: others are served meanwhile.
         let (begin, mut sent, mut slowest) = (Instant::now(), 0, Duration::ZERO);
         while begin.elapsed() < Duration::from_secs(2) {
@@ -355,7 +365,7 @@ fn the_first_question_of_a_container_is_answered() -> Result<()> {
             let other = format!("there{}", 1 - host);
             let there = address(cluster, 1 - host, "app", &other)?;
             wait_for("the other to be known", SOON, || {
-                Ok(cluster.cli(host).run(&format!("dns query {other} --network app"))?)
+                cluster.cli(host).run(&format!("dns query {other} --network app"))
             })?;
             for number in 0..5 {
                 let said = cluster.engine(host).docker(&format!("run --rm --net app {IMAGE} nslookup {other}."))?;
