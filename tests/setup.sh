@@ -112,7 +112,7 @@ nextest() {
 deny() {
   is_there cargo-deny || [[ -x $tools/bin/cargo-deny ]] && return
   printf 'setup: building cargo-deny, once (some minutes)\n'
-  cargo install --locked --quiet --no-default-features --root "$tools" --target-dir "$tools/build" cargo-deny
+  cargo install --locked --quiet --debug --no-default-features --root "$tools" --target-dir "$tools/build" cargo-deny
   rm -rf "$tools/build"
 }
 
