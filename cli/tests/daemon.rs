@@ -307,3 +307,18 @@ fn nobody_reads_the_output() {
     let done: Done = child.wait_with_output().unwrap().into();
     assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn a_name_is_explained() {
+    let daemon = Daemon::start();
+    let done = run(&daemon, "dns query centos2 --network my-overlay");
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    assert!(done.stdout.contains("10.0.0.3") && done.stdout.contains("centos2"), "{}", done.stdout);
+    let done = run(&daemon, "dns query centos2 --network my-overlay -o json");
+    let answer: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(answer["matches"][0]["leases"][0]["epoch"], 24);
+    let done = run(&daemon, "dns query missing --network my-overlay");
+    assert_eq!((done.code, done.stdout.as_str()), (Some(1), ""));
+    assert!(done.stderr.starts_with("error:") && done.stderr.contains("hint:"), "{}", done.stderr);
+    assert_eq!(run(&daemon, "dns query centos2").code, Some(2));
+}

@@ -1,8 +1,8 @@
 use pontoon_proto::v1::{
     AttachResponse, Cluster, DataPlane, DetachResponse, EgressInterface, Endpoint, EndpointState, EndpointView,
     InitResponse, InspectLeaseResponse, InspectNetworkResponse, InspectNodeResponse, Lease, LeaseState, LeaseView,
-    Member, Network, NetworkView, Node, NodeState, PastHolder, Pool, Route, Sandbox, StatusResponse, Subnet, TaskState,
-    TaskStatus, Voting,
+    Member, NameMatch, Network, NetworkView, Node, NodeState, PastHolder, Pool, QueryNameResponse, Route, Sandbox,
+    StatusResponse, Subnet, TaskState, TaskStatus, Voting,
 };
 
 use super::*;
@@ -454,4 +454,40 @@ fn times() {
 fn an_enumeration_of_a_newer_daemon_is_shown_by_number() {
     assert_eq!(name::<LeaseState>(LeaseState::Cooling.into()), "cooling");
     assert_eq!(name::<LeaseState>(77), "77");
+}
+
+#[test]
+fn what_a_name_stands_for() {
+    let lease = |id: u64| Lease {
+        address: format!("10.0.0.{}", id + 1),
+        epoch: 20 + id,
+        since_ms: NOW_MS - MINUTE,
+        ..Default::default()
+    };
+    let found = |id: u64, aliases: &[&str]| {
+        let mut view = endpoint(id);
+        if let Some(endpoint) = &mut view.endpoint {
+            endpoint.aliases = aliases.iter().map(|&alias| alias.to_owned()).collect();
+            endpoint.epoch = 24 + id;
+        }
+        NameMatch { endpoint: Some(view), leases: vec![lease(id)] }
+    };
+    let answer = QueryNameResponse {
+        network_name: "my-overlay".into(),
+        matches: vec![found(1, &["web"]), found(2, &["db", "web"])],
+        ttl_s: 5,
+        freshness: Some(Freshness { applied_index: 31, ..Default::default() }),
+    };
+    golden(
+        &dns::query(&answer, now()),
+        "
+ADDRESS    CONTAINER   ALIASES   NODE    SINCE          INDEX   LEASE EPOCH
+10.0.0.2   centos1     web       host1   1 minute ago   25      21
+10.0.0.3   centos2     db, web   host2   1 minute ago   26      22
+
+Network:     my-overlay
+As of index: 31
+TTL:         5 s
+",
+    );
 }

@@ -14,7 +14,7 @@ mod serve;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -155,11 +155,12 @@ async fn is_recent(store: &Store) {
 }
 
 /// Finds out, after a while, which containers are gone, or have their engine's resolver elsewhere since the engine was
-/// started again.
-fn look_after(doors: Vec<(String, Arc<Door>)>) -> JoinHandle<Vec<String>> {
-    tokio::spawn(async {
+/// started again. Until then it holds on to none of them: a door keeps its namespace.
+fn look_after(doors: Vec<(String, Weak<Door>)>) -> JoinHandle<Vec<String>> {
+    let is_gone = |door: &Weak<Door>| door.upgrade().is_some_and(|door| !door.is_there());
+    tokio::spawn(async move {
         sleep(TICK).await;
-        let look = move || doors.into_iter().filter(|(_, door)| !door.is_there()).map(|(netns, _)| netns).collect();
+        let look = move || doors.into_iter().filter(|(_, door)| is_gone(door)).map(|(netns, _)| netns).collect();
         spawn_blocking(look).await.unwrap_or_default()
     })
 }
@@ -197,7 +198,7 @@ impl Served {
         due.unwrap_or(TICK)
     }
 
-    fn doors(&self) -> Vec<(String, Arc<Door>)> {
+    fn doors(&self) -> Vec<(String, Weak<Door>)> {
         self.containers.iter().map(|(netns, served)| (netns.clone(), served.door())).collect()
     }
 

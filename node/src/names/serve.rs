@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use pontoon_store::Store;
@@ -91,8 +91,8 @@ impl Container {
     }
 
     /// How to see whether it is there still.
-    pub(super) fn door(&self) -> Arc<Door> {
-        self.asker.door.clone()
+    pub(super) fn door(&self) -> Weak<Door> {
+        Arc::downgrade(&self.asker.door)
     }
 }
 

@@ -227,6 +227,29 @@ fn containers_that_have_swapped_names_are_known_by_them() {
 }
 
 #[test]
+fn containers_are_called_by_all_their_names_as_long_as_they_have_them() {
+    let (mut world, network) = World::with_network();
+    let endpoint = world.endpoint(world.engine_endpoint(1, &network, "10.0.0.2", "0123456789abcdef"));
+    let called = |world: &World, name: &str| world.state.endpoints_called(network.id, name).count();
+    let of_id = |world: &World, start: &str| world.state.endpoints_of_container(network.id, start).count();
+    assert_eq!(called(&world, "0123456789ab"), 0, "what stands for a name is none");
+    let placing = |name: &str, aliases: &[&str]| PlaceEndpoint {
+        aliases: aliases.iter().map(|&alias| alias.to_owned()).collect(),
+        container_id: "fedcba9876543210".into(),
+        ..world.placing(&endpoint, name)
+    };
+    let (first, second) = (placing("C1", &["db", "web"]), placing("c2", &["db"]));
+    world.ok(Command::PlaceEndpoint(first));
+    assert_eq!(["c1", "db", "web", "C1", "c2"].map(|name| called(&world, name)), [1, 1, 1, 0, 0]);
+    assert_eq!(["fedcba987654", "fedcba9876543210", "fedcba987655", "db"].map(|id| of_id(&world, id)), [1, 1, 0, 0]);
+    world.ok(Command::PlaceEndpoint(second));
+    assert_eq!(["c1", "db", "web", "c2"].map(|name| called(&world, name)), [0, 1, 0, 1]);
+    world.ok(Command::RemoveEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch });
+    assert_eq!(["db", "c2"].map(|name| called(&world, name)), [0, 0]);
+    assert_eq!(of_id(&world, "fedcba987654"), 0);
+}
+
+#[test]
 fn a_restarted_engine_asks_again_and_takes_nobodys_address() {
     let (mut world, _) = World::with_network();
     let network = world.made_by_engine(1, "abc", "db");
