@@ -85,6 +85,7 @@ install: ## Build for release and install: PREFIX=/usr/local, DESTDIR= for packa
 	$(TARGET)/release/pontoon completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/pontoon
 	$(TARGET)/release/pontoon completion zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_pontoon
 	$(TARGET)/release/pontoon completion fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/pontoon.fish
+	$(TARGET)/release/pontoon man $(DESTDIR)$(PREFIX)/share/man/man1
 
 clean: ## Remove what was built, and what a killed demo left
 	cargo clean

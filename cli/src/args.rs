@@ -4,6 +4,7 @@ mod cluster;
 mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -121,6 +122,11 @@ pub(crate) enum Command {
     Completion {
         /// The shell
         shell: Shell,
+    },
+    /// Write the manual pages of all commands into a folder
+    Man {
+        /// The folder, such as /usr/local/share/man/man1
+        folder: PathBuf,
     },
 }
 

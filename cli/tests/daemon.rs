@@ -322,3 +322,19 @@ fn a_name_is_explained() {
     assert!(done.stderr.starts_with("error:") && done.stderr.contains("hint:"), "{}", done.stderr);
     assert_eq!(run(&daemon, "dns query centos2").code, Some(2));
 }
+
+#[test]
+fn manual_pages_are_written_without_a_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("no-daemon");
+    let pages = folder.path().join("man1");
+    let done: Done = command(&nowhere, &format!("man {}", pages.display())).output().unwrap().into();
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    let page = std::fs::read_to_string(pages.join("pontoon-network-create.1")).unwrap();
+    assert!(page.contains("Create a network") && page.contains("\\-\\-subnet"), "{page}");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let done: Done = command(&nowhere, &format!("man {}", file.display())).output().unwrap().into();
+    assert_eq!(done.code, Some(1));
+    assert!(done.stderr.contains(&file.display().to_string()) && done.stderr.contains("hint:"), "{}", done.stderr);
+}

@@ -59,6 +59,7 @@ fn these_lines_are_understood() {
         "pontoon detach --network n --pid 4711",
         "pontoon detach --name c1",
         "pontoon completion zsh",
+        "pontoon man /usr/share/man/man1",
     ];
     for line in lines {
         if let Err(error) = parse(line) {

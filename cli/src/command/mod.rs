@@ -36,8 +36,8 @@ pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -
         Command::Dns(command) => dns::run(command, session, output).await,
         Command::Attach(args) => endpoint::attach(args, session, output).await,
         Command::Detach(args) => endpoint::detach(args, session, output).await,
-        // Needs no daemon: main has printed it.
-        Command::Completion { .. } => Ok(()),
+        // They need no daemon: main has carried them out.
+        Command::Completion { .. } | Command::Man { .. } => Ok(()),
     }
 }
 
