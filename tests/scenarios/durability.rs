@@ -61,6 +61,12 @@ impl Drop for Watched {
 fn each_acknowledged_write_was_synced_on_a_majority() -> Result<()> {
     run_with(Options::default(), |cluster| {
         cluster.form()?;
+        // A newcomer that does not vote yet is waited for by nobody.
+        wait_for("all three to vote", Duration::from_secs(20), || {
+            let status = cluster.status(0)?;
+            ensure!(status["quorum"] == 2, "{status}");
+            Ok(())
+        })?;
         let watched = (0..3).map(|host| Watched::start(cluster, host)).collect::<Result<Vec<_>>>()?;
         for number in 0..WRITES {
             // Nothing of an earlier one is on its way to a disk, which could be taken for this one's sync.
