@@ -55,7 +55,7 @@ lint: bpf-check ## Formatting, lints, documentation, licences
 
 # Two minutes of the soak are enough for a leak that is quick; they come last, because they need the machine to themselves.
 check: lint test ## Everything that must hold before a change goes in: lint, test, sim and a short soak, house rules among the tests
-	@$(MAKE) --no-print-directory sim SEEDS=200
+	@$(MAKE) --no-print-directory sim SEEDS=100
 	@$(MAKE) --no-print-directory soak MINUTES=2
 
 # The same compiler makes the same bytes. No debug information: it would name folders.
