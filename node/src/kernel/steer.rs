@@ -24,8 +24,8 @@ const ONWARD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 12);
 /// Where our sockets are.
 const OURS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 13);
 
-/// The program, as `make bpf` compiles it.
-static PROGRAM: &[u8] = include_bytes!("../../bpf/steer.o");
+/// The program, as `make bpf` compiles it. Aligned, because it is read as the structures of an ELF file.
+static PROGRAM: &[u8] = aya::include_bytes_aligned!("../../bpf/steer.o");
 
 /// Keys of the program's map of sockets.
 const UDP: u32 = 0;
