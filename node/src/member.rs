@@ -113,8 +113,7 @@ impl StateSource for Source {
         // Asked first: an endpoint is forgotten there once the state has it no more.
         let ending = self.attachments.ending();
         let view = self.journal.view(self.store.state());
-        let ending = ending.into_iter().filter(|(id, epoch)| is_in_use(&view, *id, *epoch)).map(|(id, _)| id).collect();
-        look(&view, &ending)
+        look(&view, &in_use(ending, &view))
     }
 }
 
@@ -122,6 +121,11 @@ impl StateSource for Source {
 pub(crate) fn is_in_use(view: &View<'_>, id: EndpointId, epoch: u64) -> bool {
     let known = view.endpoints.get(&id);
     known.is_some_and(|endpoint| endpoint.epoch == epoch && endpoint.is_up()) && !view.is_rebound(id)
+}
+
+/// Those of these endpoints, given with their epochs, that are what they were when they were to be ended.
+pub(crate) fn in_use(ending: BTreeMap<EndpointId, u64>, view: &View<'_>) -> BTreeSet<EndpointId> {
+    ending.into_iter().filter(|(id, epoch)| is_in_use(view, *id, *epoch)).map(|(id, _)| id).collect()
 }
 
 impl Member {

@@ -1,7 +1,6 @@
 //! Endpoints that an engine takes into use again: the node's own, so that it needs nobody's leave. The cluster is told
 //! at once, or, without a majority, later.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pontoon_store::model::command::{Command, Outcome, RebindEndpoint};
@@ -18,7 +17,7 @@ use crate::api::error::ApiError;
 use crate::api::unexpected;
 use crate::attach;
 use crate::journal::has_id;
-use crate::member::{Member, WRITE_DEADLINE, is_in_use};
+use crate::member::{Member, WRITE_DEADLINE, in_use};
 use crate::plan::engine::Waiting;
 
 /// How long the cluster may take to answer: an engine's user waits for it, and an election takes about a second.
@@ -31,8 +30,7 @@ pub(super) fn waiting<R>(member: &Member, containers: &Containers, look: impl Fn
     let vanished = member.reconciler.status().borrow().vanished.clone();
     let view = member.view();
     // Each of them as it was then: it may have been taken into use again.
-    let mut ended: BTreeSet<EndpointId> =
-        ending.into_iter().filter(|(id, epoch)| is_in_use(&view, *id, *epoch)).map(|(id, _)| id).collect();
+    let mut ended = in_use(ending, &view);
     // Those that ran when the host went down.
     let is_placed = |(id, key): &(EndpointId, String)| view.endpoints.get(id).is_some_and(|e| e.sandbox.key == *key);
     ended.extend(vanished.into_iter().filter(is_placed).map(|(id, _)| id));

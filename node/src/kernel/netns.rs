@@ -37,6 +37,12 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ker
     move |source| KernelError::Namespace { operation, path, source }
 }
 
+/// The namespace that a file names. Errors of kind `NotFound` mean that the file is not there.
+pub(super) fn open(path: &Path) -> Result<File, KernelError> {
+    let file = File::open(path).map_err(failed("open network namespace", path))?;
+    if is_namespace(&file) { Ok(file) } else { Err(KernelError::NoNamespace { path: path.to_owned() }) }
+}
+
 /// The namespace that the calling thread is in.
 pub(super) fn current() -> Result<File, KernelError> {
     let path = Path::new("/proc/thread-self/ns/net");
@@ -56,11 +62,7 @@ pub(super) fn run_in<T: Send>(file: &File, work: impl FnOnce() -> T + Send) -> i
 impl Namespace {
     /// Opens the namespace that a file names. Errors of kind `NotFound` mean that the file is not there.
     pub(super) fn open(path: &Path) -> Result<Self, KernelError> {
-        let file = File::open(path).map_err(failed("open network namespace", path))?;
-        if !is_namespace(&file) {
-            return Err(KernelError::NoNamespace { path: path.to_owned() });
-        }
-        Self::of_file(file).map_err(failed("enter network namespace", path))
+        Self::of_file(open(path)?).map_err(failed("enter network namespace", path))
     }
 
     fn of_file(file: File) -> io::Result<Self> {

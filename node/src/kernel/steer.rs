@@ -72,10 +72,7 @@ impl Steered {
     ///
     /// The namespace cannot be entered, or the kernel refuses the sockets or the program.
     pub fn begin(path: &Path) -> Result<Option<Self>, KernelError> {
-        let namespace = File::open(path).map_err(failed("open", path))?;
-        if !netns::is_namespace(&namespace) {
-            return Err(KernelError::NoNamespace { path: path.to_owned() });
-        }
+        let namespace = netns::open(path)?;
         let made = run_in(&namespace, open).and_then(|made| made).map_err(failed("open sockets in", path))?;
         let Some((ports, udp, tcp, onward)) = made else { return Ok(None) };
         let program = load(&namespace, ports, &udp, &tcp).map_err(failed("steer names in", path))?;

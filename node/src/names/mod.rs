@@ -31,7 +31,7 @@ pub(crate) use answer::TTL;
 pub(crate) use counts::Counts;
 
 use crate::kernel::{Door, KernelError, Steered};
-use crate::member::{Member, is_in_use};
+use crate::member::{Member, in_use};
 use crate::plan::names::placed;
 use serve::Container;
 
@@ -88,8 +88,7 @@ impl Names {
         // Asked first: an endpoint is forgotten there once the state has it no more.
         let ending = member.attachments.ending();
         let view = member.view();
-        let ending = ending.into_iter().filter(|(id, epoch)| is_in_use(&view, *id, *epoch)).map(|(id, _)| id);
-        let ended: BTreeSet<EndpointId> = ending.collect();
+        let ended = in_use(ending, &view);
         let mut wanted: BTreeMap<String, BTreeSet<EndpointId>> = BTreeMap::new();
         for (netns, endpoints) in placed(&view, member.node()) {
             let here: BTreeSet<EndpointId> = endpoints.difference(&ended).copied().collect();

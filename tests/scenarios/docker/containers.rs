@@ -1,15 +1,13 @@
 //! Containers and their addresses.
 
-use std::fs;
 use std::net::IpAddr;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use pontoon_tests::lab::{Cluster, EngineKind, IMAGE, OUTSIDE};
 use pontoon_tests::wait_for;
 use serde_json::Value;
 
-use super::{CREATE, SOON, appears, has, interface, loses_nothing, on_engines, run_on};
+use super::{CREATE, Compose, SOON, appears, has, interface, loses_nothing, on_engines, run_on};
 
 const TWO: [EngineKind; 2] = [EngineKind::Debian, EngineKind::Suite("trixie")];
 
@@ -215,20 +213,9 @@ fn a_published_port_is_reached_and_shown() -> Result<()> {
 fn a_compose_project_on_both_hosts() -> Result<()> {
     on_engines(&TWO, |cluster| {
         cluster.cli(0).run("network create my-overlay --wait")?;
-        let file = cluster.file("compose.yaml");
-        let services = format!("  web:\n    image: {IMAGE}\n    networks: [front]\n");
-        let networks = "  front:\n    external: true\n    name: my-overlay\n";
-        fs::write(&file, format!("version: '3.5'\nservices:\n{services}networks:\n{networks}"))?;
-        let compose = |host: usize, args: &[&str]| -> Result<()> {
-            let mut command = Command::new("docker-compose");
-            command.env("DOCKER_HOST", format!("unix://{}", cluster.engine(host).socket().display()));
-            command.arg("--file").arg(&file).args(["--project-name", "app"]).args(args);
-            let output = command.output().context("cannot run docker-compose: run tests/setup.sh test")?;
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            Ok(())
-        };
+        let compose = Compose::on(cluster, "my-overlay")?;
         for host in [0, 1] {
-            compose(host, &["up", "-d"])?;
+            compose.run(cluster, host, &["up", "-d"])?;
         }
         let names = [0, 1].map(|host| cluster.engine(host).docker("ps --format {{.Names}}"));
         let [name, other] = names;
@@ -237,7 +224,7 @@ fn a_compose_project_on_both_hosts() -> Result<()> {
         loses_nothing(cluster, 0, &name, IpAddr::from([10, 0, 0, 3]))?;
         loses_nothing(cluster, 1, &name, IpAddr::from([10, 0, 0, 2]))?;
         for host in [0, 1] {
-            compose(host, &["down"])?;
+            compose.run(cluster, host, &["down"])?;
             appears(cluster, host, "my-overlay")?;
         }
         nobody_is_on(cluster, "my-overlay")

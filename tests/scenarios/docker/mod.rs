@@ -10,9 +10,11 @@ mod restarts;
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pontoon_tests::lab::{Cluster, EngineKind, EnginesStart, IMAGE, OUTSIDE, Options, ROUTER, run_with};
 use pontoon_tests::wait_for;
 
@@ -60,6 +62,32 @@ fn disappears(cluster: &Cluster, host: usize, network: &str) -> Result<()> {
 /// Starts a container on a network.
 fn run_on(cluster: &Cluster, host: usize, network: &str, name: &str, more: &str) -> Result<()> {
     cluster.engine(host).docker(&format!("run -d --net {network} --name {name} {more} {IMAGE}")).map(drop)
+}
+
+/// A compose project `app` on any of the hosts, whose service `web` is on a network that the project does not make.
+struct Compose {
+    file: PathBuf,
+}
+
+impl Compose {
+    /// Writes its file.
+    fn on(cluster: &Cluster, network: &str) -> Result<Self> {
+        let file = cluster.file("compose.yaml");
+        let services = format!("  web:\n    image: {IMAGE}\n    networks: [front]\n");
+        let networks = format!("  front:\n    external: true\n    name: {network}\n");
+        fs::write(&file, format!("version: '3.5'\nservices:\n{services}networks:\n{networks}"))?;
+        Ok(Self { file })
+    }
+
+    /// Runs `docker-compose` against a host's engine.
+    fn run(&self, cluster: &Cluster, host: usize, args: &[&str]) -> Result<()> {
+        let mut command = Command::new("docker-compose");
+        command.env("DOCKER_HOST", format!("unix://{}", cluster.engine(host).socket().display()));
+        command.arg("--file").arg(&self.file).args(["--project-name", "app"]).args(args);
+        let output = command.output().context("cannot run docker-compose: run tests/setup.sh test")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
 }
 
 fn has(cluster: &Cluster, host: usize, container: &str, ifname: &str, words: &[&str]) -> Result<()> {

@@ -1,10 +1,8 @@
 //! Containers find each other by name across hosts.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,9 +13,9 @@ use pontoon_tests::lab::{Cluster, DaemonOptions, EngineKind, IMAGE, Options, ROU
 use pontoon_tests::wait_for;
 
 use super::super::metrics::scrape;
-use super::{CREATE, SOON, appears, on_engines, run_on};
+use super::restarts::TWO;
+use super::{CREATE, Compose, SOON, appears, on_engines, run_on};
 
-const TWO: [EngineKind; 2] = [EngineKind::Debian, EngineKind::Suite("trixie")];
 /// A name server on the host itself, as dnsmasq is one.
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// A name server that a user gives a container with `--dns`: another address of the router's.
@@ -25,7 +23,7 @@ const GIVEN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 140, 2));
 
 /// A container's program that asks for names.
 fn asker(cluster: &Cluster, host: usize, container: &str) -> Result<Asker> {
-    Asker::in_container(cluster.engine(host).netns(container)?)
+    Asker::in_container(cluster.engine(host), container)
 }
 
 /// Waits until a name has exactly these addresses for a container, in whatever order.
@@ -155,8 +153,7 @@ fn names_go_on_when_the_daemon_is_killed() -> Result<()> {
                 ensure!(asker.addresses(&own)? == [beside], "{own} after {number} names");
             }
             ensure!(asker.addresses(&other)?.is_empty(), "who has told where {other} is?");
-            cluster.daemon(host).start()?;
-            cluster.daemon(host).wait_ready()?;
+            cluster.daemon(host).up()?;
             resolves(&asker, &other, &[there], SOON)?;
         }
         Ok(())
@@ -229,17 +226,10 @@ fn a_name_is_fresh_and_only_of_networks_that_the_asker_is_on() -> Result<()> {
 fn a_service_that_is_scaled_over_two_hosts() -> Result<()> {
     on_engines(&TWO, |cluster| {
         cluster.cli(0).run("network create my-overlay --wait")?;
-        let file = cluster.file("compose.yaml");
-        let service = format!("  web:\n    image: {IMAGE}\n    networks: [front]\n");
-        let network = "  front:\n    external: true\n    name: my-overlay\n";
-        fs::write(&file, format!("version: '3.5'\nservices:\n{service}networks:\n{network}"))?;
+        let compose = Compose::on(cluster, "my-overlay")?;
         for (host, scale) in [(0, "web=2"), (1, "web=1")] {
             run_on(cluster, host, "my-overlay", &format!("asker{host}"), "")?;
-            let mut command = Command::new("docker-compose");
-            command.env("DOCKER_HOST", format!("unix://{}", cluster.engine(host).socket().display()));
-            command.arg("--file").arg(&file).args(["--project-name", "app", "up", "-d", "--scale", scale]);
-            let output = command.output().context("cannot run docker-compose: run tests/setup.sh test")?;
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            compose.run(cluster, host, &["up", "-d", "--scale", scale])?;
         }
         let mut addresses = Vec::new();
         for (host, container) in [(0, "app_web_1"), (0, "app_web_2"), (1, "app_web_1")] {

@@ -13,7 +13,7 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use nix::sched::{CloneFlags, setns};
 
-use super::Netns;
+use super::{Docker, Netns};
 
 /// Where Docker's resolver is for every container.
 const DOCKER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
@@ -95,8 +95,9 @@ impl Asker {
     ///
     /// # Errors
     ///
-    /// Its namespace is not there.
-    pub fn in_container(netns: Netns) -> Result<Self> {
+    /// It does not run.
+    pub fn in_container(docker: &Docker, container: &str) -> Result<Self> {
+        let netns = docker.netns(container)?;
         let socket = open_in(&netns, || {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
             socket.connect(DOCKER)?;
