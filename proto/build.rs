@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// Enumerations are numbers on the wire and names in `-o json`.
-const ENUM_FIELDS: [(&str, &str); 12] = [
+const ENUM_FIELDS: [(&str, &str); 15] = [
     ("pontoon.v1.Cluster.underlay", "AddressFamily"),
     ("pontoon.v1.Node.state", "NodeState"),
     ("pontoon.v1.Node.voting", "Voting"),
@@ -16,10 +16,13 @@ const ENUM_FIELDS: [(&str, &str); 12] = [
     ("pontoon.v1.Finding.check", "Check"),
     ("pontoon.v1.Finding.level", "Level"),
     ("pontoon.v1.ObjectKey.kind", "ObjectKind"),
+    ("pontoon.v1.Token.role", "TokenRole"),
+    ("pontoon.v1.CreateToken.role", "TokenRole"),
+    ("pontoon.v1.CreateTokenRequest.role", "TokenRole"),
 ];
 
 /// Keys are bytes on the wire and hexadecimal digits in `-o json`.
-const HEX_FIELDS: [&str; 2] = ["pontoon.v1.Node.public_key", "pontoon.v1.AdmitNode.public_key"];
+const HEX_FIELDS: [&str; 3] = ["pontoon.v1.Node.public_key", "pontoon.v1.AdmitNode.public_key", "pontoon.v1.Token.hash"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let files = ["admin", "objects", "peer", "store", "watch"].map(|name| format!("pontoon/v1/{name}.proto"));
@@ -37,6 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for field in HEX_FIELDS {
         config = config.field_attribute(field, "#[serde(serialize_with = \"hex::serialize\")]");
     }
+    // Some hundred bytes that people look at with other programs.
+    config = config.field_attribute("pontoon.v1.Cluster.authorities", "#[serde(skip)]");
     // It tells a retry of an admission from a new one, and nothing to people.
     config = config.field_attribute("pontoon.v1.Node.attempt", "#[serde(skip)]");
     config.compile_fds(descriptors)?;

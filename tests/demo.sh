@@ -311,9 +311,11 @@ main() {
   start_daemons
 
   step "A cluster"
-  pontoon h1 init --advertise "${address[h1]}" --name h1
-  pontoon h2 join "${address[h1]}" --name h2
-  pontoon h3 join "${address[h1]}" --name h3
+  local told token
+  told=$(pontoon h1 init --advertise "${address[h1]}" --name h1 --token-uses 2 | tee /dev/stderr)
+  token=$(grep -o 'PTN1-[A-Z2-7]*' <<<"$told") || die 'init prints no token'
+  pontoon h2 join "$token" --name h2
+  pontoon h3 join "$token" --name h3
   pontoon h2 node ls
 
   step "A network, made on one host and there on all"

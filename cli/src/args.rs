@@ -2,6 +2,7 @@
 
 mod cluster;
 mod node;
+mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -16,8 +17,9 @@ use pontoon_proto::v1::{LeaseState, ObjectKind};
 
 use crate::host::{DEFAULT_HOST, Host};
 
-pub(crate) use cluster::{ClusterCommand, InitArgs, JoinArgs, LeaveArgs, Setting};
+pub(crate) use cluster::{ClusterCommand, InitArgs, JoinArgs, JoinWith, LeaveArgs, Setting};
 pub(crate) use node::{LabelChange, NodeCommand};
+pub(crate) use token::TokenCommand;
 
 /// One network for the containers of many hosts.
 #[derive(Debug, Parser)]
@@ -102,6 +104,9 @@ pub(crate) enum Command {
     /// Change settings of the cluster
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Make, show and revoke what hosts join with
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Show, remove and label nodes, and say which are to vote
     #[command(subcommand)]
     Node(NodeCommand),
@@ -310,6 +315,8 @@ pub(crate) enum KindArg {
     Claim,
     /// Networks as the container engines have them
     EngineNetwork,
+    /// Tokens that hosts join with
+    Token,
 }
 
 impl From<KindArg> for ObjectKind {
@@ -322,6 +329,7 @@ impl From<KindArg> for ObjectKind {
             KindArg::Lease => Self::Lease,
             KindArg::Claim => Self::Claim,
             KindArg::EngineNetwork => Self::EngineNetwork,
+            KindArg::Token => Self::Token,
         }
     }
 }

@@ -12,6 +12,7 @@ use pontoon_proto::v1::endpoint_service_client::EndpointServiceClient;
 use pontoon_proto::v1::name_service_client::NameServiceClient;
 use pontoon_proto::v1::network_service_client::NetworkServiceClient;
 use pontoon_proto::v1::node_service_client::NodeServiceClient;
+use pontoon_proto::v1::token_service_client::TokenServiceClient;
 use pontoon_proto::v1::watch_service_client::WatchServiceClient;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
@@ -110,6 +111,11 @@ impl Session {
     /// The cluster.
     pub(crate) fn cluster(&self) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Tokens that hosts join with.
+    pub(crate) fn tokens(&self) -> TokenServiceClient<Channel> {
+        TokenServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Its nodes.

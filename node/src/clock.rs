@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use pontoon_store::AdmitError;
 use pontoon_store::model::id::NodeId;
 use pontoon_store::model::state::State;
@@ -55,6 +56,12 @@ pub(crate) async fn greet(member: &Member, address: SocketAddr, deadline: Durati
 fn ahead(before: u64, theirs: u64, after: u64) -> i64 {
     let distance = |from: u64, to: u64| i64::try_from(to.saturating_sub(from)).unwrap_or(i64::MAX);
     if theirs > after { distance(after, theirs) } else { -distance(theirs, before) }
+}
+
+/// A time as messages show it.
+pub(crate) fn text(ms: u64) -> String {
+    let ms = i64::try_from(ms - ms % 1_000).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX).to_string()
 }
 
 /// What the administrator should know of a node's clock; none when it is right enough.

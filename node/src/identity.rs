@@ -3,7 +3,9 @@
 //! ```text
 //! node.key       PKCS #8 key pair (Ed25519), readable by its owner only
 //! identity.json  format, public key and, once in a cluster, cluster id, node id, Raft id, who else was in it and whether it
-//!                observes; before, the join's attempt, and whether a cluster that it has left is still seen on the host
+//!                observes, its certificate and those of the cluster's authorities; before, the join's attempt, and whether
+//!                a cluster that it has left is still seen on the host
+//! cluster.key    what the key of the cluster's authority is encrypted with, readable by its owner only
 //! lock           held while a daemon uses the folder
 //! store/         the replicated store
 //! journal        what this node does with its own endpoints before the cluster is told
@@ -16,11 +18,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use pontoon_store::model::id::{ClusterId, NodeId, RaftId};
-use pontoon_store::{NodeKey, Peer, PublicKey};
+use pontoon_store::{Certificate, ClusterKey, NodeKey, Peer, PublicKey};
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// Name of the file with the cluster's key.
+const CLUSTER_KEY: &str = "cluster.key";
 
 /// Version of the data folder's format. A newer one is refused.
 const FORMAT: u32 = 1;
@@ -64,6 +70,15 @@ pub enum DataDirError {
         /// Public key that the identity names, in hexadecimal.
         named: String,
     },
+    /// It entered its cluster before there were certificates.
+    #[error(
+        "the node of the data folder {path} has no certificate: it entered its cluster with a version before there were any; \
+         move the folder away, and make the cluster anew (pontoon init, pontoon join)"
+    )]
+    NoCertificate {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A file's content makes no sense.
     #[error("{path} cannot be understood: {why}; restore it, or move the data folder away and join the cluster anew")]
     Corrupt {
@@ -106,6 +121,10 @@ struct IdentityFile {
     observer: bool,
     #[serde(default)]
     reached: u64,
+    #[serde(default, with = "hex::serde")]
+    certificate: Vec<u8>,
+    #[serde(default)]
+    authorities: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,6 +137,7 @@ struct PeerFile {
 pub struct DataDir {
     path: PathBuf,
     key: NodeKey,
+    cluster_key: Option<ClusterKey>,
     record: Record,
     _lock: File,
 }
@@ -132,6 +152,16 @@ struct Record {
     unclean: bool,
     begun: bool,
     reached: u64,
+    certificate: Option<Certificate>,
+}
+
+/// What a node shows and believes, and what lets it issue certificates.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// Its certificate, and those of the authorities.
+    pub certificate: Certificate,
+    /// What the authority's key is encrypted with, if it was told.
+    pub cluster_key: Option<ClusterKey>,
 }
 
 impl std::fmt::Debug for DataDir {
@@ -159,7 +189,13 @@ impl DataDir {
             Some(file) => record_of(file, path)?,
             None => Record::default(),
         };
-        let mut dir = Self { path: path.into(), key, record, _lock: lock };
+        match (&record.certificate, record.membership) {
+            (Some(certificate), Some(_)) => show(&key, certificate, path)?,
+            (None, Some(_)) => return Err(DataDirError::NoCertificate { path: path.into() }),
+            (_, None) => {}
+        }
+        let cluster_key = read_cluster_key(path)?;
+        let mut dir = Self { path: path.into(), key, cluster_key, record, _lock: lock };
         if identity.is_none() {
             dir.write(Record::default())?;
         }
@@ -186,6 +222,16 @@ impl DataDir {
         self.key.public()
     }
 
+    /// What the key of the cluster's authority is encrypted with, if it is known here.
+    pub fn cluster_key(&self) -> Option<&ClusterKey> {
+        self.cluster_key.as_ref()
+    }
+
+    /// The same, while a cluster is founded: it is on the disk from [`DataDir::enter`] on.
+    pub fn set_cluster_key(&mut self, key: ClusterKey) {
+        self.cluster_key = Some(key);
+    }
+
     /// Folder of the replicated store.
     pub fn store_path(&self) -> PathBuf {
         self.path.join("store")
@@ -207,9 +253,23 @@ impl DataDir {
     }
 
     /// Records the place in a cluster and who else is in it, durably. From here on a restart goes on as this member.
-    pub fn enter(&mut self, membership: Membership, members: BTreeMap<RaftId, Peer>) -> Result<(), DataDirError> {
+    pub fn enter(
+        &mut self,
+        membership: Membership,
+        members: BTreeMap<RaftId, Peer>,
+        credentials: Credentials,
+    ) -> Result<(), DataDirError> {
+        let Credentials { certificate, cluster_key } = credentials;
+        show(&self.key, &certificate, &self.path)?;
+        let path = self.cluster_key_path();
+        match &cluster_key {
+            Some(key) => write_durably(&path, hex::encode(key.bytes()).as_bytes(), 0o600).map_err(io_error("write", &path))?,
+            None => remove_if_there(&path)?,
+        }
+        self.cluster_key = cluster_key;
+        let certificate = Some(certificate);
         // What an earlier membership has left on the host, the first pass of this one removes.
-        self.write(Record { membership: Some(membership), members, ..Record::default() })
+        self.write(Record { membership: Some(membership), members, certificate, ..Record::default() })
     }
 
     /// Records that the node is something else in its cluster, durably, and up to which index it had carried out the state.
@@ -219,7 +279,8 @@ impl DataDir {
         members: BTreeMap<RaftId, Peer>,
         reached: u64,
     ) -> Result<(), DataDirError> {
-        self.write(Record { membership: Some(membership), members, reached, ..Record::default() })
+        let certificate = self.record.certificate.clone();
+        self.write(Record { membership: Some(membership), members, reached, certificate, ..Record::default() })
     }
 
     /// The index that the node had carried out the state up to when it became what it is; 0: it has always been that.
@@ -244,6 +305,9 @@ impl DataDir {
     /// something of the cluster.
     pub fn leave(&mut self, unclean: bool) -> Result<(), DataDirError> {
         self.write(Record { unclean, ..Record::default() })?;
+        self.key.decertify();
+        self.cluster_key = None;
+        remove_if_there(&self.cluster_key_path())?;
         self.remove_store()
     }
 
@@ -271,10 +335,7 @@ impl DataDir {
     pub fn remove_log(&self) -> Result<(), DataDirError> {
         // It is another copy from now on.
         let differs = self.store_path().join("differs");
-        match fs::remove_file(&differs) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &differs)(error)),
-            _ => {}
-        }
+        remove_if_there(&differs)?;
         ["log", "state", "snapshots"].iter().try_for_each(|part| self.remove_from_store(part))
     }
 
@@ -291,6 +352,10 @@ impl DataDir {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
             _ => Ok(()),
         }
+    }
+
+    fn cluster_key_path(&self) -> PathBuf {
+        self.path.join(CLUSTER_KEY)
     }
 
     fn write(&mut self, record: Record) -> Result<(), DataDirError> {
@@ -310,12 +375,29 @@ impl DataDir {
             begun: record.begun,
             observer: membership.is_some_and(|m| m.observer),
             reached: record.reached,
+            certificate: record.certificate.as_ref().map(|known| known.own.clone()).unwrap_or_default(),
+            authorities: record.certificate.iter().flat_map(|known| &known.authorities).map(hex::encode).collect(),
         };
         let text = serde_json::to_string_pretty(&file).expect("strings and numbers always serialise");
         let path = self.path.join("identity.json");
         write_durably(&path, text.as_bytes(), 0o644).map_err(io_error("write", &path))?;
         self.record = record;
         Ok(())
+    }
+}
+
+/// Has a key show its node's certificate.
+fn show(key: &NodeKey, certificate: &Certificate, dir: &Path) -> Result<(), DataDirError> {
+    key.certify(&certificate.own, certificate.authorities.clone()).map_err(|error| DataDirError::Corrupt {
+        path: dir.join("identity.json"),
+        why: format!("the node's certificate: {error}"),
+    })
+}
+
+fn remove_if_there(path: &Path) -> Result<(), DataDirError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -373,7 +455,20 @@ fn record_of(file: &IdentityFile, dir: &Path) -> Result<Record, DataDirError> {
         unclean: file.unclean,
         begun: file.begun,
         reached: file.reached,
+        certificate: certificate_of(file, dir)?,
     })
+}
+
+fn certificate_of(file: &IdentityFile, dir: &Path) -> Result<Option<Certificate>, DataDirError> {
+    if file.certificate.is_empty() {
+        return Ok(None);
+    }
+    let authorities = file.authorities.iter().map(hex::decode).collect::<Result<_, _>>();
+    let authorities = authorities.map_err(|error| DataDirError::Corrupt {
+        path: dir.join("identity.json"),
+        why: format!("an authority's certificate: {error}"),
+    })?;
+    Ok(Some(Certificate { own: file.certificate.clone(), authorities }))
 }
 
 fn membership_of(file: &IdentityFile, dir: &Path) -> Result<Option<Membership>, DataDirError> {
@@ -386,6 +481,15 @@ fn membership_of(file: &IdentityFile, dir: &Path) -> Result<Option<Membership>, 
         }
         _ => Err(corrupt("it has some of cluster_id, node_id and raft_id, but not all".into())),
     }
+}
+
+fn read_cluster_key(dir: &Path) -> Result<Option<ClusterKey>, DataDirError> {
+    let path = dir.join(CLUSTER_KEY);
+    let Some(text) = read_optional(&path)?.map(Zeroizing::new) else { return Ok(None) };
+    let mut key = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(text.trim_ascii(), &mut *key)
+        .map_err(|error| DataDirError::Corrupt { path, why: error.to_string() })?;
+    Ok(Some(ClusterKey::new(*key)))
 }
 
 fn read_or_make_key(dir: &Path) -> Result<NodeKey, DataDirError> {

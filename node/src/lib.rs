@@ -40,6 +40,7 @@ mod role;
 pub mod serve;
 pub mod status;
 mod visits;
+mod tokens;
 mod voting;
 
 use std::path::Path;

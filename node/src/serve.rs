@@ -17,6 +17,7 @@ use pontoon_proto::v1::endpoint_service_server::EndpointServiceServer;
 use pontoon_proto::v1::name_service_server::NameServiceServer;
 use pontoon_proto::v1::network_service_server::NetworkServiceServer;
 use pontoon_proto::v1::node_service_server::NodeServiceServer;
+use pontoon_proto::v1::token_service_server::TokenServiceServer;
 use pontoon_proto::v1::watch_service_server::WatchServiceServer;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
@@ -30,6 +31,7 @@ use crate::api::endpoint::Endpoints;
 use crate::api::name::Names;
 use crate::api::network::Networks;
 use crate::api::node::Nodes;
+use crate::api::token::Tokens;
 use crate::api::watch::Watch;
 use crate::daemon::Daemon;
 
@@ -213,6 +215,7 @@ pub async fn serve_admin(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(ClusterServiceServer::new(Cluster(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
+        .add_service(TokenServiceServer::new(Tokens(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NodeServiceServer::new(Nodes(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NetworkServiceServer::new(Networks(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(EndpointServiceServer::new(Endpoints(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))

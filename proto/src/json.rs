@@ -33,6 +33,7 @@ macro_rules! short_names {
 short_names! {
     AddressFamily "ADDRESS_FAMILY_",
     NodeState "NODE_STATE_",
+    TokenRole "TOKEN_ROLE_",
     EndpointState "ENDPOINT_STATE_",
     LeaseState "LEASE_STATE_",
     TaskState "TASK_STATE_",

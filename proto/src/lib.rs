@@ -1,8 +1,10 @@
 //! Pontoon's gRPC API and the messages of its log, generated from `pontoon/v1/*.proto`.
 
 mod json;
+mod token;
 
 pub use json::ShortName;
+pub use token::{JoinToken, Secret, TokenError};
 
 /// Package `pontoon.v1`.
 #[allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "generated code")]

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
-use crate::tls::{CONNECT, NodeKey};
+use crate::tls::{CONNECT, Connection, NodeKey};
 
 /// How many handshakes may be under way.
 pub(crate) const HANDSHAKES: usize = 256;
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn accept(
     listener: TcpListener,
     key: NodeKey,
-    ready: mpsc::Sender<TlsStream<TcpStream>>,
+    ready: mpsc::Sender<Connection>,
 ) -> Infallible {
     // They end with this.
     let mut tasks = JoinSet::new();
@@ -43,9 +43,10 @@ pub(crate) async fn accept(
         }
         let (key, ready) = (key.clone(), ready.clone());
         let task = tasks.spawn(async move {
-            match timeout(CONNECT, shake(stream, &key)).await {
+            let connection = async { Connection::new(shake(stream, &key).await?, address, &key) };
+            match timeout(CONNECT, connection).await {
                 // Nobody is there to take it while the port is being closed.
-                Ok(Ok(stream)) => drop(ready.send(stream).await),
+                Ok(Ok(connection)) => drop(ready.send(connection).await),
                 Ok(Err(error)) => debug!(%address, %error, "a handshake has failed"),
                 Err(_) => debug!(%address, "a handshake has failed: it is not over within {CONNECT:?}"),
             }

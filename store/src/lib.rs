@@ -2,7 +2,7 @@
 //! disk. It knows nothing of Linux networking.
 //!
 //! [`Store`] is one member. [`PeerServer`] serves the port that members reach each other at, also
-//! while a daemon is in no cluster. [`hello`] and [`admit`] are what a newcomer asks.
+//! while a daemon is in no cluster. [`hello`] and [`knock`] are what a newcomer asks.
 
 mod accept;
 pub mod codec;
@@ -18,16 +18,16 @@ mod tls;
 mod watch;
 
 pub use feed::{Changes, Compacted};
-pub use peer::{AdmitError, Admitted, Identified, PeerServer, StoreSlot, admit, hello};
+pub use peer::{AdmitError, Admitted, Certificate, Door, Identified, PeerServer, StoreSlot, hello, knock};
 pub use raft::guard::StateGuard;
 pub use raft::types::Peer;
 pub use store::{
-    ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError,
+    CertifyError, ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError,
     Requests, Role, Room, Store, StoreOptions, StoreStatus, Timing, Watched,
 };
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};
-pub use tls::{KeyError, NodeKey, PublicKey};
+pub use tls::{Authority, AuthorityError, CertificateError, Certified, ClusterKey, KeyError, NodeKey, PublicKey};
 pub use watch::{WatchError, Watching};
 
 /// Largest command, in bytes of its encoding. A request between members carries about 1 MiB of entries,

@@ -10,31 +10,35 @@ use std::time::Duration;
 #[cfg(feature = "sim")]
 use futures::FutureExt;
 use futures::stream::StreamExt;
-use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
+use pontoon_proto::{JoinToken, MAX_MESSAGE_BYTES, metadata, v1};
 use prost::Message;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 #[cfg(feature = "sim")]
+use tonic::body::Body;
+#[cfg(feature = "sim")]
 use tonic::codegen::{Service as _, http};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::{Code, Request, Status};
+use tracing::debug;
 
 use crate::accept::{HANDSHAKES, accept};
 use crate::model::command::AdmitNode;
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::rejection::Rejection;
-use crate::raft::channel::{Caller, dial, shown};
+use crate::raft::channel::{Caller, EntranceClient, dial, shown};
 use crate::raft::convert::{Malformed, peer_in};
 use crate::raft::service::Service;
 use crate::raft::types::Peer;
 #[cfg(feature = "sim")]
 use crate::rt::sim::link;
-use crate::rt::{now, timeout, timeout_at};
+use crate::rt::{now, timeout, timeout_at, wall_ms};
 use crate::store::{ProposeError, Store};
-use crate::tls::{NodeKey, PublicKey};
+use crate::tls::{CertificateError, Certified, ClusterKey, NodeKey, PublicKey, Shown, public_key, timestamp};
 use crate::watch::Watching;
 
 /// Carries an encoded `Rejection` (store.proto) with a status.
@@ -45,6 +49,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests, and watchers of an observer, on one connection at a time; more wait.
 const MAX_STREAMS: u32 = 4_096;
+/// Largest message that is taken from whoever comes, in bytes.
+const STRANGERS_BYTES: usize = 64 << 10;
 /// How long calls that are under way may take once the port is to be closed.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -99,17 +105,17 @@ impl StoreSlot {
         self.get().ok_or_else(|| Status::failed_precondition("this daemon is in no cluster"))
     }
 
-    /// The store, if another member of its cluster asks, over a connection made with that member's key. One that came
+    /// The store, if another member of its cluster asks, over a connection made with that member's certificate. One that came
     /// later than what is known here is believed if a member that is known vouches for it.
     pub(crate) async fn member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
         let (store, caller) = self.meant(request)?;
-        identified(store, caller, shown(request)?).await
+        identified(store, caller, &shown(request)?.clone()).await
     }
 
     /// The same for what any member can answer: an observer that was away may know this one under a Raft id that it has had.
     pub(crate) async fn any_member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
         let (store, caller) = self.of_cluster(request)?;
-        identified(store, caller, shown(request)?).await
+        identified(store, caller, &shown(request)?.clone()).await
     }
 
     /// The same, for those only that are known here: whoever vouches asks nobody else.
@@ -143,20 +149,24 @@ impl StoreSlot {
     }
 }
 
-/// The store for a caller that has shown a key, who may be one that came later than what is known here.
-async fn identified(store: Store, caller: Caller, key: PublicKey) -> Result<Store, Status> {
+/// The store for a caller that has shown a certificate, who may be one that came later than what is known here.
+async fn identified(store: Store, caller: Caller, shown: &Shown) -> Result<Store, Status> {
     let known = match store.key_of(caller.from) {
         Some(known) => Some(known),
         None if store.may_be_newer(caller.from) => store.vouched_key_of(caller.from).await,
         None => None,
     };
-    admit_call(store, caller, key, known)
+    admit_call(store, caller, shown, known)
 }
 
-/// Whether whoever has shown a key may call as the member that he says he is.
-fn admit_call(store: Store, caller: Caller, shown: PublicKey, known: Option<PublicKey>) -> Result<Store, Status> {
+/// Whether whoever has shown a certificate may call as the member that he says he is.
+fn admit_call(store: Store, caller: Caller, shown: &Shown, known: Option<PublicKey>) -> Result<Store, Status> {
     match known {
-        Some(known) if known == shown => Ok(store),
+        Some(known) if known == shown.key => {
+            let certified = shown.certified().map_err(|error| disbelieved(shown, &error))?;
+            is_of(&store, caller, &certified)?;
+            Ok(store)
+        }
         Some(_) => {
             let message = format!("the caller has not the key of member {}", caller.from);
             Err(Status::permission_denied(message))
@@ -166,7 +176,7 @@ fn admit_call(store: Store, caller: Caller, shown: PublicKey, known: Option<Publ
                 format!("member {} is not, or no longer, a member of cluster {}", caller.from, caller.cluster);
             let mut status = Status::permission_denied(message);
             // That nobody vouches for one that may be newer says nothing about it.
-            let current = store.state().node_with_key(&shown).map(|node| node.raft_id);
+            let current = store.state().node_with_key(&shown.key).map(|node| node.raft_id);
             if let Some(current) = current.filter(|id| *id > caller.from) {
                 status.metadata_mut().insert(metadata::RAFT_ID, current.0.into());
             } else if !store.may_be_newer(caller.from) {
@@ -176,6 +186,45 @@ fn admit_call(store: Store, caller: Caller, shown: PublicKey, known: Option<Publ
         }
     }
 }
+
+/// Whether a certificate is that of the node that a caller says he is.
+fn is_of(store: &Store, caller: Caller, certified: &Certified) -> Result<(), Status> {
+    let wrong = |what: String| {
+        let message = format!("the certificate of whoever calls as member {} is {what}", caller.from);
+        Err(Status::permission_denied(message))
+    };
+    if certified.cluster != store.cluster() {
+        return wrong(format!("one of cluster {}, and this is a member of cluster {}", certified.cluster, store.cluster()));
+    }
+    let node = store.state().node_with_raft_id(caller.from).map(|node| node.id);
+    if let Some(node) = node.filter(|node| *node != certified.node) {
+        return wrong(format!("node {}'s, and the member is node {node}", certified.node));
+    }
+    Ok(())
+}
+
+/// What somebody is told whose certificate is not believed, with the clock here: his own he knows.
+fn disbelieved(shown: &Shown, error: &CertificateError) -> Status {
+    let address = shown.address;
+    debug!(%address, %error, "a call is refused: the caller's certificate is not believed");
+    let now = timestamp(wall_ms());
+    Status::unauthenticated(format!("your certificate is not believed here, where the clock says {now}: {error}"))
+}
+
+/// Lets those go on to what members say to each other whose certificate is believed, before anything that they send is read.
+fn certified(request: Request<()>) -> Result<Request<()>, Status> {
+    let shown = shown(&request)?;
+    match shown.certified() {
+        Ok(_) => Ok(request),
+        Err(error) => Err(disbelieved(shown, &error)),
+    }
+}
+
+/// Refuses calls before they are read.
+type Check = fn(Request<()>) -> Result<Request<()>, Status>;
+type RaftServer = InterceptedService<v1::raft_server::RaftServer<Service>, Check>;
+type MembersServer = InterceptedService<v1::peer_server::PeerServer<Service>, Check>;
+type EntranceServer = v1::entrance_server::EntranceServer<Service>;
 
 /// Serves the port.
 #[derive(Debug, Clone)]
@@ -198,13 +247,14 @@ impl PeerServer {
         let (ready, incoming) = mpsc::channel(HANDSHAKES);
         let accepting = accept(listener, self.slot.key().clone(), ready);
         let incoming = ReceiverStream::new(incoming).map(Ok::<_, io::Error>);
-        let (raft, peer) = self.services();
+        let (raft, peer, entrance) = self.services();
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(Some(MAX_STREAMS))
             .add_service(raft)
-            .add_service(peer);
+            .add_service(peer)
+            .add_service(entrance);
         let (stop, stopped) = oneshot::channel::<()>();
         let served = server.serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
         let late = async {
@@ -223,13 +273,14 @@ impl PeerServer {
     #[cfg(feature = "sim")]
     pub fn listen(self, address: SocketAddr) {
         let key = self.slot.key().clone();
-        let (raft, peer) = self.services();
-        let serve = move |request: http::Request<tonic::body::Body>| {
-            let (mut raft, mut peer) = (raft.clone(), peer.clone());
+        let (raft, peer, entrance) = self.services();
+        let serve = move |request: http::Request<Body>| {
+            let (mut raft, mut peer, mut entrance) = (raft.clone(), peer.clone(), entrance.clone());
             let answer = async move {
-                let answered = match request.uri().path().starts_with("/pontoon.v1.Raft/") {
-                    true => raft.call(request).await,
-                    false => peer.call(request).await,
+                let answered = match request.uri().path() {
+                    path if path.starts_with("/pontoon.v1.Raft/") => raft.call(request).await.map(|answer| answer.map(Body::new)),
+                    path if path.starts_with("/pontoon.v1.Peer/") => peer.call(request).await.map(|answer| answer.map(Body::new)),
+                    _ => entrance.call(request).await,
                 };
                 answered.unwrap_or_else(|never| match never {})
             };
@@ -238,15 +289,18 @@ impl PeerServer {
         link::listen(address, &key, Arc::new(serve));
     }
 
-    fn services(self) -> (v1::raft_server::RaftServer<Service>, v1::peer_server::PeerServer<Service>) {
+    fn services(self) -> (RaftServer, MembersServer, EntranceServer) {
         let service = Service::new(self.slot);
         let raft = v1::raft_server::RaftServer::new(service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let peer = v1::peer_server::PeerServer::new(service)
+        let peer = v1::peer_server::PeerServer::new(service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        (raft, peer)
+        let entrance =
+            v1::entrance_server::EntranceServer::new(service).max_decoding_message_size(STRANGERS_BYTES);
+        let check = certified as Check;
+        (InterceptedService::new(raft, check), InterceptedService::new(peer, check), entrance)
     }
 }
 
@@ -278,6 +332,31 @@ pub struct Admitted {
     pub members: BTreeMap<RaftId, Peer>,
     /// Whether it begins as an observer.
     pub observer: bool,
+    /// Its certificate, and what to believe others from.
+    pub certificate: Certificate,
+    /// The key that the authority's is encrypted with, if the one that was asked has it.
+    pub cluster_key: Option<ClusterKey>,
+}
+
+/// A node's certificate, and what to believe others from (X.509, DER).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// The node's own.
+    pub own: Vec<u8>,
+    /// Those of the cluster's authorities.
+    pub authorities: Vec<Vec<u8>>,
+}
+
+impl From<Certificate> for v1::Certificate {
+    fn from(certificate: Certificate) -> Self {
+        Self { own: certificate.own, authorities: certificate.authorities }
+    }
+}
+
+impl From<v1::Certificate> for Certificate {
+    fn from(certificate: v1::Certificate) -> Self {
+        Self { own: certificate.own, authorities: certificate.authorities }
+    }
 }
 
 /// Why another daemon did not do what was asked.
@@ -314,6 +393,33 @@ pub enum AdmitError {
         /// Which address and why, as the asked member says.
         message: String,
     },
+    /// It is not what the token is for.
+    #[error(
+        "whoever answers at {address} is not of the cluster that the join token is for: another cluster has that address now, \
+         or somebody stands between"
+    )]
+    OtherCluster {
+        /// Who.
+        address: SocketAddr,
+    },
+    /// It is in no cluster, so that nobody can join through it.
+    #[error("{address} is in no cluster yet")]
+    NoCluster {
+        /// Who.
+        address: SocketAddr,
+        /// Its key.
+        key: PublicKey,
+    },
+    /// Its certificate is not good.
+    #[error("the certificate that {address} shows is not believed: {problem}; its clock says {theirs}")]
+    Certificate {
+        /// Who.
+        address: SocketAddr,
+        /// Why not, with the clock here.
+        problem: CertificateError,
+        /// Its clock.
+        theirs: String,
+    },
     /// It cannot do it now.
     #[error("{address} cannot do it: {reason}")]
     Failed {
@@ -341,6 +447,14 @@ pub async fn hello(key: &NodeKey, address: SocketAddr, deadline: Duration) -> Re
     let answer = timeout(deadline, greet(key, address)).await;
     let (response, public_key) =
         answer.map_err(|_| late(address, deadline))?.map_err(|status| failed(address, &status))?;
+    identified_as(address, response, public_key)
+}
+
+fn identified_as(
+    address: SocketAddr,
+    response: v1::HelloResponse,
+    public_key: PublicKey,
+) -> Result<Identified, AdmitError> {
     let cluster = match response.cluster_id.as_str() {
         "" => None,
         text => Some(text.parse().map_err(|_| AdmitError::Malformed { address, what: "cluster id" })?),
@@ -354,42 +468,104 @@ pub async fn hello(key: &NodeKey, address: SocketAddr, deadline: Duration) -> Re
     })
 }
 
-/// Asks a member to admit the node that has this key. Asking again with the same attempt gives the same answer until
-/// the node has reported itself.
+/// Somebody who has proven to be of the cluster that a token is for.
+#[derive(Debug)]
+pub struct Door {
+    client: EntranceClient,
+    address: SocketAddr,
+    /// Who it is.
+    pub host: Identified,
+}
+
+/// Connects to a node of the cluster that a token is for. Nothing is sent to anybody else but a question who that is, and
+/// that only to one whose certificate the token's authority has issued.
 ///
 /// # Errors
 ///
-/// When the member does not answer by the deadline, or the cluster refuses.
-pub async fn admit(
+/// When nobody answers by the deadline, or somebody who is not of that cluster, or a clock is wrong.
+pub async fn knock(
     key: &NodeKey,
     address: SocketAddr,
-    node: &AdmitNode,
+    token: &JoinToken,
     deadline: Duration,
-) -> Result<Admitted, AdmitError> {
-    let mut request = Request::new(v1::AdmitRequest { node: Some(node.into()) });
-    request.set_timeout(deadline);
+) -> Result<Door, AdmitError> {
     let end = now() + deadline;
     let dialled = timeout_at(end, dial(key, address)).await.map_err(|_| late(address, deadline))?;
-    let (mut client, _) = dialled.map_err(|status| failed(address, &status))?;
-    let answer = timeout_at(end, client.admit(request)).await;
-    let answer =
-        answer.map_err(|_| AdmitError::Unknown { address, message: format!("no answer within {deadline:?}") })?;
-    let response = answer.map_err(|status| not_admitted(address, &status))?.into_inner();
-    let cluster = response.cluster_id.parse().map_err(|_| AdmitError::Malformed { address, what: "cluster id" })?;
-    let member = |(id, member): (&u64, &v1::RaftMember)| Ok((RaftId(*id), peer_in(member)?));
-    let members = response.members.iter().map(member).collect::<Result<_, Malformed>>();
-    let members = members.map_err(|_| AdmitError::Malformed { address, what: "member's key" })?;
-    Ok(Admitted {
-        cluster,
-        node: NodeId(response.node_id),
-        raft_id: RaftId(response.raft_id),
-        members,
-        observer: response.observer,
-    })
+    let (mut client, shown) = dialled.map_err(|status| failed(address, &status))?;
+    let certified = issued(&shown, token, address)?;
+    let answer = timeout_at(end, client.hello(v1::HelloRequest {})).await.map_err(|_| late(address, deadline))?;
+    let response = answer.map_err(|status| failed(address, &status))?.into_inner();
+    let host = identified_as(address, response, certified.key)?;
+    match certified.check_time(wall_ms()) {
+        Ok(()) => Ok(Door { client, address, host }),
+        Err(problem) => {
+            let theirs = timestamp(host.time_ms).to_string();
+            Err(AdmitError::Certificate { address, problem, theirs })
+        }
+    }
+}
+
+/// What the certificate that somebody has shown says, if the authority that a token names has issued it, now or ever.
+fn issued(shown: &[Vec<u8>], token: &JoinToken, address: SocketAddr) -> Result<Certified, AdmitError> {
+    let other = || AdmitError::OtherCluster { address };
+    let own = shown.first().ok_or_else(other)?;
+    let certified = match Certified::read(own) {
+        Err(CertificateError::NoNode) => {
+            let key = public_key(own).map_err(|_| other())?;
+            return Err(AdmitError::NoCluster { address, key });
+        }
+        read => read.map_err(|_| other())?,
+    };
+    let authority = shown.iter().find(|certificate| JoinToken::digest_of(certificate) == token.digest);
+    let authority = authority.ok_or_else(other)?;
+    Certified::verify(own, std::slice::from_ref(authority), certified.from_ms).map_err(|_| other())
+}
+
+impl Door {
+    /// Asks for admission of the node that has this key. Asking again with the same attempt gives the same answer until the
+    /// node has reported itself.
+    ///
+    /// # Errors
+    ///
+    /// When the cluster does not answer by the deadline, or refuses.
+    pub async fn enter(
+        mut self,
+        node: &AdmitNode,
+        token: &JoinToken,
+        deadline: Duration,
+    ) -> Result<Admitted, AdmitError> {
+        let address = self.address;
+        let secret = token.secret.bytes().to_vec();
+        let mut request = Request::new(v1::AdmitRequest { node: Some(node.into()), secret });
+        request.set_timeout(deadline);
+        let answer = timeout(deadline, self.client.admit(request)).await;
+        let answer =
+            answer.map_err(|_| AdmitError::Unknown { address, message: format!("no answer within {deadline:?}") })?;
+        let response = answer.map_err(|status| not_admitted(address, &status))?.into_inner();
+        let malformed = |what| AdmitError::Malformed { address, what };
+        let cluster = response.cluster_id.parse().map_err(|_| malformed("cluster id"))?;
+        let member = |(id, member): (&u64, &v1::RaftMember)| Ok((RaftId(*id), peer_in(member)?));
+        let members = response.members.iter().map(member).collect::<Result<_, Malformed>>();
+        let cluster_key = match response.cluster_key.len() {
+            0 => None,
+            _ => Some(response.cluster_key.as_slice().try_into().map_err(|_| malformed("cluster's key"))?),
+        };
+        Ok(Admitted {
+            cluster,
+            node: NodeId(response.node_id),
+            raft_id: RaftId(response.raft_id),
+            members: members.map_err(|_| malformed("member's key"))?,
+            observer: response.observer,
+            certificate: response.certificate.ok_or(malformed("certificate"))?.into(),
+            cluster_key: cluster_key.map(ClusterKey::new),
+        })
+    }
 }
 
 pub(crate) async fn greet(key: &NodeKey, address: SocketAddr) -> Result<(v1::HelloResponse, PublicKey), Status> {
     let (mut client, shown) = dial(key, address).await?;
+    let shown = shown.first().and_then(|certificate| public_key(certificate).ok());
+    let shown = shown.ok_or_else(|| Status::unavailable("whoever answers has shown no certificate"))?;
     Ok((client.hello(v1::HelloRequest {}).await?.into_inner(), shown))
 }
 

@@ -10,10 +10,10 @@ pub mod sim;
 #[cfg(not(feature = "sim"))]
 pub use real::{
     Elapsed, Instant, JoinHandle, Runtime, Thread, fs, now, settle, sleep, sleep_until, spawn, spawn_blocking, thread,
-    timeout, timeout_at, watch,
+    timeout, timeout_at, wall_ms, watch,
 };
 #[cfg(feature = "sim")]
 pub use sim::{
     Elapsed, Instant, JoinHandle, Runtime, Thread, fs, now, settle, sleep, sleep_until, spawn, spawn_blocking, thread,
-    timeout, timeout_at, watch,
+    timeout, timeout_at, wall_ms, watch,
 };

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
+use pontoon_proto::{JoinToken, TokenError};
 
 use super::{duration, not_empty};
 
@@ -26,14 +27,19 @@ pub(crate) struct InitArgs {
     /// This node is only to vote: it has no containers, and no network reaches it
     #[arg(long)]
     pub(crate) voter_only: bool,
+    /// How many hosts may join with the token that is printed [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) token_uses: Option<u32>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {
-    /// Addresses of nodes of the cluster, tried in order
-    #[arg(required = true, value_delimiter = ',', value_name = "ADDR", value_parser = not_empty)]
+    /// What pontoon init or pontoon token create printed; - reads it from the standard input
+    pub(crate) token: JoinWith,
+    /// Addresses of nodes of the cluster, tried in order before those that the token names
+    #[arg(value_delimiter = ',', value_name = "ADDR", value_parser = not_empty)]
     pub(crate) peers: Vec<String>,
-    /// Address that other nodes reach this daemon at [default: the one that routes to ADDR]
+    /// Address that other nodes reach this daemon at [default: the one that routes to the node that answers]
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
     /// Address that carries the containers' traffic (VTEP) [default: the advertise address]
@@ -45,6 +51,23 @@ pub(crate) struct JoinArgs {
     /// This node is only to vote: it has no containers, and no network reaches it
     #[arg(long)]
     pub(crate) voter_only: bool,
+}
+
+/// Where a token comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum JoinWith {
+    /// The command line.
+    Token(JoinToken),
+    /// The standard input.
+    Stdin,
+}
+
+impl FromStr for JoinWith {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        if text == "-" { Ok(Self::Stdin) } else { text.parse().map(Self::Token) }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,9 +1,12 @@
 //! `pontoon init`, `join`, `leave`, `status` and `cluster`.
 
+use std::io;
+
 use jiff::Timestamp;
+use pontoon_proto::JoinToken;
 use pontoon_proto::v1::{ConfigureRequest, InitRequest, JoinRequest, LeaveRequest, Pool, StatusRequest};
 
-use crate::args::{ClusterCommand, InitArgs, JoinArgs, LeaveArgs, Setting};
+use crate::args::{ClusterCommand, InitArgs, JoinArgs, JoinWith, LeaveArgs, Setting};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
@@ -16,22 +19,43 @@ pub(super) async fn init(args: &InitArgs, session: &Session, output: &Output) ->
         name: args.name.clone().unwrap_or_default(),
         pools: args.pools.iter().map(|cidr| Pool { cidr: cidr.clone(), prefix: args.pool_prefix }).collect(),
         voter_only: args.voter_only,
+        token_uses: args.token_uses.unwrap_or_default(),
     };
     let answer = session.call(Kind::WORK, "making the cluster", session.cluster().init(request)).await?;
-    output.message(&answer, || render::cluster::init(&answer))
+    output.message(&answer, || render::cluster::init(&answer, args.token_uses.unwrap_or(1)))
 }
 
 pub(super) async fn join(args: &JoinArgs, session: &Session, output: &Output) -> Result<(), Failure> {
+    let token = match &args.token {
+        JoinWith::Token(token) => token.clone(),
+        JoinWith::Stdin => read_token()?,
+    };
     let request = JoinRequest {
         peers: args.peers.clone(),
         advertise: args.advertise.clone().unwrap_or_default(),
         data_addr: args.data_addr.clone().unwrap_or_default(),
         name: args.name.clone().unwrap_or_default(),
         voter_only: args.voter_only,
+        token: token.to_string(),
     };
-    let waiting = format!("joining the cluster of {}", args.peers.join(", "));
+    let named: Vec<String> = token.addresses.iter().map(ToString::to_string).collect();
+    let asked: Vec<&str> = args.peers.iter().chain(&named).map(String::as_str).collect();
+    let waiting = format!("joining the cluster of {}", asked.join(", "));
     let answer = session.call(Kind::WORK, &waiting, session.cluster().join(request)).await?;
+    output.warnings(&answer.warnings);
     output.message(&answer, || render::cluster::join(&answer))
+}
+
+/// The token on the standard input, where it stands in no list of processes and no history.
+fn read_token() -> Result<JoinToken, Failure> {
+    let mut text = String::new();
+    let hint = "pipe what pontoon token create -q printed into it";
+    io::stdin().read_line(&mut text).map_err(|error| {
+        Failure::local("MALFORMED_TOKEN", format!("no join token on the standard input: {error}"), hint)
+    })?;
+    text.parse().map_err(|error| {
+        Failure::local("MALFORMED_TOKEN", format!("no join token on the standard input: {error}"), hint)
+    })
 }
 
 pub(super) async fn leave(args: &LeaveArgs, session: &Session, output: &Output) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ mod endpoint;
 mod lease;
 mod network;
 mod node;
+mod token;
 mod watch;
 
 use pontoon_proto::v1::ReadOptions;
@@ -30,6 +31,7 @@ pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -
         Command::Doctor => doctor::run(session, output).await,
         Command::Watch(args) => watch::run(args, session, output).await,
         Command::Cluster(command) => cluster::run(command, session, output).await,
+        Command::Token(command) => token::run(command, session, output).await,
         Command::Node(command) => node::run(command, session, output).await,
         Command::Network(command) => network::run(command, session, output).await,
         Command::Lease(command) => lease::run(command, session, output).await,

@@ -6,17 +6,21 @@ use pontoon_proto::v1::{
     TaskStatus,
 };
 
+use super::token::invite;
 use super::{ago, block, list, name, or_none, section, since, table};
 
 /// How long a voter may not answer before another takes its place, unless it is set.
 const DEFAULT_REPLACE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// The new cluster, and how others get into it.
-pub(crate) fn init(answer: &InitResponse) -> String {
+pub(crate) fn init(answer: &InitResponse, uses: u32) -> String {
     let node = answer.node.clone().unwrap_or_default();
     format!(
-        "Cluster {} is made, with node {} (id {}).\n\nTo add another host, run on it:\n\n    pontoon join {}\n",
-        answer.cluster_id, node.name, node.id, node.advertise
+        "Cluster {} is made, with node {} (id {}).\n\n{}\n\nThis is good for 24 hours. pontoon token create makes more.\n",
+        answer.cluster_id,
+        node.name,
+        node.id,
+        invite(&answer.join_token, uses)
     )
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod endpoint;
 pub(crate) mod lease;
 pub(crate) mod network;
 pub(crate) mod node;
+pub(crate) mod token;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;

@@ -296,13 +296,18 @@ centos1   my-overlay   eth0        10.0.0.2   02:42:0a:00:00:02
 #[test]
 fn a_new_cluster_says_how_to_join_it() {
     golden(
-        &cluster::init(&InitResponse { cluster_id: "00ff".into(), node: Some(node(1)) }),
+        &cluster::init(
+            &InitResponse { cluster_id: "00ff".into(), node: Some(node(1)), join_token: "PTN1-ABC".into() },
+            1,
+        ),
         "
 Cluster 00ff is made, with node host1 (id 1).
 
-To add another host, run on it:
+To add another host, run there:
 
-    pontoon join 192.168.140.200:7300
+    pontoon join PTN1-ABC
+
+This is good for 24 hours. pontoon token create makes more.
 ",
     );
 }

@@ -50,6 +50,7 @@ fn put(index: u64, what: &str, object: &Object) -> String {
             let details = format!("of network {} on node {}, {containers} containers", known.network, known.node);
             line("engine-network", &known.id, details)
         }
+        Some(Kind::Token(token)) => line("token", &token.id, format!("used by {} of {}", token.used, token.uses)),
         // Of a later version.
         None => line("?", "-", String::new()),
     }
@@ -62,6 +63,7 @@ fn deleted(index: u64, key: &ObjectKey) -> String {
     match key.kind() {
         ObjectKind::Lease => line(&key.address, format!("of network {}", key.network)),
         ObjectKind::Claim => line(&key.cidr, String::new()),
+        ObjectKind::Token => line(&format!("{:016x}", key.id), String::new()),
         ObjectKind::EngineNetwork => line("-", format!("of network {} on node {}", key.network, key.node)),
         _ => line(&key.id.to_string(), String::new()),
     }

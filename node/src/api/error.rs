@@ -202,6 +202,15 @@ impl From<AdmitError> for ApiError {
                 message,
                 "check the address, and that its TCP port is open towards this host",
             ),
+            AdmitError::NoCluster { .. } => {
+                Self::new(Code::Unavailable, "NO_MEMBER", message, "the first node needs pontoon init")
+            }
+            AdmitError::OtherCluster { .. } => {
+                Self::new(Code::PermissionDenied, "OTHER_CLUSTER", message, "use a token of that cluster")
+            }
+            AdmitError::Certificate { .. } => {
+                Self::new(Code::FailedPrecondition, "CERTIFICATE", message, "set the clocks of both hosts right")
+            }
             AdmitError::Failed { .. } => {
                 Self::new(Code::Unavailable, "PEER_UNREACHABLE", message, "look at pontoon status there")
             }
@@ -250,15 +259,18 @@ fn code_of(reason: Reason) -> Code {
         AddressReserved, AddressTaken, AlreadyAttached, AlreadyFounded, EgressFull, EndpointNameTaken,
         EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
         InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
-        InvalidSubnet, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound, NetworkProvisional,
+        InvalidSubnet, InvalidToken, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound, NetworkProvisional,
         NodeAddressTaken, NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NodeVoterOnly, NotFounded,
-        PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TooLarge, TooManyNodes, VniExhausted, VniTaken,
-        VotersFull,
+        PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TokenExpired, TokenNotFound, TokenRevoked,
+        TokenRole, TokenUnknown, TokenUsedUp, TooLarge, TooManyNodes, VniExhausted, VniTaken, VotersFull,
     };
     match reason {
         InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
-        | InvalidRange | InvalidMtu | InvalidAddress | InvalidIfname | TooLarge => Code::InvalidArgument,
-        NodeNotFound | NetworkNotFound | EndpointNotFound => Code::NotFound,
+        | InvalidRange | InvalidMtu | InvalidAddress | InvalidIfname | InvalidToken | TooLarge => {
+            Code::InvalidArgument
+        }
+        NodeNotFound | NetworkNotFound | EndpointNotFound | TokenNotFound => Code::NotFound,
+        TokenUnknown | TokenExpired | TokenUsedUp | TokenRevoked | TokenRole => Code::PermissionDenied,
         AlreadyFounded | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken | VniTaken
         | AddressTaken | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
         NotFounded | AddressReserved | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap

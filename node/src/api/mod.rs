@@ -7,6 +7,7 @@ pub mod error;
 pub mod name;
 pub mod network;
 pub mod node;
+pub mod token;
 mod view;
 pub mod watch;
 

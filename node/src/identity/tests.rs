@@ -1,3 +1,5 @@
+use pontoon_store::Authority;
+
 use super::*;
 
 const MEMBERSHIP: Membership =
@@ -6,6 +8,14 @@ const MEMBERSHIP: Membership =
 fn members() -> BTreeMap<RaftId, Peer> {
     let peer = |key| Peer { address: "192.0.2.1:7300".to_owned(), key: [key; 32] };
     [(RaftId(1), peer(7)), (RaftId(9), peer(0xfe))].into()
+}
+
+/// What its cluster would give a node.
+fn credentials(data: &DataDir) -> Credentials {
+    let authority = Authority::found(MEMBERSHIP.cluster).unwrap();
+    let own = authority.issue(MEMBERSHIP.node, &data.public_key(), crate::host::now_ms()).unwrap();
+    let certificate = Certificate { own, authorities: vec![authority.certificate().to_vec()] };
+    Credentials { certificate, cluster_key: Some(ClusterKey::new([5; 32])) }
 }
 
 fn rewrite(dir: &Path, from: &str, to: &str) {
@@ -29,7 +39,8 @@ fn a_new_folder_gets_a_key_and_keeps_it() {
 fn a_membership_survives_a_restart_and_ends_with_leave() {
     let dir = tempfile::tempdir().unwrap();
     let mut data = DataDir::open(dir.path()).unwrap();
-    data.enter(MEMBERSHIP, members()).unwrap();
+    let entered = credentials(&data);
+    data.enter(MEMBERSHIP, members(), entered).unwrap();
     drop(data);
     let mut data = DataDir::open(dir.path()).unwrap();
     assert_eq!((data.membership(), data.members()), (Some(MEMBERSHIP), &members()));
@@ -44,6 +55,56 @@ fn a_membership_survives_a_restart_and_ends_with_leave() {
     drop(data);
     let data = DataDir::open(dir.path()).unwrap();
     assert_eq!((data.membership(), data.begun()), (None, false));
+}
+
+#[test]
+fn credentials_survive_a_restart_and_are_gone_after_leave() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let mut data = DataDir::open(dir.path()).unwrap();
+    assert_eq!(data.key().certified(), None);
+    let entered = credentials(&data);
+    data.enter(MEMBERSHIP, members(), entered).unwrap();
+    let shown = data.key().certified();
+    drop(data);
+    let secret = dir.path().join("cluster.key");
+    assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut data = DataDir::open(dir.path()).unwrap();
+    let certified = data.key().certified();
+    assert_eq!(certified, shown);
+    assert_eq!(certified.map(|own| (own.cluster, own.node)), Some((MEMBERSHIP.cluster, MEMBERSHIP.node)));
+    assert_eq!(data.cluster_key(), Some(&ClusterKey::new([5; 32])));
+    let other = Membership { raft_id: RaftId(77), observer: true, ..MEMBERSHIP };
+    data.become_other(other, members(), 3).unwrap();
+    drop(data);
+    let mut data = DataDir::open(dir.path()).unwrap();
+    assert_eq!(data.key().certified(), shown);
+    data.leave(false).unwrap();
+    assert_eq!((data.key().certified(), data.cluster_key()), (None, None));
+    assert!(!secret.exists());
+}
+
+/// Nobody would believe it.
+#[test]
+fn a_certificate_of_another_key_is_refused() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut data = DataDir::open(dir.path()).unwrap();
+    let foreign = credentials(&DataDir::open(other.path()).unwrap());
+    assert!(data.enter(MEMBERSHIP, members(), foreign).unwrap_err().to_string().contains("the node's certificate"));
+    assert_eq!(data.membership(), None);
+}
+
+#[test]
+fn a_folder_from_before_there_were_certificates_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut data = DataDir::open(dir.path()).unwrap();
+    let entered = credentials(&data);
+    let own = hex::encode(&entered.certificate.own);
+    data.enter(MEMBERSHIP, members(), entered).unwrap();
+    drop(data);
+    rewrite(dir.path(), &own, "");
+    let error = DataDir::open(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("has no certificate") && error.to_string().contains("pontoon join"), "{error}");
 }
 
 #[test]
@@ -69,7 +130,8 @@ fn an_attempt_keeps_its_name_until_one_succeeds() {
     let first = DataDir::open(dir.path()).unwrap().attempt().unwrap();
     let mut data = DataDir::open(dir.path()).unwrap();
     assert_eq!(data.attempt().unwrap(), first);
-    data.enter(MEMBERSHIP, members()).unwrap();
+    let entered = credentials(&data);
+    data.enter(MEMBERSHIP, members(), entered).unwrap();
     data.leave(false).unwrap();
     assert_ne!(data.attempt().unwrap(), first);
 }
@@ -104,7 +166,10 @@ fn a_key_of_another_node_is_refused() {
 #[test]
 fn half_an_identity_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    DataDir::open(dir.path()).unwrap().enter(MEMBERSHIP, members()).unwrap();
+    let mut data = DataDir::open(dir.path()).unwrap();
+    let entered = credentials(&data);
+    data.enter(MEMBERSHIP, members(), entered).unwrap();
+    drop(data);
     rewrite(dir.path(), "\"node_id\": 2", "\"node_id\": null");
     let error = DataDir::open(dir.path()).unwrap_err();
     assert!(error.to_string().contains("identity.json cannot be understood"), "{error}");

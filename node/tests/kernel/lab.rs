@@ -262,6 +262,7 @@ impl Cluster1 {
             underlay: Family::V4,
             voters: None,
             replace_after_ms: None,
+            authorities: Vec::new(),
         });
         for host in hosts {
             let node = node(host.id, host.address);

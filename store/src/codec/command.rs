@@ -13,6 +13,7 @@ use crate::model::rejection::Rejection;
 
 use super::error::{ADDRESS, CodecError, ENDPOINT_ADDRESS, MAC, PREFIX, parse, parse_optional, required};
 use super::object::{addresses, node_state, prefixes, public_key, texts, vni};
+use super::token::{hash, token_id};
 use super::voting::voting;
 
 /// The bytes of a log entry.
@@ -57,9 +58,11 @@ impl TryFrom<v1::Entry> for Entry {
 impl From<&Command> for v1::Command {
     fn from(command: &Command) -> Self {
         let kind = match command {
-            Command::FoundCluster { cluster, node } => {
-                Kind::FoundCluster(v1::FoundCluster { cluster: Some(cluster.into()), node: Some(node.into()) })
-            }
+            Command::FoundCluster { cluster, node, sealed_key } => Kind::FoundCluster(v1::FoundCluster {
+                cluster: Some(cluster.into()),
+                node: Some(node.into()),
+                sealed_key: sealed_key.clone(),
+            }),
             Command::AdmitNode(admit) => Kind::AdmitNode(admit.into()),
             Command::ReportNode(report) => Kind::ReportNode(report.into()),
             Command::SetNodeState { node, state } => {
@@ -105,6 +108,11 @@ impl From<&Command> for v1::Command {
                 Kind::StopEndpoint(v1::StopEndpoint { endpoint: endpoint.0, epoch: *epoch })
             }
             Command::RebindEndpoint(rebound) => Kind::RebindEndpoint(rebound.into()),
+            Command::CreateToken(wanted) => Kind::CreateToken(wanted.into()),
+            Command::RevokeToken { token } => Kind::RevokeToken(v1::RevokeToken { id: token.to_string() }),
+            Command::RotateToken { token, hash } => {
+                Kind::RotateToken(v1::RotateToken { id: token.to_string(), hash: hash.to_vec() })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -118,6 +126,7 @@ impl TryFrom<v1::Command> for Command {
             Kind::FoundCluster(found) => Self::FoundCluster {
                 cluster: required("found_cluster", "cluster", found.cluster)?.try_into()?,
                 node: required("found_cluster", "node", found.node)?.try_into()?,
+                sealed_key: found.sealed_key,
             },
             Kind::AdmitNode(admit) => Self::AdmitNode(admit.try_into()?),
             Kind::ReportNode(report) => Self::ReportNode(report.try_into()?),
@@ -163,6 +172,12 @@ impl TryFrom<v1::Command> for Command {
             Kind::PlaceEndpoint(placed) => Self::PlaceEndpoint(placed.try_into()?),
             Kind::StopEndpoint(stop) => Self::StopEndpoint { endpoint: EndpointId(stop.endpoint), epoch: stop.epoch },
             Kind::RebindEndpoint(rebound) => Self::RebindEndpoint(rebound.try_into()?),
+            Kind::CreateToken(wanted) => Self::CreateToken(wanted.try_into()?),
+            Kind::RevokeToken(revoke) => Self::RevokeToken { token: token_id("revoke_token", &revoke.id)? },
+            Kind::RotateToken(rotate) => Self::RotateToken {
+                token: token_id("rotate_token", &rotate.id)?,
+                hash: hash("rotate_token", &rotate.hash)?,
+            },
         })
     }
 }
@@ -179,6 +194,7 @@ impl From<&AdmitNode> for v1::AdmitNode {
             raft_id: admit.raft_id.map_or(0, |id| id.0),
             attempt: admit.attempt,
             voter_only: admit.voter_only,
+            token: admit.token.map(|hash| hash.to_vec()).unwrap_or_default(),
         }
     }
 }
@@ -198,6 +214,7 @@ impl TryFrom<v1::AdmitNode> for AdmitNode {
             raft_id: (admit.raft_id != 0).then_some(RaftId(admit.raft_id)),
             attempt: admit.attempt,
             voter_only: admit.voter_only,
+            token: (!admit.token.is_empty()).then(|| hash("admit_node", &admit.token)).transpose()?,
         })
     }
 }
@@ -343,6 +360,7 @@ impl From<&Outcome> for v1::Outcome {
             Outcome::Claim(claim) => Some(Object::Claim(claim.into())),
             Outcome::Lease(lease) => Some(Object::Lease(lease.into())),
             Outcome::Cluster(cluster) => Some(Object::Cluster(cluster.into())),
+            Outcome::Token(token) => Some(Object::Token(token.into())),
         };
         Self { object }
     }
@@ -360,6 +378,7 @@ impl TryFrom<v1::Outcome> for Outcome {
             Some(Object::Claim(claim)) => Self::Claim(claim.try_into()?),
             Some(Object::Lease(lease)) => Self::Lease(lease.try_into()?),
             Some(Object::Cluster(cluster)) => Self::Cluster(cluster.try_into()?),
+            Some(Object::Token(token)) => Self::Token(token.try_into()?),
         })
     }
 }

@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod object;
 mod stored;
+mod token;
 mod voting;
 mod watched;
 

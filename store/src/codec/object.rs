@@ -26,6 +26,7 @@ impl From<&Cluster> for v1::Cluster {
             underlay: v1::AddressFamily::from(cluster.underlay).into(),
             voters: cluster.voters.map_or(0, u32::from),
             replace_after_ms: cluster.replace_after_ms.unwrap_or(0),
+            authorities: cluster.authorities.clone(),
         }
     }
 }
@@ -49,6 +50,7 @@ impl TryFrom<v1::Cluster> for Cluster {
             underlay,
             voters: (voters != 0).then(|| voters.try_into()).transpose().map_err(|_| too_many())?,
             replace_after_ms: (cluster.replace_after_ms != 0).then_some(cluster.replace_after_ms),
+            authorities: cluster.authorities,
         })
     }
 }

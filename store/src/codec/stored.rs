@@ -9,8 +9,8 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::model::apply::Change;
-use crate::model::id::{EndpointId, NetworkId, NodeId};
-use crate::model::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node};
+use crate::model::id::{EndpointId, NetworkId, NodeId, TokenId};
+use crate::model::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node, Token};
 use crate::model::state::{Kept, Session, State};
 
 use super::command::{response, result};
@@ -29,6 +29,8 @@ mod tag {
     pub(super) const ANSWER: u8 = 6;
     pub(super) const CLAIM: u8 = 7;
     pub(super) const ENGINE_NETWORK: u8 = 8;
+    pub(super) const TOKEN: u8 = 9;
+    pub(super) const SEALED_KEY: u8 = 10;
 }
 
 /// The bytes of the whole state: the same on every node that applied the same entries.
@@ -46,6 +48,8 @@ pub fn encode_snapshot(state: &State) -> Vec<u8> {
         sessions: state.sessions.iter().map(session).collect(),
         claims: state.claims.values().map(Into::into).collect(),
         engine_networks: state.engine_networks.values().map(Into::into).collect(),
+        sealed_key: state.sealed_key.clone(),
+        tokens: state.tokens.values().map(Into::into).collect(),
     };
     snapshot.encode_to_vec()
 }
@@ -90,6 +94,10 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State, CodecError> {
     for known in snapshot.engine_networks {
         put_engine_network(&mut state, known);
     }
+    state.sealed_key = snapshot.sealed_key;
+    for token in snapshot.tokens {
+        put_token(&mut state, token)?;
+    }
     state.reindex();
     Ok(state)
 }
@@ -109,6 +117,8 @@ impl Change {
             Self::Endpoint(id) => ids(tag::ENDPOINT, &[id.0]),
             Self::Answer(node, seq) => ids(tag::ANSWER, &[node.0, *seq]),
             Self::EngineNetwork(network, node) => ids(tag::ENGINE_NETWORK, &[network.0, node.0]),
+            Self::Token(id) => ids(tag::TOKEN, &[id.0]),
+            Self::SealedKey => ids(tag::SEALED_KEY, &[]),
             Self::Claim(cidr) => {
                 let mut key = vec![tag::CLAIM, cidr.prefix_len()];
                 key.extend(address_bytes(cidr.addr()));
@@ -138,6 +148,8 @@ impl Change {
         let id = <[u8; 8]>::try_from(first).map(u64::from_be_bytes);
         match (kind, id, rest) {
             (tag::CLUSTER, Err(_), []) => Ok(Self::Cluster),
+            (tag::SEALED_KEY, Err(_), []) => Ok(Self::SealedKey),
+            (tag::TOKEN, Ok(id), []) => Ok(Self::Token(TokenId(id))),
             (tag::NODE, Ok(id), []) => Ok(Self::Node(NodeId(id))),
             (tag::NETWORK, Ok(id), []) => Ok(Self::Network(NetworkId(id))),
             (tag::ENDPOINT, Ok(id), []) => Ok(Self::Endpoint(EndpointId(id))),
@@ -171,6 +183,8 @@ impl State {
             .chain(self.sessions.iter().flat_map(answers))
             .chain(self.claims.keys().map(|cidr| Change::Claim(*cidr)))
             .chain(self.engine_networks.keys().map(|(network, node)| Change::EngineNetwork(*network, *node)))
+            .chain(self.tokens.keys().map(|id| Change::Token(*id)))
+            .chain((!self.sealed_key.is_empty()).then_some(Change::SealedKey))
     }
 
     /// What the disk keeps under an object's key; none when there is no such object (any more).
@@ -188,6 +202,8 @@ impl State {
                 let known = self.engine_networks.get(&(*network, *node));
                 known.map(|known| v1::EngineNetwork::from(known).encode_to_vec())
             }
+            Change::Token(id) => self.tokens.get(id).map(|token| v1::Token::from(token).encode_to_vec()),
+            Change::SealedKey => (!self.sealed_key.is_empty()).then(|| self.sealed_key.clone()),
             Change::Answer(node, seq) => {
                 let session = self.sessions.get(node)?;
                 let answers = BTreeMap::from([(*seq, session.answers.get(seq)?.clone())]);
@@ -218,6 +234,8 @@ impl State {
                 Change::Lease(..) => put_lease(&mut state, decode("lease", value)?)?,
                 Change::Answer(..) => put_session(&mut state, decode("session", value)?)?,
                 Change::Claim(_) => put_claim(&mut state, decode("claim", value)?)?,
+                Change::Token(_) => put_token(&mut state, decode("token", value)?)?,
+                Change::SealedKey => state.sealed_key = value.to_vec(),
                 Change::EngineNetwork(..) => put_engine_network(&mut state, decode("engine network", value)?),
             }
         }
@@ -288,6 +306,12 @@ fn put_claim(state: &mut State, claim: v1::Claim) -> Result<(), CodecError> {
 fn put_engine_network(state: &mut State, known: v1::EngineNetwork) {
     let known = EngineNetwork::from(known);
     state.engine_networks.insert((known.network, known.node), known);
+}
+
+fn put_token(state: &mut State, token: v1::Token) -> Result<(), CodecError> {
+    let token = Token::try_from(token)?;
+    state.tokens.insert(token.id(), token);
+    Ok(())
 }
 
 /// Adds answers to a session.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pontoon_proto::v1::{self, ObjectKind, object};
 
 use crate::model::apply::{Change, Observed};
-use crate::model::id::{EndpointId, NetworkId, NodeId};
+use crate::model::id::{EndpointId, NetworkId, NodeId, TokenId};
 use crate::model::state::State;
 
 use super::error::{ADDRESS, CodecError, PREFIX, invalid, parse, required};
@@ -26,7 +26,8 @@ impl Change {
             Self::EngineNetwork(network, node) => {
                 v1::ObjectKey { network: network.0, node: node.0, ..key(ObjectKind::EngineNetwork) }
             }
-            Self::Answer(..) => return None,
+            Self::Token(id) => v1::ObjectKey { id: id.0, ..key(ObjectKind::Token) },
+            Self::SealedKey | Self::Answer(..) => return None,
         })
     }
 
@@ -34,7 +35,8 @@ impl Change {
     pub fn network(&self) -> Option<NetworkId> {
         match self {
             Self::Network(id) | Self::Lease(id, _) | Self::EngineNetwork(id, _) => Some(*id),
-            Self::Cluster | Self::Node(_) | Self::Endpoint(_) | Self::Claim(_) | Self::Answer(..) => None,
+            Self::Cluster | Self::Node(_) | Self::Endpoint(_) | Self::Claim(_) => None,
+            Self::Token(_) | Self::SealedKey | Self::Answer(..) => None,
         }
     }
 }
@@ -53,7 +55,8 @@ impl State {
             Change::EngineNetwork(network, node) => {
                 Object::EngineNetwork(self.engine_networks.get(&(*network, *node))?.into())
             }
-            Change::Answer(..) => return None,
+            Change::Token(id) => Object::Token(self.tokens.get(id)?.into()),
+            Change::SealedKey | Change::Answer(..) => return None,
         };
         Some(v1::Object { object: Some(object) })
     }
@@ -72,6 +75,7 @@ impl TryFrom<v1::Object> for Observed {
             Object::Lease(lease) => Self::Lease(lease.try_into()?),
             Object::Claim(claim) => Self::Claim(claim.try_into()?),
             Object::EngineNetwork(known) => Self::EngineNetwork(known.into()),
+            Object::Token(token) => Self::Token(token.try_into()?),
         })
     }
 }
@@ -95,6 +99,7 @@ fn named(key: &v1::ObjectKey) -> Result<Change, CodecError> {
         ObjectKind::Lease => Change::Lease(network, parse("object_key", "address", &key.address, ADDRESS)?),
         ObjectKind::Claim => Change::Claim(parse("object_key", "cidr", &key.cidr, PREFIX)?),
         ObjectKind::EngineNetwork => Change::EngineNetwork(network, NodeId(key.node)),
+        ObjectKind::Token => Change::Token(TokenId(id)),
     })
 }
 

@@ -5,17 +5,21 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::id::{EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
+use super::id::{EndpointId, Mac, NetworkId, NodeId, RaftId, TokenId, Vni};
 use super::object::{
-    Claim, Cluster, Endpoint, EngineNetwork, Family, Labels, Lease, Network, Node, NodeState, Route, Sandbox, Voting,
+    Claim, Cluster, Endpoint, EngineNetwork, Family, Labels, Lease, Network, Node, NodeState, Route, Sandbox, Token,
+    TokenRole, Voting,
 };
 
 /// Highest feature level that this version knows. A command kind that a later version adds
 /// gets a higher level, and is proposed only once every member reports that level.
-pub const FEATURE_LEVEL: u32 = 4;
+pub const FEATURE_LEVEL: u32 = 5;
 
 /// Feature level from which on nodes may be outside the Raft membership.
 pub const OBSERVERS: u32 = 4;
+
+/// Feature level from which on nodes have certificates, and hosts join with tokens.
+pub const TOKENS: u32 = 5;
 
 /// What a log entry holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +52,8 @@ pub enum Command {
         cluster: Cluster,
         /// First node.
         node: AdmitNode,
+        /// Key of the authority whose certificate is in the settings, encrypted; empty without one.
+        sealed_key: Vec<u8>,
     },
     /// Admits a node.
     AdmitNode(AdmitNode),
@@ -156,6 +162,20 @@ pub enum Command {
     },
     /// An engine takes an endpoint whose container does not run into use again.
     RebindEndpoint(RebindEndpoint),
+    /// Makes a token that hosts can join with.
+    CreateToken(CreateToken),
+    /// Revokes a token.
+    RevokeToken {
+        /// Token.
+        token: TokenId,
+    },
+    /// Puts another secret in the place of a token's, which is revoked.
+    RotateToken {
+        /// Token.
+        token: TokenId,
+        /// SHA-256 of the new secret.
+        hash: [u8; 32],
+    },
 }
 
 impl Command {
@@ -173,6 +193,9 @@ impl Command {
             | Self::RebindEndpoint(_) => 2,
             Self::ConfigureCluster(_) | Self::SetVoting { .. } => 3,
             Self::RetireMember { .. } => OBSERVERS,
+            Self::CreateToken(_) | Self::RevokeToken { .. } | Self::RotateToken { .. } => TOKENS,
+            Self::FoundCluster { sealed_key, .. } if !sealed_key.is_empty() => TOKENS,
+            Self::AdmitNode(admit) if admit.token.is_some() => TOKENS,
             Self::AdmitNode(admit) if admit.voter_only => 3,
             Self::CreateNetwork(wanted) if wanted.engine.is_some() => 2,
             Self::CreateEndpoint(wanted) if !wanted.engine_id.is_empty() => 2,
@@ -202,6 +225,21 @@ pub struct AdmitNode {
     pub attempt: u64,
     /// It is only to vote.
     pub voter_only: bool,
+    /// SHA-256 of the secret of the token that it joins with.
+    pub token: Option<[u8; 32]>,
+}
+
+/// Makes a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateToken {
+    /// SHA-256 of its secret.
+    pub hash: [u8; 32],
+    /// What hosts may become.
+    pub role: TokenRole,
+    /// How many hosts may join with it.
+    pub uses: u32,
+    /// How long it lasts, in milliseconds.
+    pub life_ms: u64,
 }
 
 /// Changes settings of the cluster. What is none stays as it is.
@@ -399,4 +437,6 @@ pub enum Outcome {
     Lease(Lease),
     /// The settings.
     Cluster(Cluster),
+    /// A token: made, rotated or revoked.
+    Token(Token),
 }

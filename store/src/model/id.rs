@@ -42,6 +42,33 @@ index_id! {
 /// come after the founding entry and are greater.
 pub const FOUNDER: RaftId = RaftId(1);
 
+/// A token that hosts join with: the first 8 bytes of what recognises it, shown as 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenId(pub u64);
+
+impl TokenId {
+    /// The token that this hash recognises.
+    pub fn of(hash: &[u8; 32]) -> Self {
+        Self(hash.iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte)))
+    }
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for TokenId {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = u64::from_str_radix(text, 16).ok().filter(|_| digits);
+        number.map(Self).ok_or_else(|| ParseError::new(text, "token id", "16 hexadecimal digits"))
+    }
+}
+
 /// A text that is not a value of the type asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{text:?} is not a {what}: {expected}")]

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::command::OBSERVERS;
-use super::id::{ClusterId, EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
+use super::id::{ClusterId, EndpointId, Mac, NetworkId, NodeId, RaftId, TokenId, Vni};
 
 /// Free labels of a node or a network.
 pub type Labels = BTreeMap<String, String>;
@@ -61,6 +62,9 @@ pub struct Cluster {
     /// [`Cluster::REPLACE_AFTER`]. Kept as it was given: a state without it has the same bytes as before there was such a
     /// setting.
     pub replace_after_ms: Option<u64>,
+    /// Certificates (X.509, DER) of the authorities that nodes are believed from; the last one issues theirs. None: it was
+    /// founded before there were any.
+    pub authorities: Vec<Vec<u8>>,
 }
 
 impl Cluster {
@@ -85,6 +89,48 @@ pub struct Pool {
     pub cidr: Ipv4Net,
     /// Prefix length of each subnet: at least the range's own, at most 30.
     pub prefix: u8,
+}
+
+/// What a host may become that joins with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenRole {
+    /// Any node, also one that votes.
+    Voter,
+    /// A node that does not vote, unless somebody promotes it.
+    Observer,
+}
+
+/// Lets hosts join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// SHA-256 of its secret.
+    pub hash: [u8; 32],
+    /// What hosts may become.
+    pub role: TokenRole,
+    /// How many hosts may join with it.
+    pub uses: u32,
+    /// How many have.
+    pub used: u32,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// When it ends.
+    pub until_ms: u64,
+    /// When it was revoked.
+    pub revoked_ms: Option<u64>,
+}
+
+impl Token {
+    /// How many hosts may join with one at most.
+    pub const MAX_USES: u32 = 1_000;
+    /// How long one may last, in milliseconds: a second to a year.
+    pub const LIFE_MS: RangeInclusive<u64> = 1_000..=365 * 24 * 3_600_000;
+    /// How long one lasts unless it is given, in milliseconds: a day.
+    pub const DEFAULT_LIFE_MS: u64 = 24 * 3_600_000;
+
+    /// Its id.
+    pub fn id(&self) -> TokenId {
+        TokenId::of(&self.hash)
+    }
 }
 
 /// What the cluster thinks of a node.

@@ -34,6 +34,20 @@ reasons! {
     NotFounded "NOT_FOUNDED",
     /// A name that is empty, too long or has characters that names do not have.
     InvalidName "INVALID_NAME",
+    /// Uses or a life that a token cannot have, or one that is there already.
+    InvalidToken "INVALID_TOKEN",
+    /// No such token.
+    TokenNotFound "TOKEN_NOT_FOUND",
+    /// Whoever joins has no token, or one that this cluster never made.
+    TokenUnknown "TOKEN_UNKNOWN",
+    /// The token has ended.
+    TokenExpired "TOKEN_EXPIRED",
+    /// As many hosts have joined with the token as may.
+    TokenUsedUp "TOKEN_USED_UP",
+    /// The token was revoked.
+    TokenRevoked "TOKEN_REVOKED",
+    /// The token makes nodes that do not vote, and this one is to do nothing else.
+    TokenRole "TOKEN_ROLE",
     /// A label without key, too long, or too many of them.
     InvalidLabel "INVALID_LABEL",
     /// A setting of the cluster that cannot be.

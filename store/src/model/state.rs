@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::command::Outcome;
-use super::id::{EndpointId, Mac, NetworkId, NodeId, RaftId};
+use super::id::{EndpointId, Mac, NetworkId, NodeId, RaftId, TokenId};
 use super::index::Index;
-use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node};
+use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node, Token};
 use super::rejection::Rejection;
 
 /// Everything that the cluster agrees on, as of one log index. Only [`State::apply`] changes it.
@@ -29,6 +29,10 @@ pub struct State {
     pub claims: BTreeMap<IpNet, Claim>,
     /// Networks as the engines have them.
     pub engine_networks: BTreeMap<(NetworkId, NodeId), EngineNetwork>,
+    /// Tokens that hosts can join with, or could.
+    pub tokens: BTreeMap<TokenId, Token>,
+    /// Key of the authority that issues the nodes' certificates, encrypted; empty: there is none.
+    pub sealed_key: Vec<u8>,
     /// Answers that are kept so that a retried request is not applied twice, by the node that
     /// asked (node 0 while a cluster is founded).
     pub sessions: BTreeMap<NodeId, Session>,

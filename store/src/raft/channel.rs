@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 
 use crate::model::id::{ClusterId, RaftId};
 use crate::rt::{self, Instant};
-use crate::tls::{NodeKey, PublicKey};
+use crate::tls::{NodeKey, Shown};
 
 #[cfg(not(feature = "sim"))]
 use super::link;
@@ -55,7 +55,7 @@ struct Standing {
     heard: Option<Instant>,
 }
 
-pub(crate) use link::{Link, Unusable, shown};
+pub(crate) use link::{Link, Unusable};
 
 /// Whom a connection is to, and the connection.
 type Open = (Peer, Link);
@@ -91,6 +91,11 @@ impl Channels {
     /// A client of the peer service of a member.
     pub(crate) fn peer(&self, member: u64, peer: &Peer) -> Result<PeerClient, Unusable> {
         Ok(peer_client(self.to(member, peer, Purpose::Control)?))
+    }
+
+    /// A client of what a member serves to everybody.
+    pub(crate) fn entrance(&self, member: u64, peer: &Peer) -> Result<EntranceClient, Unusable> {
+        Ok(v1::entrance_client::EntranceClient::new(self.to(member, peer, Purpose::Control)?))
     }
 
     /// A client of the peer service of a member, for following it.
@@ -183,10 +188,18 @@ impl Channels {
 pub(crate) type RaftClient = v1::raft_client::RaftClient<Link>;
 pub(crate) type PeerClient = v1::peer_client::PeerClient<Link>;
 
-/// Connects to an address, whoever answers there, and tells whose key it is.
-pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(PeerClient, PublicKey), Status> {
+pub(crate) type EntranceClient = v1::entrance_client::EntranceClient<Link>;
+
+/// Connects to an address, whoever answers there, and tells which certificates he has shown: his own, and his issuer's.
+pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(EntranceClient, Vec<Vec<u8>>), Status> {
     let (link, shown) = link::dial(key, address).await?;
-    Ok((peer_client(link), shown))
+    Ok((v1::entrance_client::EntranceClient::new(link), shown))
+}
+
+/// What a caller has shown.
+pub(crate) fn shown<T>(request: &Request<T>) -> Result<&Shown, Status> {
+    let shown = request.extensions().get::<Shown>();
+    shown.ok_or_else(|| Status::unauthenticated("the caller has shown no certificate"))
 }
 
 fn peer_client(link: Link) -> PeerClient {

@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tonic::Status;
 use tonic::transport::Endpoint;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
-use tonic::{Request, Status};
 use tower::service_fn;
 
 use super::channel::Purpose;
 use super::types::Peer;
-use crate::tls::{NodeKey, PublicKey, public_key};
+use crate::tls::{NodeKey, public_key};
 
 /// A connection that has been silent this long is asked whether it is alive.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -29,7 +28,8 @@ pub(crate) use tonic::transport::Channel as Link;
 /// An address that cannot be one.
 pub(crate) use tonic::transport::Error as Unusable;
 
-/// A connection that is made when first used, and again when it broke: only to the one that has the member's key.
+/// A connection that is made when first used, and again when it broke: only to the one that has the member's key, and a
+/// certificate that is good.
 pub(crate) fn lazy(key: &NodeKey, member: u64, peer: &Peer, purpose: Purpose) -> Result<Link, Unusable> {
     let (key, peer) = (key.clone(), peer.clone());
     let endpoint = match (endpoint(&peer.address)?, purpose) {
@@ -42,20 +42,24 @@ pub(crate) fn lazy(key: &NodeKey, member: u64, peer: &Peer, purpose: Purpose) ->
         let (key, peer) = (key.clone(), peer.clone());
         async move {
             let (stream, shown) = key.connect(&peer.address).await?;
-            if shown == peer.key {
-                return Ok(TokioIo::new(stream));
+            let shown = shown.first().map_or(&[][..], Vec::as_slice);
+            if !public_key(shown).is_ok_and(|shown| shown == peer.key) {
+                return Err(io::Error::other(format!(
+                    "whoever answers at {} has not the key of member {member}: another daemon has that address now",
+                    peer.address
+                )));
             }
-            Err(io::Error::other(format!(
-                "whoever answers at {} has not the key of member {member}: another daemon has that address now",
-                peer.address
-            )))
+            key.verify(shown).map_err(|error| {
+                io::Error::other(format!("the certificate of member {member} at {} is not believed: {error}", peer.address))
+            })?;
+            Ok(TokioIo::new(stream))
         }
     });
     Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
-/// Connects to an address, whoever answers there, and tells whose key it is.
-pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(Link, PublicKey), Status> {
+/// Connects to an address, whoever answers there, and tells which certificates he has shown: his own, and his issuer's.
+pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(Link, Vec<Vec<u8>>), Status> {
     let unavailable = |error: &dyn std::error::Error| Status::unavailable(crate::error_chain(error));
     let endpoint = endpoint(&address.to_string()).map_err(|error| unavailable(&error))?;
     let (stream, shown) = key.connect(&address.to_string()).await.map_err(|error| unavailable(&error))?;
@@ -66,14 +70,6 @@ pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(Link, Pu
     });
     let channel = endpoint.connect_with_connector(once).await.map_err(|error| unavailable(&error))?;
     Ok((channel, shown))
-}
-
-/// The key that a caller has shown and proven to have.
-pub(crate) fn shown<T>(request: &Request<T>) -> Result<PublicKey, Status> {
-    let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
-    let certificates = info.and_then(TlsConnectInfo::peer_certs);
-    let key = certificates.and_then(|shown| public_key(shown.first()?).ok());
-    key.ok_or_else(|| Status::unauthenticated("the caller has shown no key"))
 }
 
 /// The settings of a connection. Its URI names no scheme that tonic would act on: who is there is checked in tls.rs.

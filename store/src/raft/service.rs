@@ -1,21 +1,25 @@
 //! The called side of what members say to each other.
 
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt};
 use openraft::Snapshot;
-use pontoon_proto::v1;
+use pontoon_proto::{Secret, v1};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use super::channel::{Caller, shown};
 use super::convert;
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
-use crate::peer::{StoreSlot, greet, unproposed, unreachable};
+use crate::model::rejection::Rejection;
+use crate::peer::{StoreSlot, greet, rejected, unproposed, unreachable};
 use crate::rt;
-use crate::store::{Level, Proposed, Store, hash_out};
-use crate::tls::NodeKey;
+use crate::store::{Level, ProposeError, Proposed, Store, hash_out};
+use crate::tls::{NodeKey, Shown};
 use crate::watch::{Concern, Following, Watcher};
 
 /// How long writing an admission may take. With the call back it stays below 5 s.
@@ -193,31 +197,6 @@ impl v1::peer_server::Peer for Service {
         Ok(Response::new(v1::ReadIndexResponse { index }))
     }
 
-    async fn admit(&self, request: Request<v1::AdmitRequest>) -> Answer<v1::AdmitResponse> {
-        let store = self.slot.any()?;
-        let shown = shown(&request)?;
-        let node = request.into_inner().node.ok_or_else(|| Status::invalid_argument("no node to admit"))?;
-        let node = AdmitNode::try_from(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        if node.public_key != shown {
-            return Err(Status::unauthenticated("whoever asks has not the key of the node to be admitted"));
-        }
-        // Which Raft id it gets is not for the newcomer to say.
-        let node = AdmitNode { raft_id: None, ..node };
-        reachable(self.slot.key(), &node).await?;
-        // A member proposes on the leader, so this needs no forwarding of its own.
-        match store.propose(Command::AdmitNode(node), ADMIT).await {
-            Ok(Outcome::Node(node)) => Ok(Response::new(v1::AdmitResponse {
-                cluster_id: store.cluster().to_string(),
-                node_id: node.id.0,
-                raft_id: node.raft_id.0,
-                members: store.members(),
-                observer: store.is_full(),
-            })),
-            Ok(_) => Err(Status::internal("an admission made no node")),
-            Err(error) => Err(unproposed(&error)),
-        }
-    }
-
     async fn expel(&self, request: Request<v1::ExpelRequest>) -> Answer<v1::ExpelResponse> {
         let store = self.slot.member(&request).await?;
         if store.expel_here(RaftId(request.get_ref().raft_id)).await {
@@ -233,10 +212,62 @@ impl v1::peer_server::Peer for Service {
         let key = store.key_of(member).ok_or_else(|| Status::not_found(format!("there is no member {member} here")))?;
         Ok(Response::new(v1::KeyOfResponse { public_key: key.to_vec() }))
     }
+}
 
+#[tonic::async_trait]
+impl v1::entrance_server::Entrance for Service {
     async fn hello(&self, _request: Request<v1::HelloRequest>) -> Answer<v1::HelloResponse> {
         Ok(Response::new(self.slot.hello()))
     }
+
+    async fn admit(&self, request: Request<v1::AdmitRequest>) -> Answer<v1::AdmitResponse> {
+        let store = self.slot.any()?;
+        let Shown { key, address, .. } = *shown(&request)?;
+        let v1::AdmitRequest { node, secret } = request.into_inner();
+        let token = (!secret.is_empty()).then(|| Secret::try_from(Zeroizing::new(secret).as_slice()));
+        let token = token.transpose().map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let node = node.ok_or_else(|| Status::invalid_argument("no node to admit"))?;
+        let node = AdmitNode::try_from(node).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if node.public_key != key {
+            return Err(Status::unauthenticated("whoever asks has not the key of the node to be admitted"));
+        }
+        // Which Raft id it gets is not for the newcomer to say.
+        let node = AdmitNode { raft_id: None, token: token.map(|secret| secret.hash()), ..node };
+        // Nobody who cannot join makes this node call somewhere.
+        store.state().may_admit(&node).map_err(|rejection| refuse(&node, address, &rejection))?;
+        reachable(self.slot.key(), &node).await?;
+        // A member proposes on the leader, so this needs no forwarding of its own.
+        let admitted = match store.propose(Command::AdmitNode(node.clone()), ADMIT).await {
+            Ok(Outcome::Node(node)) => node,
+            Ok(_) => return Err(Status::internal("an admission made no node")),
+            Err(ProposeError::Rejected(rejection)) => return Err(refuse(&node, address, &rejection)),
+            Err(error) => return Err(unproposed(&error)),
+        };
+        let certificate = store.certificate_of(admitted.id).await?;
+        info!(node = %admitted.id, name = admitted.name, %address, "admitted a node");
+        Ok(Response::new(v1::AdmitResponse {
+            cluster_id: store.cluster().to_string(),
+            node_id: admitted.id.0,
+            raft_id: admitted.raft_id.0,
+            members: store.members(),
+            observer: store.is_full(),
+            certificate: Some(certificate.into()),
+            cluster_key: store.cluster_key().map(|key| key.bytes().to_vec()).unwrap_or_default(),
+        }))
+    }
+
+    async fn certify(&self, request: Request<v1::CertifyRequest>) -> Answer<v1::CertifyResponse> {
+        let store = self.slot.any()?;
+        let certificate = store.certify(NodeId(request.get_ref().node_id));
+        let certificate = certificate.map_err(|error| Status::failed_precondition(crate::error_chain(&error)))?;
+        Ok(Response::new(v1::CertifyResponse { certificate: Some(certificate.into()) }))
+    }
+}
+
+/// Tells a newcomer why it is not admitted, and the log who that was.
+fn refuse(node: &AdmitNode, address: SocketAddr, rejection: &Rejection) -> Status {
+    warn!(%address, name = node.name, reason = rejection.reason.as_str(), "a host may not join: {rejection}");
+    rejected(rejection)
 }
 
 /// Calls a newcomer back: one that the others cannot reach would be a member in name only.

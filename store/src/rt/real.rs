@@ -1,6 +1,7 @@
 //! The real world: tokio and the system.
 
 use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use openraft::impls::TokioRuntime as Runtime;
 pub use tokio::spawn;
@@ -12,6 +13,12 @@ pub use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 /// This moment.
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// What this host's clock says, in milliseconds since the Unix epoch.
+pub fn wall_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    u64::try_from(now).unwrap_or(u64::MAX)
 }
 
 /// Work that blocks, on a thread of its own.

@@ -122,6 +122,14 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// When each simulation begins, in milliseconds since the Unix epoch.
+pub const EPOCH_MS: u64 = 1_790_000_000_000;
+
+/// What a clock that is right says, in milliseconds since the Unix epoch.
+pub fn wall_ms() -> u64 {
+    EPOCH_MS + u64::try_from(now().elapsed_since_start().as_millis()).unwrap_or(u64::MAX / 2)
+}
+
 /// Begins a task of the host that asks.
 pub fn spawn<T>(future: T) -> JoinHandle<T::Output>
 where

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod attend;
+mod certify;
 mod consensus;
 mod copy;
 mod elsewhere;
@@ -45,10 +46,11 @@ use crate::raft::state_machine::Shared;
 use crate::raft::types::{Peer, StoredMembership, Types};
 use crate::rt::{JoinHandle, timeout, watch};
 use crate::tasks::TaskBoard;
-use crate::tls::{NodeKey, PublicKey};
+use crate::tls::{ClusterKey, NodeKey, PublicKey};
 
 pub(crate) use agreement::hash_out;
 use attend::Attendance;
+pub use certify::CertifyError;
 pub(crate) use consensus::Consensus;
 pub use elsewhere::Watched;
 pub use members::ExpelError;
@@ -107,6 +109,8 @@ pub struct StoreOptions {
     pub node: NodeId,
     /// The node's key pair.
     pub key: NodeKey,
+    /// The key that the authority's is encrypted with, if this node has it.
+    pub cluster_key: Option<ClusterKey>,
     /// The members, as the one told that admitted this one: whom to believe until the log says it.
     pub members: BTreeMap<RaftId, Peer>,
     /// Whether it has been opened before: then its log must be there. A member whose log was lost may have voted, and would

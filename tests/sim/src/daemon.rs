@@ -10,16 +10,19 @@ use pontoon_node::kernel::memory::Memory;
 use pontoon_node::plan::desired::{Names, desired};
 use pontoon_node::plan::diff::plan;
 use pontoon_node::reconcile::{self, StateSource};
-use pontoon_store::model::command::{AdmitNode, Command, FEATURE_LEVEL, Outcome, ReportNode};
+use pontoon_proto::{JoinToken, Secret};
+use pontoon_store::model::command::{AdmitNode, Command, CreateToken, FEATURE_LEVEL, Outcome, ReportNode};
 use pontoon_store::model::id::{ClusterId, EndpointId, FOUNDER, NodeId, RaftId};
-use pontoon_store::model::object::{Cluster, Family, Pool};
+use pontoon_store::model::object::{Cluster, Family, Pool, Token, TokenRole};
 use pontoon_store::model::state::State;
 use pontoon_store::rt::sim::fs::Disk;
 use pontoon_store::rt::sim::link::Net;
 use pontoon_store::rt::sim::{Chance, Host, Run};
-use pontoon_store::rt::{fs, now, sleep, spawn};
+use pontoon_store::rt::{fs, sleep, spawn, wall_ms};
 use pontoon_store::tasks::TaskBoard;
-use pontoon_store::{NodeKey, Peer, PeerServer, Requests, Role, Store, StoreOptions, StoreSlot, Timing, admit};
+use pontoon_store::{
+    Authority, ClusterKey, NodeKey, Peer, PeerServer, Requests, Role, Store, StoreOptions, StoreSlot, Timing, knock,
+};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +35,8 @@ const CLUSTER: ClusterId = ClusterId(0x5eed);
 pub(crate) const DEADLINE: Duration = Duration::from_secs(3);
 /// How long a voter may be away before another takes its place.
 const REPLACE_AFTER_MS: u64 = 4_000;
+/// How long each step of joining may take.
+const JOINING: Duration = Duration::from_secs(5);
 /// How long a daemon waits before it tries again.
 const AGAIN: Duration = Duration::from_millis(300);
 
@@ -79,7 +84,7 @@ pub(crate) struct Daemon {
 /// Milliseconds since the Unix epoch, as a host's clock has them: no two hosts agree.
 fn clock() -> u64 {
     let skew = Run::current().map_or(0, |run| run.host().number * 170);
-    1_790_000_000_000 + skew + now().elapsed_since_start().as_millis() as u64
+    wall_ms() + skew
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,10 +92,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// An Ed25519 key pair in PKCS #8 (RFC 8410, section 7).
-fn key(number: u64) -> anyhow::Result<NodeKey> {
+fn document(number: u8) -> Vec<u8> {
     let mut document = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
-    document.extend_from_slice(&[number as u8; 32]);
-    Ok(NodeKey::from_pkcs8(&document)?)
+    document.extend_from_slice(&[number; 32]);
+    document
+}
+
+/// What the cluster's authority is encrypted with.
+fn cluster_key() -> ClusterKey {
+    ClusterKey::new([7; 32])
+}
+
+fn authority() -> Option<Authority> {
+    Authority::of_pkcs8(CLUSTER, &document(255)).ok()
+}
+
+/// What all join with.
+fn token() -> Option<JoinToken> {
+    let digest = JoinToken::digest_of(authority()?.certificate());
+    Some(JoinToken { digest, secret: Secret::new([7; 16]), addresses: Vec::new() })
 }
 
 /// Removes the log of a member that has become an observer.
@@ -131,7 +151,7 @@ impl Daemon {
             name: format!("host-{number}"),
             address: SocketAddr::new(ip.into(), 7300),
             host: Host { number, disk, net: net.clone() },
-            key: key(number)?,
+            key: NodeKey::from_pkcs8(&document(number as u8))?,
             settings: settings.clone(),
             notes: notes.clone(),
             chance: Mutex::new(Chance::new(seed)),
@@ -253,11 +273,23 @@ impl Daemon {
                 underlay: Family::V4,
                 voters: None,
                 replace_after_ms: Some(REPLACE_AFTER_MS),
+                authorities: vec![authority()?.certificate().to_vec()],
             };
             let node = AdmitNode { raft_id: Some(FOUNDER), ..this.admission() };
-            let Ok(Outcome::Node(node)) = store.propose(Command::FoundCluster { cluster, node }, DEADLINE).await else {
+            let sealed_key = authority()?.seal(&cluster_key());
+            let found = Command::FoundCluster { cluster, node, sealed_key };
+            let Ok(Outcome::Node(node)) = store.propose(found, DEADLINE).await else {
                 return None;
             };
+            let certificate = store.certify(node.id).ok()?;
+            this.key.certify(&certificate.own, certificate.authorities).ok()?;
+            let token = CreateToken {
+                hash: token()?.secret.hash(),
+                role: TokenRole::Voter,
+                uses: Token::MAX_USES,
+                life_ms: *Token::LIFE_MS.end(),
+            };
+            store.propose(Command::CreateToken(token), DEADLINE).await.ok()?;
             (identity.node, identity.begun) = (node.id, true);
             *lock(&this.identity) = Some(identity);
             this.work(store, slot, node.id);
@@ -272,8 +304,10 @@ impl Daemon {
         let (run, slot) = lock(&self.up).clone()?;
         let this = Arc::clone(self);
         let joining = async move {
-            let node = this.admission();
-            let admitted = admit(&this.key, through, &node, Duration::from_secs(5)).await.ok()?;
+            let (node, token) = (this.admission(), token()?);
+            let door = knock(&this.key, through, &token, JOINING).await.ok()?;
+            let admitted = door.enter(&node, &token, JOINING).await.ok()?;
+            this.key.certify(&admitted.certificate.own, admitted.certificate.authorities).ok()?;
             let identity = Identity {
                 raft_id: admitted.raft_id,
                 node: admitted.node,
@@ -433,6 +467,7 @@ impl Daemon {
             raft_id: None,
             attempt: *lock(&self.attempt),
             voter_only: false,
+            token: None,
         }
     }
 
@@ -448,6 +483,7 @@ impl Daemon {
             raft_id: identity.raft_id,
             node: identity.node,
             key: self.key.clone(),
+            cluster_key: Some(cluster_key()),
             members: identity.members.clone(),
             begun: identity.begun,
             requests: Requests::of_run(run),

@@ -2,9 +2,11 @@
 
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use pontoon_proto::{JoinToken, Secret};
 use serde_json::Value;
 
 use super::daemon::tail;
@@ -62,6 +64,8 @@ pub struct Cluster {
     daemons: Vec<Daemon>,
     engines: Vec<Engine>,
     options: Options,
+    /// What hosts join with, from the latest `pontoon init` on.
+    token: Mutex<Option<String>>,
     // Removes what the daemons are in, so it goes after them.
     lab: Lab,
 }
@@ -105,7 +109,7 @@ impl Cluster {
         let engines = options.engines.iter().zip(lab.hosts()).map(engine).collect::<Result<Vec<_>>>()?;
         let daemon = |host| Daemon::new(&lab, host, options.daemon.clone());
         let daemons = lab.hosts().iter().map(daemon).collect::<Result<Vec<_>>>()?;
-        let mut cluster = Self { daemons, engines, options, lab };
+        let mut cluster = Self { daemons, engines, options, token: Mutex::default(), lab };
         if cluster.options.engines_start == EnginesStart::First {
             cluster.start_engines()?;
         }
@@ -140,19 +144,34 @@ impl Cluster {
         self.wait_all_ready()
     }
 
-    /// `pontoon init` on the first host.
+    /// `pontoon init` on the first host, with a token that is good for all others.
     ///
     /// # Errors
     ///
     /// It failed.
     pub fn init(&self) -> Result<Value> {
-        self.cli(0).run(&format!("init --advertise {} --name h1 {}", self.advertise(0), self.options.init))
+        let line = format!("init --advertise {} --name h1 --token-uses 1000 {}", self.advertise(0), self.options.init);
+        let answer = self.cli(0).run(&line)?;
+        self.set_token(answer["join_token"].as_str().context("init prints no token")?);
+        Ok(answer)
+    }
+
+    /// What hosts join with from now on.
+    pub fn set_token(&self, token: &str) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.to_owned());
+    }
+
+    /// What hosts join with: a token of a cluster that is none, before there is one.
+    pub fn token(&self) -> String {
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let nowhere = || JoinToken { digest: [0; 32], secret: Secret::new([0; 16]), addresses: Vec::new() };
+        token.unwrap_or_else(|| nowhere().to_string())
     }
 
     /// The arguments that make a host join through another.
     pub fn join_line(&self, host: usize, through: usize) -> String {
-        let name = &self.lab.hosts()[host].name;
-        format!("join {} --advertise {} --name {name}", self.advertise(through), self.advertise(host))
+        let (token, name) = (self.token(), &self.lab.hosts()[host].name);
+        format!("join {token} {} --advertise {} --name {name}", self.advertise(through), self.advertise(host))
     }
 
     /// `pontoon join` on a host, through another.

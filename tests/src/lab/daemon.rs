@@ -11,6 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Pid;
+use pontoon_store::NodeKey;
+use serde_json::Value;
 
 use super::cli::{Cli, program};
 use super::{Host, Lab, Netns, Plugin, Room};
@@ -80,6 +82,21 @@ impl Daemon {
     /// Its data folder.
     pub fn data_dir(&self) -> PathBuf {
         self.options.data_dir.clone().unwrap_or_else(|| self.dir.join("data"))
+    }
+
+    /// Its key pair and certificate, as it keeps them: what somebody has who has stolen them.
+    ///
+    /// # Errors
+    ///
+    /// It is in no cluster.
+    pub fn node_key(&self) -> Result<NodeKey> {
+        let key = NodeKey::from_pkcs8(&fs::read(self.data_dir().join("node.key"))?)?;
+        let identity: Value = serde_json::from_slice(&fs::read(self.data_dir().join("identity.json"))?)?;
+        let bytes = |value: &Value| Ok::<_, anyhow::Error>(hex::decode(value.as_str().context("it is no text")?)?);
+        let authorities = identity["authorities"].as_array().context("it has no authorities")?;
+        let authorities = authorities.iter().map(bytes).collect::<Result<_>>()?;
+        key.certify(&bytes(&identity["certificate"])?, authorities)?;
+        Ok(key)
     }
 
     /// Its configuration file, empty at first.

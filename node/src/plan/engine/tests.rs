@@ -44,12 +44,13 @@ impl World {
             underlay: Family::V4,
             voters: None,
             replace_after_ms: None,
+            authorities: Vec::new(),
         };
         let admitted = |outcome| match outcome {
             Outcome::Node(node) => node.id,
             other => panic!("{other:?}"),
         };
-        world.me = admitted(world.ok(Command::FoundCluster { cluster, node: admission(1) }));
+        world.me = admitted(world.ok(Command::FoundCluster { cluster, node: admission(1), sealed_key: Vec::new() }));
         world.other = admitted(world.ok(Command::AdmitNode(admission(2))));
         world
     }
@@ -195,6 +196,7 @@ fn admission(n: u8) -> AdmitNode {
         raft_id: (n == 1).then_some(RaftId(1)),
         attempt: 1000 + u64::from(n),
         voter_only: false,
+        token: None,
     }
 }
 

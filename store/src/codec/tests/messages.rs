@@ -44,7 +44,7 @@ fn commands() -> Vec<Command> {
     };
     let node = NodeId(3);
     vec![
-        Command::FoundCluster { cluster: settings(), node: admission(1) },
+        Command::FoundCluster { cluster: settings(), node: admission(1), sealed_key: Vec::new() },
         Command::AdmitNode(admission(2)),
         Command::ReportNode(report(node)),
         Command::SetNodeState { node, state: NodeState::Down },

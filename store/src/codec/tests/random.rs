@@ -230,7 +230,7 @@ fn command(state: &State, dice: &Dice) -> Command {
     let epoch = state.endpoints.get(&id).map_or(0, |endpoint| endpoint.epoch) + u64::from(b > 250);
     let state_of = [NodeState::Joining, NodeState::Ready, NodeState::Down];
     match kind {
-        0 => Command::FoundCluster { cluster: settings(), node: admission(1) },
+        0 => Command::FoundCluster { cluster: settings(), node: admission(1), sealed_key: Vec::new() },
         1..=2 => {
             let (attempt, voter_only) = (u64::from(b % 2), c % 8 == 0);
             Command::AdmitNode(AdmitNode { public_key: [b % 8; 32], attempt, voter_only, ..admission(1 + a % 9) })

@@ -10,7 +10,7 @@ use crate::model::object::{Cluster, Family, Pool};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::subnet::overlap;
 
-use super::Changing;
+use super::{Change, Changing};
 
 /// How many pools a cluster may have.
 const MAX_POOLS: usize = 16;
@@ -22,7 +22,12 @@ const MIN_POOL_PREFIX: u8 = 8;
 const REPLACE_AFTER_MS: RangeInclusive<u64> = 5_000..=2_592_000_000;
 
 impl Changing<'_> {
-    pub(super) fn found_cluster(&mut self, wanted: &Cluster, node: &AdmitNode) -> Result<Outcome, Rejection> {
+    pub(super) fn found_cluster(
+        &mut self,
+        wanted: &Cluster,
+        node: &AdmitNode,
+        sealed_key: &[u8],
+    ) -> Result<Outcome, Rejection> {
         if let Some(cluster) = &self.state.cluster {
             return Err(Rejection::new(
                 Reason::AlreadyFounded,
@@ -39,6 +44,10 @@ impl Changing<'_> {
         };
         let node = self.checked_node(node, &cluster)?;
         self.put_cluster(cluster);
+        if !sealed_key.is_empty() {
+            self.state.sealed_key = sealed_key.to_vec();
+            self.changes.insert(Change::SealedKey);
+        }
         self.put_node(node.clone());
         Ok(Outcome::Node(node))
     }

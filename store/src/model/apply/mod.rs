@@ -10,6 +10,7 @@ mod node;
 mod observed;
 mod stopped;
 mod subnets;
+mod token;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,8 +18,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::command::{Command, Entry, Outcome, RequestId};
-use super::id::{EndpointId, NetworkId, NodeId};
-use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node};
+use super::id::{EndpointId, NetworkId, NodeId, TokenId};
+use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node, Token};
 use super::rejection::{Reason, Rejection};
 use super::state::{Kept, Session, State};
 
@@ -51,6 +52,10 @@ pub enum Change {
     Claim(IpNet),
     /// A network as a node's engine has it.
     EngineNetwork(NetworkId, NodeId),
+    /// A token.
+    Token(TokenId),
+    /// The authority's key, encrypted.
+    SealedKey,
     /// A kept answer: of which node's session, to which request.
     Answer(NodeId, u64),
 }
@@ -150,7 +155,7 @@ impl Changing<'_> {
             ));
         }
         match command {
-            Command::FoundCluster { cluster, node } => self.found_cluster(cluster, node),
+            Command::FoundCluster { cluster, node, sealed_key } => self.found_cluster(cluster, node, sealed_key),
             Command::AdmitNode(admit) => self.admit_node(admit),
             Command::ReportNode(report) => self.report_node(report),
             Command::SetNodeState { node, state } => self.set_node_state(*node, *state),
@@ -173,6 +178,9 @@ impl Changing<'_> {
             Command::PlaceEndpoint(placed) => self.place_endpoint(placed),
             Command::StopEndpoint { endpoint, epoch } => self.stop_endpoint(*endpoint, *epoch),
             Command::RebindEndpoint(rebound) => self.rebind_endpoint(rebound),
+            Command::CreateToken(wanted) => self.create_token(wanted),
+            Command::RevokeToken { token } => self.revoke_token(*token),
+            Command::RotateToken { token, hash } => self.rotate_token(*token, *hash),
         }
     }
 
@@ -275,6 +283,11 @@ impl Changing<'_> {
             self.state.engine_networks.remove(&(network, node));
             self.changes.insert(Change::EngineNetwork(network, node));
         }
+    }
+
+    fn put_token(&mut self, token: Token) {
+        self.changes.insert(Change::Token(token.id()));
+        self.state.tokens.insert(token.id(), token);
     }
 
     fn put_endpoint(&mut self, endpoint: Endpoint) {

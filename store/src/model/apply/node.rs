@@ -7,8 +7,11 @@ use ipnet::IpNet;
 use crate::model::command::{AdmitNode, OBSERVERS, Outcome, ReportNode};
 use crate::model::id::{NodeId, RaftId};
 use crate::model::name;
-use crate::model::object::{Cluster, Endpoint, Family, Labels, Node, NodeState, Route, Voting};
+use crate::model::object::{
+    Cluster, Endpoint, Family, Labels, Node, NodeState, Route, Token, TokenRole, Voting,
+};
 use crate::model::rejection::{Reason, Rejection};
+use crate::model::state::State;
 use crate::model::voters::{self, MAX_NODES};
 
 use super::{Change, Changing, list};
@@ -20,19 +23,44 @@ const MAX_ROUTES: usize = 4096;
 /// Longest name of a route's interface, in bytes (`IFNAMSIZ` of linux/if.h).
 const MAX_DEVICE: usize = 16;
 
+impl State {
+    /// Whether a node can be admitted as far as its key and its token go.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot.
+    pub fn may_admit(&self, admit: &AdmitNode) -> Result<(), Rejection> {
+        if self.retried(admit)?.is_none() {
+            self.token_of(admit)?;
+        }
+        Ok(())
+    }
+
+    /// The member that was admitted by the attempt that is made once more.
+    fn retried(&self, admit: &AdmitNode) -> Result<Option<&Node>, Rejection> {
+        match self.node_with_key(&admit.public_key) {
+            Some(member) if !is_retry(admit, member) => Err(key_taken(admit, member)),
+            member => Ok(member),
+        }
+    }
+}
+
 impl Changing<'_> {
     pub(super) fn admit_node(&mut self, admit: &AdmitNode) -> Result<Outcome, Rejection> {
-        if let Some(member) = self.state.node_with_key(&admit.public_key) {
-            return if is_retry(admit, member) {
-                Ok(Outcome::Node(member.clone()))
-            } else {
-                Err(key_taken(admit, member))
-            };
+        if let Some(member) = self.state.retried(admit)? {
+            return Ok(Outcome::Node(member.clone()));
         }
         let Some(cluster) = self.state.cluster.clone() else {
             return Err(Rejection::new(Reason::NotFounded, "there is no cluster yet", "use `pontoon init`"));
         };
-        let node = self.checked_node(admit, &cluster)?;
+        let token = self.state.token_of(admit)?.cloned();
+        let mut node = self.checked_node(admit, &cluster)?;
+        if let Some(token) = token {
+            if token.role == TokenRole::Observer {
+                node.voting = Voting::Demoted;
+            }
+            self.put_token(Token { used: token.used + 1, ..token });
+        }
         self.put_node(node.clone());
         self.raise_feature_level();
         Ok(Outcome::Node(node))

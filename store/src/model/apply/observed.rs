@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node};
+use crate::model::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node, Token};
 use crate::model::state::State;
 
 use super::{Change, Changing};
@@ -24,6 +24,8 @@ pub enum Observed {
     Claim(Claim),
     /// A network as a node's engine has it.
     EngineNetwork(EngineNetwork),
+    /// A token.
+    Token(Token),
 }
 
 impl State {
@@ -47,6 +49,7 @@ impl State {
                 Observed::Lease(lease) => change.put_lease(lease),
                 Observed::Claim(claim) => change.put_claim(claim),
                 Observed::EngineNetwork(known) => change.put_engine_network(known),
+                Observed::Token(token) => change.put_token(token),
             }
         }
         change.changes
@@ -75,8 +78,9 @@ impl Changing<'_> {
             Change::Lease(network, address) => self.drop_lease(network, address),
             Change::Claim(cidr) => drop(self.state.claims.remove(&cidr)),
             Change::EngineNetwork(network, node) => drop(self.state.engine_networks.remove(&(network, node))),
-            // Watchers are told of no answers.
-            Change::Answer(..) => {}
+            Change::Token(id) => drop(self.state.tokens.remove(&id)),
+            // Watchers are told of neither.
+            Change::SealedKey | Change::Answer(..) => {}
         }
     }
 }

@@ -36,7 +36,7 @@ impl World {
     /// A cluster of `n1` alone.
     pub(crate) fn founded() -> Self {
         let mut world = Self::new();
-        world.ok(Command::FoundCluster { cluster: settings(), node: admission(1) });
+        world.ok(Command::FoundCluster { cluster: settings(), node: admission(1), sealed_key: Vec::new() });
         world
     }
 
@@ -128,6 +128,7 @@ pub(crate) fn settings() -> Cluster {
         underlay: Family::V4,
         voters: None,
         replace_after_ms: None,
+        authorities: Vec::new(),
     }
 }
 
@@ -143,6 +144,7 @@ pub(crate) fn admission(n: u8) -> AdmitNode {
         raft_id: (n == 1).then_some(RaftId(1)),
         attempt: 1000 + u64::from(n),
         voter_only: false,
+        token: None,
     }
 }
 

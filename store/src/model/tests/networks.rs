@@ -176,7 +176,7 @@ fn pools_are_used_in_order_until_they_are_exhausted() {
     let mut cluster = settings();
     let pool = |cidr: &str, prefix| crate::model::object::Pool { cidr: cidr.parse().unwrap(), prefix };
     cluster.pools = vec![pool("10.9.0.0/30", 30), pool("10.8.0.0/29", 30)];
-    world.ok(Command::FoundCluster { cluster, node: super::admission(1) });
+    world.ok(Command::FoundCluster { cluster, node: super::admission(1), sealed_key: Vec::new() });
     let cidrs = ["a", "b", "c"].map(|name| world.network(named(name)).subnets[0].cidr.to_string());
     assert_eq!(cidrs, ["10.9.0.0/30", "10.8.0.0/30", "10.8.0.4/30"]);
     let rejection = world.refused(create(named("d")), Reason::PoolExhausted, &["10.9.0.0/30", "10.8.0.0/29"]);

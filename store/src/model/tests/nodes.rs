@@ -9,7 +9,7 @@ use crate::model::voters::MAX_NODES;
 use super::{World, admission, ip, named, report, settings, with_subnets};
 
 fn found(cluster: Cluster) -> Command {
-    Command::FoundCluster { cluster, node: admission(1) }
+    Command::FoundCluster { cluster, node: admission(1), sealed_key: Vec::new() }
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn an_admission_is_refused_by_name() {
 fn an_underlay_of_ipv6_takes_ipv6_nodes() {
     let mut world = World::new();
     let node = AdmitNode { data_addr: ip("fd00::1"), ..admission(1) };
-    world.ok(Command::FoundCluster { cluster: settings(), node });
+    world.ok(Command::FoundCluster { cluster: settings(), node, sealed_key: Vec::new() });
     assert_eq!(world.state.cluster.as_ref().map(|cluster| cluster.underlay), Some(Family::V6));
     assert_eq!(world.network(named("web")).mtu, 1430);
     world.refused(Command::AdmitNode(admission(2)), Reason::InvalidNodeAddress, &["IPv6"]);
@@ -158,7 +158,7 @@ fn a_member_that_is_retired_gets_an_id_that_was_never_used() {
 fn five_nodes_at_most_while_one_of_them_is_older() {
     let mut world = World::new();
     let node = |n| AdmitNode { feature_level: 2, ..admission(n) };
-    world.ok(Command::FoundCluster { cluster: settings(), node: node(1) });
+    world.ok(Command::FoundCluster { cluster: settings(), node: node(1), sealed_key: Vec::new() });
     (2..=5).for_each(|n| drop(world.ok(Command::AdmitNode(node(n)))));
     world.refused(Command::AdmitNode(admission(6)), Reason::TooManyNodes, &["n6", "5 nodes", "feature level 4"]);
     for n in 1..=5 {

@@ -22,7 +22,7 @@ use super::chance::Chance;
 use super::{Run, now, sleep, spawn};
 use crate::raft::channel::Purpose;
 use crate::raft::types::Peer;
-use crate::tls::{CONNECT, NodeKey, PublicKey};
+use crate::tls::{CONNECT, NodeKey, PublicKey, Shown};
 
 /// How long what was sent may stay under way before a connection counts as broken.
 const BREAK: Duration = Duration::from_secs(4);
@@ -50,7 +50,7 @@ struct State {
 #[derive(Clone)]
 struct Listener {
     run: Run,
-    key: PublicKey,
+    key: NodeKey,
     serve: Serve,
 }
 
@@ -126,31 +126,21 @@ impl Net {
     }
 }
 
-/// What a caller has shown.
-#[derive(Clone, Copy)]
-struct Shown(PublicKey);
-
-/// The key that a caller has shown.
-pub(crate) fn shown<T>(request: &tonic::Request<T>) -> Result<PublicKey, Status> {
-    let shown = request.extensions().get::<Shown>();
-    shown.map(|shown| shown.0).ok_or_else(|| Status::unauthenticated("the caller has shown no key"))
-}
-
 /// Serves calls to an address, as the present run.
 pub(crate) fn listen(address: SocketAddr, key: &NodeKey, serve: Serve) {
     let Some(run) = Run::current() else { return };
-    run.host().net.listen(address, Listener { run: run.clone(), key: key.public(), serve });
+    run.host().net.listen(address, Listener { run: run.clone(), key: key.clone(), serve });
 }
 
 /// A connection.
 #[derive(Clone)]
 pub(crate) struct Link {
-    key: PublicKey,
+    key: NodeKey,
     address: SocketAddr,
     /// Whose key must be there.
     expected: Option<PublicKey>,
-    /// Whom it is connected to.
-    open: Arc<Mutex<Option<Run>>>,
+    /// Whom it is connected to, and what it has shown there.
+    open: Arc<Mutex<Option<(Run, Shown)>>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -162,15 +152,16 @@ impl std::fmt::Debug for Link {
 /// A connection that is made when first used, and again when it broke: only to the one that has the member's key.
 pub(crate) fn lazy(key: &NodeKey, _member: u64, peer: &Peer, _purpose: Purpose) -> Result<Link, Unusable> {
     let address = peer.address.parse()?;
-    Ok(Link { key: key.public(), address, expected: Some(peer.key), open: Arc::default() })
+    Ok(Link { key: key.clone(), address, expected: Some(peer.key), open: Arc::default() })
 }
 
-/// Connects to an address, whoever answers there, and tells whose key it is.
-pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(Link, PublicKey), Status> {
-    let link = Link { key: key.public(), address, expected: None, open: Arc::default() };
+/// Connects to an address, whoever answers there, and tells which certificates he has shown: his own, and his issuer's.
+pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(Link, Vec<Vec<u8>>), Status> {
+    let link = Link { key: key.clone(), address, expected: None, open: Arc::default() };
     let here = here().map_err(|error| Status::unavailable(error.to_string()))?;
-    let there = link.connect(&here).await.map_err(|error| Status::unavailable(crate::error_chain(&error)))?;
-    Ok((link, there.key))
+    let connected = link.connect(&here).await;
+    let (there, _) = connected.map_err(|error| Status::unavailable(crate::error_chain(&error)))?;
+    Ok((link, there.key.chain()))
 }
 
 fn here() -> io::Result<Run> {
@@ -178,16 +169,16 @@ fn here() -> io::Result<Run> {
 }
 
 impl Link {
-    /// Who listens there, once there is a connection.
-    async fn connect(&self, here: &Run) -> Result<Listener, ConnectError> {
+    /// Who listens there and what he was shown, once there is a connection.
+    async fn connect(&self, here: &Run) -> Result<(Listener, Shown), ConnectError> {
         let failed = |error: io::Error| ConnectError(error.into());
         let net = &here.host().net;
         let there = net.listener(self.address);
         let open = self.open().clone();
-        if let (Some(there), Some(open)) = (&there, open)
+        if let (Some(there), Some((open, shown))) = (&there, open)
             && there.run.is(&open)
         {
-            return Ok(there.clone());
+            return Ok((there.clone(), shown));
         }
         let there = there.ok_or_else(|| failed(ErrorKind::ConnectionRefused.into()))?;
         let (from, to) = (here.host().number, there.run.host().number);
@@ -200,17 +191,21 @@ impl Link {
         }
         net.pass(from, to).await.map_err(failed)?;
         let there = net.listener(self.address).ok_or_else(|| failed(ErrorKind::ConnectionRefused.into()))?;
-        if self.expected.is_some_and(|key| key != there.key) {
-            return Err(failed(io::Error::other("another daemon has that address now")));
+        if let Some(expected) = self.expected {
+            if expected != there.key.public() {
+                return Err(failed(io::Error::other("another daemon has that address now")));
+            }
+            self.key.verify(&there.key.chain()[0]).map_err(|error| failed(io::Error::other(error)))?;
         }
-        *self.open() = Some(there.run.clone());
-        Ok(there)
+        let shown = Shown::new(&self.key.chain()[0], self.address, &there.key).map_err(failed)?;
+        *self.open() = Some((there.run.clone(), shown.clone()));
+        Ok((there, shown))
     }
 
     async fn exchange(self, request: Request) -> Result<Response, StdError> {
         let here = here()?;
-        let there = match self.connect(&here).await {
-            Ok(there) => there,
+        let (there, shown) = match self.connect(&here).await {
+            Ok(connected) => connected,
             // A refusal takes as long as an answer.
             Err(error) => {
                 sleep(LOOK_AGAIN / 10).await;
@@ -223,7 +218,7 @@ impl Link {
         let (sender, arriving) = mpsc::unbounded_channel();
         drop(spawn(pump(body, sender, net.clone(), from, to)));
         let mut request = http::Request::from_parts(head, Body::new(Arriving(arriving)));
-        request.extensions_mut().insert(Shown(self.key));
+        request.extensions_mut().insert(shown);
         let (answer, answered) = oneshot::channel();
         let serve = there.serve.clone();
         let serving = async move {
@@ -243,7 +238,7 @@ impl Link {
         })
     }
 
-    fn open(&self) -> MutexGuard<'_, Option<Run>> {
+    fn open(&self) -> MutexGuard<'_, Option<(Run, Shown)>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

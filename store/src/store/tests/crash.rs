@@ -21,6 +21,7 @@ async fn be_the_member(description: &str) -> ! {
     let words: Vec<&str> = description.split(' ').collect();
     let [dir, address, id] = words[..] else { panic!("{description}") };
     let key = NodeKey::from_pkcs8(&std::fs::read(std::path::Path::new(dir).join(KEY)).unwrap()).unwrap();
+    let key = certify(key, id.parse().unwrap());
     let slot = StoreSlot::new("host-3".to_owned(), key.clone(), clock);
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(PeerServer::new(slot.clone()).serve(listener, std::future::pending()));

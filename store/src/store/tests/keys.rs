@@ -62,12 +62,82 @@ async fn a_call_needs_the_key_of_the_member_that_it_is_from() {
     let me = other.store().id();
     read_index(&channels(me, &other.key), leader, &leader.peer()).await.unwrap();
     for named in [me, leader.store().id(), RaftId(u64::MAX), RaftId(2)] {
-        for (method, status) in call_everything(&channels(named, &new_key()), leader).await {
+        for (method, status) in call_everything(&channels(named, &certified_key(named.0)), leader).await {
             assert_eq!(status.code(), Code::PermissionDenied, "{method} as {named}: {status}");
         }
     }
-    let status = read_index(&channels(me, &new_key()), leader, &leader.peer()).await.unwrap_err();
+    let status = read_index(&channels(me, &certified_key(me.0)), leader, &leader.peer()).await.unwrap_err();
     assert!(status.message().contains(&format!("has not the key of member {me}")), "{status}");
+}
+
+/// Its key alone is not enough: whatever it sends is not even read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_needs_a_certificate_of_the_cluster_for_the_node_that_calls() {
+    let daemons = three().await;
+    let leader = &daemons[leader(&daemons)];
+    let other = daemons.iter().find(|daemon| daemon.address != leader.address).unwrap();
+    let (me, node) = (other.store().id(), other.store().node());
+    // The member's key, whatever it shows: nobody who has it is anybody else.
+    let shows = async |certificate: Option<(&Authority, NodeId, u64)>| {
+        let key = NodeKey::from_pkcs8(&std::fs::read(other.dir.path().join(KEY)).unwrap()).unwrap();
+        if let Some((authority, node, issued_ms)) = certificate {
+            let own = authority.issue(node, &key.public(), issued_ms).unwrap();
+            let authorities = vec![authority.certificate().to_vec()];
+            key.certify(&own, authorities.clone()).unwrap();
+            // It believes the others, so that it is they who refuse.
+            key.trust(vec![authorities[0].clone(), super::authority().certificate().to_vec()]);
+        } else {
+            key.trust(vec![super::authority().certificate().to_vec()]);
+        }
+        let answers = call_everything(&channels(me, &key), leader).await;
+        answers.into_iter().map(|(_, status)| (status.code(), status.message().to_owned())).next_back().unwrap()
+    };
+    let (ours, now) = (authority(), clock());
+    let day = 24 * 3_600_000;
+    let theirs = authority_of(CLUSTER, 9);
+    let elsewhere = authority_of(ClusterId(99), 255);
+    let other_node = NodeId(node.0 + 1);
+    let cases = [
+        (None, Code::Unauthenticated, "in no cluster"),
+        (Some((&theirs, node, now)), Code::Unauthenticated, "no authority of this cluster"),
+        (Some((&elsewhere, node, now)), Code::Unauthenticated, "no authority of this cluster"),
+        (Some((&ours, node, now - 91 * day)), Code::Unauthenticated, "it ended at"),
+        (Some((&ours, node, now + 2 * 3_600_000)), Code::Unauthenticated, "it begins at"),
+        (Some((&ours, other_node, now)), Code::PermissionDenied, "and the member is node"),
+    ];
+    for (certificate, code, text) in cases {
+        let (answered, message) = shows(certificate).await;
+        assert_eq!(answered, code, "{text}: {message}");
+        assert!(message.contains(text), "{text}: {message}");
+        if text.starts_with("it ") {
+            assert_eq!(message.matches("the clock").count(), 2, "both clocks: {message}");
+        }
+    }
+    read_index(&channels(me, &other.key), leader, &leader.peer()).await.unwrap();
+}
+
+/// What it has sent is not read, and the others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_refused_before_his_message_is_read() {
+    let daemons = three().await;
+    let leader = &daemons[leader(&daemons)];
+    let stranger = new_key();
+    stranger.trust(vec![authority().certificate().to_vec()]);
+    let channels = channels(RaftId(2), &stranger);
+    let id = leader.store().id().0;
+    let mut raft = channels.raft(id, &leader.peer(), Purpose::Control).unwrap();
+    let endless = futures::stream::repeat_with(|| v1::SnapshotChunk {
+        part: Some(v1::snapshot_chunk::Part::Data(vec![0; 1 << 20])),
+        offset: 0,
+    });
+    let request = channels.request(id, endless);
+    let answer = tokio::time::timeout(DEADLINE, raft.install_snapshot(request)).await.expect("it is refused at once");
+    assert_eq!(answer.unwrap_err().code(), Code::Unauthenticated);
+    // A member's messages may be 8 MiB, but not those of whoever comes.
+    let mut entrance = channels.entrance(id, &leader.peer()).unwrap();
+    let node = v1::AdmitNode { name: "x".repeat(70_000), ..v1::AdmitNode::default() };
+    let status = entrance.admit(v1::AdmitRequest { node: Some(node), secret: Vec::new() }).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
 }
 
 /// A newcomer that is led by somebody it has not been told of asks those that it has been told of.
@@ -79,6 +149,7 @@ async fn one_that_came_later_is_believed_if_a_known_member_vouches_for_it() {
     let newcomer = Daemon::start(4).await;
     let admitted = admit(&newcomer.key, sponsor.address, &newcomer.admission(), DEADLINE).await.unwrap();
     assert_eq!(admitted.members.len(), 3);
+    newcomer.key.certify(&admitted.certificate.own, admitted.certificate.authorities).unwrap();
     let only = |daemon: &Daemon| [(daemon.store().id(), daemon.peer())].into();
     let options = |members| StoreOptions { members, ..newcomer.options(admitted.raft_id) };
     newcomer.slot.set(Some(Store::open(options(only(sponsor))).await.unwrap()));

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use pontoon_proto::{JoinToken, Secret};
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
 use tempfile::TempDir;
@@ -24,11 +25,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::*;
-use crate::model::command::{AdmitNode, Command, CreateNetwork, FEATURE_LEVEL, Outcome, ReportNode};
+use crate::model::command::{AdmitNode, Command, CreateNetwork, CreateToken, FEATURE_LEVEL, Outcome, ReportNode};
 use crate::model::id::FOUNDER;
-use crate::model::object::{Cluster, Family, NodeState, Pool};
+use crate::model::object::{Cluster, Family, NodeState, Pool, Token, TokenRole};
 use crate::model::rejection::Reason;
-use crate::{PeerServer, StoreSlot, admit, hello};
+use crate::{AdmitError, Admitted, Authority, PeerServer, StoreSlot, hello, knock};
 
 const CLUSTER: ClusterId = ClusterId(0x5eed);
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -48,6 +49,48 @@ fn new_document() -> Vec<u8> {
 
 fn new_key() -> NodeKey {
     NodeKey::from_pkcs8(&new_document()).unwrap()
+}
+
+/// The authority of every cluster here. All that encrypt its key have the same for it.
+fn authority() -> Authority {
+    authority_of(CLUSTER, 255)
+}
+
+/// The same in every process. Its key is an Ed25519 key pair in PKCS #8 (RFC 8410, section 7).
+fn authority_of(cluster: ClusterId, number: u8) -> Authority {
+    let head = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    Authority::of_pkcs8(cluster, &[head.as_slice(), &[number; 32]].concat()).unwrap()
+}
+
+/// A new key with a certificate that an authority of these tests has issued.
+fn certified_key(node: u64) -> NodeKey {
+    certify(new_key(), node)
+}
+
+fn certify(key: NodeKey, node: u64) -> NodeKey {
+    let own = authority().issue(NodeId(node), &key.public(), clock()).unwrap();
+    key.certify(&own, vec![authority().certificate().to_vec()]).unwrap();
+    key
+}
+
+fn cluster_key() -> ClusterKey {
+    ClusterKey::new([7; 32])
+}
+
+/// The token that everybody joins with.
+fn token() -> JoinToken {
+    let digest = JoinToken::digest_of(authority().certificate());
+    JoinToken { digest, secret: Secret::new([9; 16]), addresses: Vec::new() }
+}
+
+/// Asks a daemon for admission.
+async fn admit(
+    key: &NodeKey,
+    address: SocketAddr,
+    node: &AdmitNode,
+    deadline: Duration,
+) -> Result<Admitted, AdmitError> {
+    knock(key, address, &token(), deadline).await?.enter(node, &token(), deadline).await
 }
 
 /// A daemon: a data folder, a listening port, and a store when it is in a cluster.
@@ -111,6 +154,7 @@ impl Daemon {
             raft_id,
             node: NodeId(0),
             key: self.key.clone(),
+            cluster_key: Some(cluster_key()),
             members: BTreeMap::new(),
             begun: false,
             requests: Requests::of_run(self.run),
@@ -136,6 +180,7 @@ impl Daemon {
             raft_id: None,
             attempt: ATTEMPTS.fetch_add(1, Ordering::Relaxed),
             voter_only: false,
+            token: None,
         }
     }
 
@@ -154,9 +199,17 @@ impl Daemon {
             underlay: Family::V4,
             voters: None,
             replace_after_ms: None,
+            authorities: vec![authority().certificate().to_vec()],
         };
         let node = AdmitNode { raft_id: Some(FOUNDER), ..self.admission() };
-        store.propose(Command::FoundCluster { cluster, node }, DEADLINE).await.unwrap();
+        let sealed_key = authority().seal(&cluster_key());
+        let founded = store.propose(Command::FoundCluster { cluster, node, sealed_key }, DEADLINE).await;
+        let Ok(Outcome::Node(node)) = founded else { panic!("{founded:?}") };
+        let certificate = store.certify(node.id).unwrap();
+        self.key.certify(&certificate.own, certificate.authorities).unwrap();
+        let (hash, role) = (token().secret.hash(), TokenRole::Voter);
+        let token = CreateToken { hash, role, uses: 100, life_ms: Token::DEFAULT_LIFE_MS };
+        store.propose(Command::CreateToken(token), DEADLINE).await.unwrap();
         self.report().await;
     }
 
@@ -164,6 +217,7 @@ impl Daemon {
         let node = self.admission();
         let admitted = admit(&self.key, through.address, &node, DEADLINE).await.unwrap();
         assert_eq!(admitted.cluster, CLUSTER);
+        self.key.certify(&admitted.certificate.own, admitted.certificate.authorities).unwrap();
         let options = StoreOptions { members: admitted.members, ..self.options(admitted.raft_id) };
         self.slot.set(Some(Store::open(options).await.unwrap()));
     }

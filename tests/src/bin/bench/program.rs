@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use pontoon_proto::v1::endpoint_service_client::EndpointServiceClient;
 use pontoon_proto::v1::{AttachRequest, DetachRequest};
-use pontoon_store::NodeKey;
 use pontoon_tests::lab::{Cluster, Netns, run};
 use pontoon_tests::wait_for;
 use tokio::runtime::Runtime;
@@ -89,8 +88,7 @@ fn prepare(cluster: &mut Cluster, runtime: &Runtime) -> Result<[Field; 2]> {
     let name = cluster.hosts()[owner].name.clone();
     let (socket, netns) = (cluster.daemon(leader).socket(), cluster.hosts()[leader].netns.clone());
     let count = u64::try_from(ENDPOINTS)?;
-    let key = fs::read(cluster.daemon(owner).data_dir().join("node.key"))?;
-    let owner = (name.as_str(), NodeKey::from_pkcs8(&key)?);
+    let owner = (name.as_str(), cluster.daemon(owner).node_key()?);
     runtime.block_on(fill::endpoints(count, owner, "full", &socket, &netns))?;
     let written = cluster.status(leader)?["applied_index"].as_u64().context("no applied_index")?;
     wait_for("the other node to have applied it", DEADLINE, || {

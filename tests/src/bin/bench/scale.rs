@@ -12,14 +12,17 @@ use anyhow::{Context, Result, bail, ensure};
 use pontoon_node::kernel::memory::Memory;
 use pontoon_node::plan::desired::Names;
 use pontoon_node::reconcile::{self, Reconciler, StateSource};
+use pontoon_proto::{JoinToken, Secret};
 use pontoon_store::model::command::{
-    AdmitNode, Command, CreateEndpoint, CreateNetwork, FEATURE_LEVEL, Outcome, ReportNode,
+    AdmitNode, Command, CreateEndpoint, CreateNetwork, CreateToken, FEATURE_LEVEL, Outcome, ReportNode,
 };
 use pontoon_store::model::id::{ClusterId, EndpointId, FOUNDER, NetworkId, NodeId, RaftId};
-use pontoon_store::model::object::{Cluster, Family, Pool, Sandbox};
+use pontoon_store::model::object::{Cluster, Family, Pool, Sandbox, Token, TokenRole};
 use pontoon_store::model::state::State;
 use pontoon_store::tasks::TaskBoard;
-use pontoon_store::{NodeKey, Peer, PeerServer, Requests, Store, StoreOptions, StoreSlot, Timing, admit};
+use pontoon_store::{
+    Authority, ClusterKey, NodeKey, Peer, PeerServer, Requests, Store, StoreOptions, StoreSlot, Timing, knock,
+};
 use pontoon_tests::{Section, resident, wait_for};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -106,11 +109,25 @@ fn clock() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn cluster_key() -> ClusterKey {
+    ClusterKey::new([7; 32])
+}
+
+fn authority() -> Result<Authority> {
+    Ok(Authority::of_pkcs8(CLUSTER, &document(usize::MAX))?)
+}
+
+/// What all nodes join with.
+fn token() -> Result<JoinToken> {
+    let digest = JoinToken::digest_of(authority()?.certificate());
+    Ok(JoinToken { digest, secret: Secret::new([7; 16]), addresses: Vec::new() })
+}
+
 /// An Ed25519 key pair in PKCS #8 (RFC 8410, section 7).
-fn key(number: usize) -> Result<NodeKey> {
+fn document(number: usize) -> Vec<u8> {
     let mut document = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     document.extend((0..32).map(|at| number.to_be_bytes()[at % 8]));
-    Ok(NodeKey::from_pkcs8(&document)?)
+    document
 }
 
 /// What a node's threads are called.
@@ -123,7 +140,7 @@ impl Node {
     fn start(number: usize, founder: Option<&Node>) -> Result<Self> {
         let runtime =
             Builder::new_multi_thread().worker_threads(1).thread_name(thread_name(number)).enable_all().build()?;
-        let (dir, key) = (tempfile::tempdir()?, key(number)?);
+        let (dir, key) = (tempfile::tempdir()?, NodeKey::from_pkcs8(&document(number))?);
         let slot = StoreSlot::new(format!("n{number}"), key.clone(), clock);
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let advertise = listener.local_addr()?;
@@ -139,6 +156,7 @@ impl Node {
             raft_id: None,
             attempt: 1,
             voter_only: false,
+            token: None,
         };
         let options = |raft_id, node, members| StoreOptions {
             dir: dir.path().to_owned(),
@@ -146,6 +164,7 @@ impl Node {
             raft_id,
             node,
             key: key.clone(),
+            cluster_key: Some(cluster_key()),
             members,
             begun: false,
             requests: Requests::of_run(rand::random()),
@@ -222,12 +241,20 @@ async fn found(options: StoreOptions, admission: AdmitNode, slot: &StoreSlot) ->
         underlay: Family::V4,
         voters: None,
         replace_after_ms: None,
+        authorities: vec![authority()?.certificate().to_vec()],
     };
     let node = AdmitNode { raft_id: Some(FOUNDER), ..admission };
-    match store.propose(Command::FoundCluster { cluster, node }, DEADLINE).await? {
-        Outcome::Node(node) => Ok((store, node.id)),
+    let sealed_key = authority()?.seal(&cluster_key());
+    let node = match store.propose(Command::FoundCluster { cluster, node, sealed_key }, DEADLINE).await? {
+        Outcome::Node(node) => node,
         other => bail!("founding made {other:?}"),
-    }
+    };
+    let certificate = store.certify(node.id)?;
+    store.key().certify(&certificate.own, certificate.authorities)?;
+    let hash = token()?.secret.hash();
+    let token = CreateToken { hash, role: TokenRole::Voter, uses: 1_000, life_ms: Token::DEFAULT_LIFE_MS };
+    store.propose(Command::CreateToken(token), DEADLINE).await?;
+    Ok((store, node.id))
 }
 
 async fn join(
@@ -238,7 +265,8 @@ async fn join(
     slot: &StoreSlot,
 ) -> Result<(Store, NodeId)> {
     let through = founder.store.state().nodes.values().next().context("no founder")?.advertise;
-    let admitted = admit(key, through, &admission, DEADLINE).await?;
+    let admitted = knock(key, through, &token()?, DEADLINE).await?.enter(&admission, &token()?, DEADLINE).await?;
+    key.certify(&admitted.certificate.own, admitted.certificate.authorities)?;
     let options = options(admitted.raft_id, admitted.node, admitted.members);
     let store = if admitted.observer { Store::observe(options, None).await? } else { Store::open(options).await? };
     slot.set(Some(store.clone()));

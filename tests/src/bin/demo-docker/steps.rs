@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pontoon_tests::lab::{Cluster, IMAGE, OUTSIDE, ROUTER};
 use pontoon_tests::wait_for;
 
@@ -42,10 +42,16 @@ fn cluster_of_two(screen: &Screen, cluster: &Cluster) -> Result<()> {
     }
     screen.step("A cluster: nothing else to install, and dockerd is not restarted")?;
     let first = cluster.hosts()[0].address;
-    screen.run(cluster, 0, &format!("pontoon init --advertise {first}"))?;
-    screen.run(cluster, 1, &format!("pontoon join {first}"))?;
+    let told = screen.run(cluster, 0, &format!("pontoon init --advertise {first}"))?;
+    let line = join_line(&told)?;
+    screen.run(cluster, 1, line)?;
     cluster.wait_all_ready()?;
     screen.run(cluster, 1, "pontoon node ls").map(drop)
+}
+
+/// The command that `pontoon init` prints for the next host.
+fn join_line(told: &str) -> Result<&str> {
+    told.lines().map(str::trim).find(|line| line.starts_with("pontoon join ")).context("init prints no command to join")
 }
 
 fn network(screen: &Screen, cluster: &Cluster) -> Result<()> {

@@ -1,0 +1,144 @@
+//! Founding a cluster.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use pontoon_proto::{JoinToken, v1};
+use pontoon_store::model::command::{Command, CreateToken, FEATURE_LEVEL, Outcome};
+use pontoon_store::model::id::{ClusterId, FOUNDER, NodeId};
+use pontoon_store::model::object::{Cluster, Family, Node, Pool, Token, TokenRole};
+use pontoon_store::model::rejection::Reason;
+use pontoon_store::{Authority, AuthorityError, Certificate, ClusterKey, Store};
+use tonic::Code;
+use tracing::info;
+
+use super::{Entrant, admission, enter, entrant, listening_port, open_store, outside_any_cluster, parse_address};
+use crate::api::error::ApiError;
+use crate::daemon::Daemon;
+use crate::identity::{Credentials, DataDir, Membership};
+use crate::tokens;
+
+/// How long founding may take: one node's election and one write.
+const FOUND_DEADLINE: Duration = Duration::from_secs(10);
+/// Makes a new cluster with this node as its first member.
+pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::InitResponse, ApiError> {
+    let mut data = outside_any_cluster(daemon)?;
+    let advertise = parse_address(&request.advertise, listening_port(daemon))?;
+    let entrant = Entrant { voter_only: request.voter_only, ..entrant(&request.name, advertise, &request.data_addr)? };
+    let id = ClusterId(rand::random());
+    let (authority, cluster_key) = (Authority::found(id)?, ClusterKey::random()?);
+    let cluster = Cluster {
+        id,
+        created_ms: 0,
+        pools: parse_pools(&request.pools)?,
+        pool6: random_ula(),
+        vxlan_port: daemon.config.vxlan_port,
+        feature_level: FEATURE_LEVEL,
+        underlay: Family::of(entrant.data_addr),
+        voters: None,
+        replace_after_ms: None,
+        authorities: vec![authority.certificate().to_vec()],
+    };
+    let token = tokens::random(authority.certificate(), vec![entrant.advertise]);
+    let uses = if request.token_uses == 0 { 1 } else { request.token_uses };
+    data.remove_store()?;
+    data.set_cluster_key(cluster_key.clone());
+    let store =
+        open_store(daemon, &data, Membership { cluster: id, node: NodeId(0), raft_id: FOUNDER, observer: false })
+            .await?;
+    let founding = Founding { cluster, sealed_key: authority.seal(&cluster_key), token: &token, uses };
+    let founded = found(&store, &data, founding, &entrant).await;
+    let (node, certificate) = match founded {
+        Ok(founded) => founded,
+        Err(error) => {
+            store.shutdown().await;
+            data.remove_store()?;
+            return Err(error);
+        }
+    };
+    let membership = Membership { cluster: id, node: node.id, raft_id: FOUNDER, observer: false };
+    data.enter(membership, BTreeMap::new(), Credentials { certificate, cluster_key: Some(cluster_key) })?;
+    info!(cluster = %id, node = %node.id, name = node.name, "founded a cluster");
+    enter(daemon, &mut data, store)?;
+    Ok(v1::InitResponse { cluster_id: id.to_string(), node: Some((&node).into()), join_token: token.to_string() })
+}
+
+/// What a cluster begins with.
+struct Founding<'a> {
+    cluster: Cluster,
+    sealed_key: Vec<u8>,
+    /// What the next hosts join with, and how many.
+    token: &'a JoinToken,
+    uses: u32,
+}
+
+/// All of it, or nothing that is kept.
+async fn found(
+    store: &Store,
+    data: &DataDir,
+    founding: Founding<'_>,
+    entrant: &Entrant,
+) -> Result<(Node, Certificate), ApiError> {
+    store.initialize(entrant.advertise).await?;
+    let node = admission(data, entrant, Some(FOUNDER), 0);
+    let Founding { cluster, sealed_key, token, uses } = founding;
+    let node = match store.propose(Command::FoundCluster { cluster, node, sealed_key }, FOUND_DEADLINE).await? {
+        Outcome::Node(node) => node,
+        other => return Err(crate::api::unexpected(&other)),
+    };
+    let (hash, role) = (token.secret.hash(), TokenRole::Voter);
+    let token = CreateToken { hash, role, uses, life_ms: Token::DEFAULT_LIFE_MS };
+    store.propose(Command::CreateToken(token), FOUND_DEADLINE).await?;
+    let certificate = store.certify(node.id).map_err(|error| {
+        let message = format!("this node gets no certificate: {}", pontoon_store::error_chain(&error));
+        ApiError::new(Code::Internal, "INTERNAL", message, "please report this")
+    })?;
+    Ok((node, certificate))
+}
+
+impl From<AuthorityError> for ApiError {
+    fn from(error: AuthorityError) -> Self {
+        let message = format!("no authority can be made for the cluster: {}", pontoon_store::error_chain(&error));
+        Self::new(Code::Internal, "INTERNAL", message, "please report this")
+    }
+}
+
+fn parse_pools(pools: &[v1::Pool]) -> Result<Vec<Pool>, ApiError> {
+    if pools.is_empty() {
+        let cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8);
+        return Ok(vec![Pool { cidr, prefix: 24 }]);
+    }
+    let parse = |pool: &v1::Pool| {
+        let invalid = |what: String| {
+            ApiError::invalid(Reason::InvalidCluster, what, "give one such as --pool 10.0.0.0/8 --pool-prefix 24")
+        };
+        let cidr = pool.cidr.parse().map_err(|_| invalid(format!("{:?} is not an IPv4 prefix", pool.cidr)))?;
+        let prefix =
+            u8::try_from(pool.prefix).map_err(|_| invalid(format!("{} is not a prefix length", pool.prefix)))?;
+        Ok(Pool { cidr, prefix })
+    };
+    pools.iter().map(parse).collect()
+}
+
+/// A /48 of fd00::/8 with 40 random bits (RFC 4193, section 3.2).
+fn random_ula() -> Ipv6Net {
+    let [a, b, c, d, e] = rand::random::<[u8; 5]>();
+    let pair = |high, low| u16::from_be_bytes([high, low]);
+    Ipv6Net::new_assert(Ipv6Addr::new(pair(0xfd, a), pair(b, c), pair(d, e), 0, 0, 0, 0, 0), 48)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_random_pool_is_a_unique_local_prefix() {
+        let (first, second) = (random_ula(), random_ula());
+        assert_eq!((first.addr().segments()[0] >> 8, first.prefix_len()), (0xfd, 48));
+        assert_eq!(first.trunc(), first);
+        assert_ne!(first, second);
+    }
+}

@@ -1,0 +1,93 @@
+//! Certificates of nodes.
+
+use std::time::Duration;
+
+use pontoon_proto::v1;
+use thiserror::Error;
+use tonic::Status;
+
+use super::Store;
+use crate::model::id::NodeId;
+use crate::peer::Certificate;
+use crate::rt::timeout;
+use crate::tls::{Authority, AuthorityError, ClusterKey};
+
+/// How long a member may take to issue a certificate.
+const ISSUING: Duration = Duration::from_secs(1);
+
+/// Why a certificate was not issued.
+#[derive(Debug, Error)]
+pub enum CertifyError {
+    /// Observers have no authority's key.
+    #[error("this node is an observer, and does not have the key of the cluster's authority: ask a member")]
+    Observer,
+    /// The key that the authority's is encrypted with is not here.
+    #[error("this node does not have the key that the key of the cluster's authority is encrypted with")]
+    NoKey,
+    /// The cluster was founded before there were certificates.
+    #[error("this cluster has no authority: it was founded by a version before there were certificates")]
+    NoAuthority,
+    /// No such node.
+    #[error("there is no node {0} in this cluster, or no longer")]
+    NoNode(NodeId),
+    /// The authority cannot issue it.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+impl Store {
+    /// Issues a certificate for a node, for the key that the cluster knows it by.
+    ///
+    /// # Errors
+    ///
+    /// It is no node of the cluster, or this one does not have the authority's key.
+    pub fn certify(&self, node: NodeId) -> Result<Certificate, CertifyError> {
+        if self.observes() {
+            return Err(CertifyError::Observer);
+        }
+        let key = self.cluster_key().ok_or(CertifyError::NoKey)?;
+        let (public, sealed, authorities) = {
+            let state = self.state();
+            let public = state.nodes.get(&node).map(|node| node.public_key).ok_or(CertifyError::NoNode(node))?;
+            let authorities = state.cluster.as_ref().map(|cluster| cluster.authorities.clone());
+            (public, state.sealed_key.clone(), authorities.unwrap_or_default())
+        };
+        if sealed.is_empty() {
+            return Err(CertifyError::NoAuthority);
+        }
+        let authority = Authority::open(self.cluster(), &sealed, key)?;
+        Ok(Certificate { own: authority.issue(node, &public, (self.0.options.clock)())?, authorities })
+    }
+
+    /// The same from whichever member can issue it.
+    ///
+    /// # Errors
+    ///
+    /// None does.
+    pub(crate) async fn certificate_of(&self, node: NodeId) -> Result<Certificate, Status> {
+        let mut reason = match self.certify(node) {
+            Ok(certificate) => return Ok(certificate),
+            Err(error) => crate::error_chain(&error),
+        };
+        for (id, peer) in self.peers() {
+            if id == self.id() {
+                continue;
+            }
+            let Ok(mut client) = self.channels().entrance(id.0, &peer) else { continue };
+            match timeout(ISSUING, client.certify(v1::CertifyRequest { node_id: node.0 })).await {
+                Ok(Ok(answer)) => {
+                    let certificate = answer.into_inner().certificate;
+                    return certificate.map(Into::into).ok_or_else(|| Status::internal("a member sent no certificate"));
+                }
+                Ok(Err(status)) => reason = format!("{}: {}", peer.address, status.message()),
+                Err(_) => reason = format!("{} does not answer", peer.address),
+            }
+        }
+        Err(Status::unavailable(format!("no member issues a certificate for node {node}: {reason}")))
+    }
+
+    /// The key that the authority's is encrypted with, if it is here.
+    pub(crate) fn cluster_key(&self) -> Option<&ClusterKey> {
+        self.0.options.cluster_key.as_ref()
+    }
+}

@@ -1,0 +1,110 @@
+//! A connection of whoever came to the port, and what he has shown.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use crate::rt::wall_ms;
+
+use super::{CertificateError, Certified, NodeKey, PublicKey, no_key, public_key};
+
+/// What a caller has shown, and proven in the handshake to have the key of.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    /// Where he calls from.
+    pub(crate) address: SocketAddr,
+    /// His key.
+    pub(crate) key: PublicKey,
+    certificate: Arc<[u8]>,
+    me: NodeKey,
+    /// What it says, and as of which change of what is believed here.
+    believed: Arc<Mutex<Option<(u64, Certified)>>>,
+}
+
+impl Shown {
+    pub(crate) fn new(certificate: &[u8], address: SocketAddr, me: &NodeKey) -> io::Result<Self> {
+        let key = public_key(certificate).map_err(io::Error::other)?;
+        let (certificate, me) = (certificate.into(), me.clone());
+        Ok(Self { address, key, certificate, me, believed: Arc::default() })
+    }
+
+    /// What his certificate says, if it is to be believed now. What is believed can change while he is connected.
+    pub(crate) fn certified(&self) -> Result<Certified, CertificateError> {
+        let generation = self.me.generation();
+        let mut believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, certified)) = &*believed
+            && *known == generation
+        {
+            return certified.check_time(wall_ms()).map(|()| certified.clone());
+        }
+        let certified = self.me.verify(&self.certificate)?;
+        *believed = Some((generation, certified.clone()));
+        Ok(certified)
+    }
+}
+
+/// A connection on which the handshake is over.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TlsStream<TcpStream>,
+    shown: Shown,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: TlsStream<TcpStream>, address: SocketAddr, me: &NodeKey) -> io::Result<Self> {
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).ok_or_else(no_key)?;
+        let shown = Shown::new(certificate, address, me)?;
+        Ok(Self { stream, shown })
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Shown;
+
+    fn connect_info(&self) -> Shown {
+        self.shown.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

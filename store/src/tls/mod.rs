@@ -1,0 +1,357 @@
+//! Who is at the other end of a connection between nodes: TLS 1.3 (RFC 8446) with a certificate at both ends. Both prove in
+//! the handshake that they have the key that theirs is about. Whether it is to be believed is known by whoever asked for the
+//! connection, and by whoever serves a call that says from which member it is: a certificate of an authority that the
+//! cluster has now, for a node that the cluster has now, with the key that the cluster knows that node by.
+
+mod authority;
+mod certificate;
+mod connection;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::ring::{default_provider, sign::any_eddsa_type};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::version::TLS13;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, PeerIncompatible, ServerConfig, SignatureScheme,
+};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+pub use authority::{Authority, AuthorityError, ClusterKey};
+pub(crate) use certificate::timestamp;
+pub use certificate::{CertificateError, Certified};
+pub(crate) use connection::{Connection, Shown};
+
+use crate::rt::wall_ms;
+
+/// How long setting up a connection may take, handshake and all, at either end.
+pub(crate) const CONNECT: Duration = Duration::from_secs(1);
+
+/// An Ed25519 public key (RFC 8032).
+pub type PublicKey = [u8; 32];
+
+/// A node's key pair, and what it shows and believes. Clones share it; it is never shown.
+#[derive(Clone)]
+pub struct NodeKey {
+    public: PublicKey,
+    /// What it shows while it is in no cluster.
+    own: Vec<u8>,
+    credentials: Arc<Credentials>,
+    acceptor: TlsAcceptor,
+    connector: TlsConnector,
+}
+
+impl std::fmt::Debug for NodeKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeKey").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+/// What a node shows and what it believes, which change while connections are there.
+#[derive(Debug)]
+struct Credentials {
+    key: Arc<dyn SigningKey>,
+    now: RwLock<Now>,
+}
+
+#[derive(Debug)]
+struct Now {
+    shown: Arc<CertifiedKey>,
+    certified: Option<Certified>,
+    authorities: Vec<Vec<u8>>,
+    /// Counts the changes.
+    generation: u64,
+}
+
+impl Credentials {
+    fn now(&self) -> RwLockReadGuard<'_, Now> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, chain: &[&[u8]], certified: Option<Certified>, authorities: Vec<Vec<u8>>) {
+        let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        let shown = Arc::new(CertifiedKey::new(chain, Arc::clone(&self.key)));
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        *now = Now { shown, certified, authorities, generation: now.generation + 1 };
+    }
+}
+
+impl ResolvesServerCert for Credentials {
+    fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.now().shown))
+    }
+}
+
+impl ResolvesClientCert for Credentials {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.now().shown))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Bytes that are no key pair.
+#[derive(Debug, Error)]
+pub enum KeyError {
+    /// Not to TLS.
+    #[error("this is no Ed25519 key pair in PKCS #8")]
+    Tls(#[source] rustls::Error),
+    /// Not to whatever issues certificates.
+    #[error("this is no Ed25519 key pair in PKCS #8")]
+    Certificate(#[from] rcgen::Error),
+}
+
+impl NodeKey {
+    /// Reads a key pair from its PKCS #8 document (RFC 5958).
+    ///
+    /// # Errors
+    ///
+    /// Anything but an Ed25519 key pair.
+    pub fn from_pkcs8(document: &[u8]) -> Result<Self, KeyError> {
+        let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(document)).map_err(KeyError::Tls)?;
+        let own = authority::own(&authority::key_pair(document)?)?;
+        let none = || KeyError::Tls(rustls::Error::General("it has no public half".into()));
+        let public = certificate::public_key(&own).map_err(|_| none())?;
+        let shown = Arc::new(CertifiedKey::new(vec![CertificateDer::from(own.clone())], Arc::clone(&key)));
+        let now = RwLock::new(Now { shown, certified: None, authorities: Vec::new(), generation: 0 });
+        let credentials = Arc::new(Credentials { key, now });
+        let provider = Arc::new(default_provider());
+        let any = Arc::new(AnyKey(Arc::clone(&provider)));
+        let mut accept = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13])
+            .map_err(KeyError::Tls)?
+            .with_client_cert_verifier(Arc::clone(&any) as Arc<dyn ClientCertVerifier>)
+            .with_cert_resolver(Arc::clone(&credentials) as Arc<dyn ResolvesServerCert>);
+        accept.send_tls13_tickets = 0;
+        let mut connect = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .map_err(KeyError::Tls)?
+            .dangerous()
+            .with_custom_certificate_verifier(any)
+            .with_client_cert_resolver(Arc::clone(&credentials) as Arc<dyn ResolvesClientCert>);
+        // A resumed session would prove that there was a key once.
+        connect.resumption = Resumption::disabled();
+        connect.enable_sni = false;
+        Ok(Self { public, own, credentials, acceptor: Arc::new(accept).into(), connector: Arc::new(connect).into() })
+    }
+
+    /// Its public half.
+    pub fn public(&self) -> PublicKey {
+        self.public
+    }
+
+    /// Shows this certificate from now on, and believes the nodes that these authorities have certified. One that has
+    /// ended is shown, too: it can still be renewed.
+    ///
+    /// # Errors
+    ///
+    /// It is none, or is not about this key.
+    pub fn certify(&self, certificate: &[u8], authorities: Vec<Vec<u8>>) -> Result<(), CertificateError> {
+        let certified = Certified::read(certificate)?;
+        if certified.key != self.public {
+            return Err(CertificateError::Malformed);
+        }
+        let issuer = authorities.iter().find(|authority| {
+            Certified::verify(certificate, std::slice::from_ref(authority), certified.from_ms).is_ok()
+        });
+        let issuer = issuer.ok_or(CertificateError::OtherAuthority)?.clone();
+        self.credentials.set(&[certificate, &issuer], Some(certified), authorities);
+        Ok(())
+    }
+
+    /// Believes the nodes that these authorities have certified from now on.
+    pub fn trust(&self, authorities: Vec<Vec<u8>>) {
+        let mut now = self.credentials.now.write().unwrap_or_else(PoisonError::into_inner);
+        (now.authorities, now.generation) = (authorities, now.generation + 1);
+    }
+
+    /// Shows that this daemon is in no cluster, and believes no node.
+    pub fn decertify(&self) {
+        self.credentials.set(&[&self.own], None, Vec::new());
+    }
+
+    /// What its certificate says; none: it is in no cluster.
+    pub fn certified(&self) -> Option<Certified> {
+        self.credentials.now().certified.clone()
+    }
+
+    fn generation(&self) -> u64 {
+        self.credentials.now().generation
+    }
+
+    /// What it shows.
+    #[cfg(feature = "sim")]
+    pub(crate) fn chain(&self) -> Vec<Vec<u8>> {
+        self.credentials.now().shown.cert.iter().map(|certificate| certificate.to_vec()).collect()
+    }
+
+    /// Reads the certificate that somebody has shown, if an authority that is believed has issued it and it is good now.
+    pub(crate) fn verify(&self, shown: &[u8]) -> Result<Certified, CertificateError> {
+        Certified::verify(shown, &self.credentials.now().authorities, wall_ms())
+    }
+
+    /// Shakes hands with whoever connected.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<server::TlsStream<TcpStream>> {
+        self.acceptor.accept(stream).await
+    }
+
+    /// Connects to an address and tells what whoever answers has shown: his certificate, and the one of its issuer.
+    #[cfg_attr(feature = "sim", allow(dead_code, reason = "simulated links have no handshake"))]
+    pub(crate) async fn connect(&self, address: &str) -> io::Result<(client::TlsStream<TcpStream>, Vec<Vec<u8>>)> {
+        timeout(CONNECT, self.shake(address)).await.map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {address} within {CONNECT:?}"))
+        })?
+    }
+
+    async fn shake(&self, address: &str) -> io::Result<(client::TlsStream<TcpStream>, Vec<Vec<u8>>)> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
+        let stream = self.connector.connect(name, stream).await?;
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let shown = shown.iter().map(|certificate| certificate.to_vec()).collect();
+        Ok((stream, shown))
+    }
+
+    /// Shakes hands over a connection that was made already, and tells whose key answers.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke, or the other end is no daemon of Pontoon.
+    pub async fn connect_over(&self, stream: TcpStream) -> io::Result<(client::TlsStream<TcpStream>, PublicKey)> {
+        let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
+        let stream = self.connector.connect(name, stream).await?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let key = shown.ok_or_else(no_key).and_then(|shown| public_key(shown).map_err(io::Error::other))?;
+        Ok((stream, key))
+    }
+}
+
+fn no_key() -> io::Error {
+    io::Error::other("the other end showed no certificate")
+}
+
+/// The key that a certificate is about.
+pub(crate) fn public_key(certificate: &[u8]) -> Result<PublicKey, CertificateError> {
+    certificate::public_key(certificate)
+}
+
+/// What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410, section 4).
+const ED25519_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// The key of a SubjectPublicKeyInfo.
+fn public_key_of_info(info: &[u8]) -> Option<PublicKey> {
+    info.strip_prefix(&ED25519_HEAD)?.try_into().ok()
+}
+
+/// Takes any certificate about an Ed25519 key whose owner has signed the handshake.
+#[derive(Debug)]
+struct AnyKey(Arc<CryptoProvider>);
+
+impl AnyKey {
+    fn signed(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, shown, signature, &self.0.signature_verification_algorithms)
+    }
+}
+
+/// Only TLS 1.3 is offered.
+fn too_old() -> rustls::Error {
+    rustls::Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled)
+}
+
+fn has_key(shown: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+    let malformed = |_| rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding);
+    public_key(shown).map(|_| ()).map_err(malformed)
+}
+
+impl ServerCertVerifier for AnyKey {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        has_key(end_entity).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(too_old())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+impl ClientCertVerifier for AnyKey {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        has_key(end_entity).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(too_old())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
