@@ -60,7 +60,7 @@ impl Daemon {
                 Code::FailedPrecondition,
                 "NOT_IN_CLUSTER",
                 "this node is in no cluster",
-                "pontoon init --advertise ADDR makes one; pontoon join ADDR enters one",
+                "pontoon init --advertise ADDR makes one; pontoon join TOKEN enters one",
             )
         })
     }

@@ -105,6 +105,15 @@ impl StoreSlot {
         self.get().ok_or_else(|| Status::failed_precondition("this daemon is in no cluster"))
     }
 
+    /// The store, if another member of its cluster asks that was not removed: one that is still in the Raft membership then
+    /// has a say in that alone.
+    pub(crate) async fn current_member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
+        let (store, caller) = self.meant(request)?;
+        let shown = shown(request)?.clone();
+        let store = identified(store, caller, &shown).await?;
+        if store.has_node(caller.from, &shown.key) { Ok(store) } else { Err(no_member(&store, caller, &shown.key)) }
+    }
+
     /// The store, if another member of its cluster asks, over a connection made with that member's certificate. One that came
     /// later than what is known here is believed if a member that is known vouches for it.
     pub(crate) async fn member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
@@ -163,7 +172,7 @@ async fn identified(store: Store, caller: Caller, shown: &Shown) -> Result<Store
 fn admit_call(store: Store, caller: Caller, shown: &Shown, known: Option<PublicKey>) -> Result<Store, Status> {
     match known {
         Some(known) if known == shown.key => {
-            let certified = shown.certified().map_err(|error| disbelieved(shown, &error))?;
+            let certified = shown.certified().map_err(|error| disbelieved(shown, &error, None))?;
             is_of(&store, caller, &certified)?;
             Ok(store)
         }
@@ -172,19 +181,23 @@ fn admit_call(store: Store, caller: Caller, shown: &Shown, known: Option<PublicK
             Err(Status::permission_denied(message))
         }
         None => {
-            let message =
-                format!("member {} is not, or no longer, a member of cluster {}", caller.from, caller.cluster);
-            let mut status = Status::permission_denied(message);
-            // That nobody vouches for one that may be newer says nothing about it.
-            let current = store.state().node_with_key(&shown.key).map(|node| node.raft_id);
-            if let Some(current) = current.filter(|id| *id > caller.from) {
-                status.metadata_mut().insert(metadata::RAFT_ID, current.0.into());
-            } else if !store.may_be_newer(caller.from) {
-                status.metadata_mut().insert(metadata::REMOVED, AsciiMetadataValue::from_static("true"));
-            }
-            Err(status)
+            Err(no_member(&store, caller, &shown.key))
         }
     }
+}
+
+/// What somebody is told who is no member, or no longer.
+fn no_member(store: &Store, caller: Caller, key: &PublicKey) -> Status {
+    let message = format!("member {} is not, or no longer, a member of cluster {}", caller.from, caller.cluster);
+    let mut status = Status::permission_denied(message);
+    // That nobody vouches for one that may be newer says nothing about it.
+    let current = store.state().node_with_key(key).map(|node| node.raft_id);
+    if let Some(current) = current.filter(|id| *id > caller.from) {
+        status.metadata_mut().insert(metadata::RAFT_ID, current.0.into());
+    } else if !store.may_be_newer(caller.from) {
+        status.metadata_mut().insert(metadata::REMOVED, AsciiMetadataValue::from_static("true"));
+    }
+    status
 }
 
 /// Whether a certificate is that of the node that a caller says he is.
@@ -203,12 +216,14 @@ fn is_of(store: &Store, caller: Caller, certified: &Certified) -> Result<(), Sta
     Ok(())
 }
 
-/// What somebody is told whose certificate is not believed, with the clock here: his own he knows.
-fn disbelieved(shown: &Shown, error: &CertificateError) -> Status {
+/// What somebody is told whose certificate is not believed, with both clocks.
+fn disbelieved(shown: &Shown, error: &CertificateError, theirs_ms: Option<u64>) -> Status {
     let address = shown.address;
-    debug!(%address, %error, "a call is refused: the caller's certificate is not believed");
+    let theirs = theirs_ms.map_or("unknown".to_owned(), |ms| timestamp(ms).to_string());
     let now = timestamp(wall_ms());
-    Status::unauthenticated(format!("your certificate is not believed here, where the clock says {now}: {error}"))
+    debug!(%address, %error, theirs, "a call is refused: the caller's certificate is not believed");
+    let message = format!("the certificate of {address} is not believed: {error}; the clocks: {now} here, {theirs} there");
+    Status::unauthenticated(message)
 }
 
 /// Lets those go on to what members say to each other whose certificate is believed, before anything that they send is read.
@@ -216,7 +231,10 @@ fn certified(request: Request<()>) -> Result<Request<()>, Status> {
     let shown = shown(&request)?;
     match shown.certified() {
         Ok(_) => Ok(request),
-        Err(error) => Err(disbelieved(shown, &error)),
+        Err(error) => {
+            let theirs = request.metadata().get(metadata::TIME).and_then(|ms| ms.to_str().ok()?.parse().ok());
+            Err(disbelieved(shown, &error, theirs))
+        }
     }
 }
 
@@ -411,12 +429,14 @@ pub enum AdmitError {
         key: PublicKey,
     },
     /// Its certificate is not good.
-    #[error("the certificate that {address} shows is not believed: {problem}; its clock says {theirs}")]
+    #[error("the certificate of {address} is not believed: {problem}; the clocks: {ours} here, {theirs} there")]
     Certificate {
         /// Who.
         address: SocketAddr,
-        /// Why not, with the clock here.
+        /// Why not.
         problem: CertificateError,
+        /// The clock here.
+        ours: String,
         /// Its clock.
         theirs: String,
     },
@@ -490,35 +510,56 @@ pub async fn knock(
     deadline: Duration,
 ) -> Result<Door, AdmitError> {
     let end = now() + deadline;
-    let dialled = timeout_at(end, dial(key, address)).await.map_err(|_| late(address, deadline))?;
-    let (mut client, shown) = dialled.map_err(|status| failed(address, &status))?;
-    let certified = issued(&shown, token, address)?;
+    let dialled = timeout_at(end, dial(key, address, |shown| issued(shown, token, address))).await;
+    let (mut client, certified) = match dialled.map_err(|_| late(address, deadline))? {
+        Ok(dialled) => dialled,
+        Err(Unfit::Unreachable(status)) => return Err(failed(address, &status)),
+        Err(Unfit::Other(error)) => return Err(error),
+    };
     let answer = timeout_at(end, client.hello(v1::HelloRequest {})).await.map_err(|_| late(address, deadline))?;
     let response = answer.map_err(|status| failed(address, &status))?.into_inner();
     let host = identified_as(address, response, certified.key)?;
     match certified.check_time(wall_ms()) {
         Ok(()) => Ok(Door { client, address, host }),
         Err(problem) => {
-            let theirs = timestamp(host.time_ms).to_string();
-            Err(AdmitError::Certificate { address, problem, theirs })
+            let (ours, theirs) = (timestamp(wall_ms()).to_string(), timestamp(host.time_ms).to_string());
+            Err(AdmitError::Certificate { address, problem, ours, theirs })
         }
     }
 }
 
+/// Why nobody is asked at an address.
+enum Unfit {
+    Unreachable(Status),
+    Other(AdmitError),
+}
+
+impl From<Status> for Unfit {
+    fn from(status: Status) -> Self {
+        Self::Unreachable(status)
+    }
+}
+
+impl From<AdmitError> for Unfit {
+    fn from(error: AdmitError) -> Self {
+        Self::Other(error)
+    }
+}
+
 /// What the certificate that somebody has shown says, if the authority that a token names has issued it, now or ever.
-fn issued(shown: &[Vec<u8>], token: &JoinToken, address: SocketAddr) -> Result<Certified, AdmitError> {
+fn issued(shown: &[Vec<u8>], token: &JoinToken, address: SocketAddr) -> Result<Certified, Unfit> {
     let other = || AdmitError::OtherCluster { address };
     let own = shown.first().ok_or_else(other)?;
     let certified = match Certified::read(own) {
         Err(CertificateError::NoNode) => {
             let key = public_key(own).map_err(|_| other())?;
-            return Err(AdmitError::NoCluster { address, key });
+            return Err(AdmitError::NoCluster { address, key }.into());
         }
         read => read.map_err(|_| other())?,
     };
     let authority = shown.iter().find(|certificate| JoinToken::digest_of(certificate) == token.digest);
     let authority = authority.ok_or_else(other)?;
-    Certified::verify(own, std::slice::from_ref(authority), certified.from_ms).map_err(|_| other())
+    Ok(Certified::verify(own, std::slice::from_ref(authority), certified.from_ms).map_err(|_| other())?)
 }
 
 impl Door {
@@ -563,9 +604,11 @@ impl Door {
 }
 
 pub(crate) async fn greet(key: &NodeKey, address: SocketAddr) -> Result<(v1::HelloResponse, PublicKey), Status> {
-    let (mut client, shown) = dial(key, address).await?;
-    let shown = shown.first().and_then(|certificate| public_key(certificate).ok());
-    let shown = shown.ok_or_else(|| Status::unavailable("whoever answers has shown no certificate"))?;
+    let key_of = |shown: &[Vec<u8>]| {
+        let shown = shown.first().and_then(|certificate| public_key(certificate).ok());
+        shown.ok_or_else(|| Status::unavailable("whoever answers has shown no certificate"))
+    };
+    let (mut client, shown) = dial(key, address, key_of).await?;
     Ok((client.hello(v1::HelloRequest {}).await?.into_inner(), shown))
 }
 

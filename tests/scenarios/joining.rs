@@ -63,7 +63,7 @@ fn a_join_to_nobody_is_refused() -> Result<()> {
         // Nothing has the first address; nothing listens at the second; the third is in no cluster.
         for peer in ["192.168.140.99", "192.168.140.1", "192.168.140.200"] {
             let start = Instant::now();
-            cluster.cli(1).refuses(&format!("join {peer} --name h2"), "NO_MEMBER", &[peer])?;
+            cluster.cli(1).refuses(&format!("join {} {peer} --name h2", cluster.token()), "NO_MEMBER", &[peer])?;
             ensure!(start.elapsed() < Duration::from_secs(5), "{peer}: only after {:?}", start.elapsed());
         }
         ensure!(cluster.status(1)?["cluster_id"] == "", "it has joined something");
@@ -75,7 +75,7 @@ fn a_join_to_nobody_is_refused() -> Result<()> {
 fn a_member_is_found_after_one_that_does_not_answer() -> Result<()> {
     run_with(hosts(2), |cluster| {
         cluster.init()?;
-        cluster.cli(1).run("join 192.168.140.99,192.168.140.200 --name h2")?;
+        cluster.cli(1).run(&format!("join {} 192.168.140.99,192.168.140.200 --name h2", cluster.token()))?;
         cluster.wait_all_ready()
     })
 }
@@ -147,9 +147,10 @@ fn a_join_goes_through_any_member() -> Result<()> {
 fn a_name_or_address_that_is_taken_is_refused() -> Result<()> {
     run_with(hosts(2), |cluster| {
         cluster.init()?;
-        cluster.cli(1).refuses("join 192.168.140.200 --name h1", "NODE_NAME_TAKEN", &["h1"])?;
+        let join = format!("join {} --name", cluster.token());
+        cluster.cli(1).refuses(&format!("{join} h1"), "NODE_NAME_TAKEN", &["h1"])?;
         for name in ["two words", "bell\u{7}", &"x".repeat(300)] {
-            let mut command = cluster.cli(1).command("join 192.168.140.200 --name")?;
+            let mut command = cluster.cli(1).command(&join)?;
             command.arg(name);
             let Err(error) = cluster.cli(1).finish("join", command)? else { bail!("{name:?} was taken as a name") };
             ensure!(error.reason == "INVALID_NAME", "{name:?}: {error}");

@@ -22,8 +22,9 @@ use crate::member::Member;
 const HELLO_DEADLINE: Duration = Duration::from_secs(3);
 /// How long an admission may take.
 const ADMIT_DEADLINE: Duration = Duration::from_secs(10);
-/// How far the clocks of two hosts may be apart, in milliseconds: as far as certificates are backdated.
-const MAX_SKEW_MS: u64 = 3_600_000;
+/// How far the clocks of two hosts may be apart, in milliseconds: half of what certificates are backdated by, so that a third
+/// may be as far from either.
+const MAX_SKEW_MS: u64 = 12 * 3_600_000;
 /// How long the first log entries of a newcomer may take.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(30);
 

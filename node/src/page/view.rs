@@ -102,7 +102,7 @@ fn no_cluster() -> Markup {
             dl {
                 dt { code { "pontoon init --advertise ADDR" } }
                 dd { "makes a cluster; ADDR is where other hosts reach this one" }
-                dt { code { "pontoon join ADDR" } }
+                dt { code { "pontoon join TOKEN" } }
                 dd { "enters the cluster of the node at ADDR" }
             }
         }

@@ -29,6 +29,10 @@ impl State {
         self.check_sandboxes(&mut found);
         self.check_leases(&mut found);
         self.check_engines(&mut found);
+        for (id, token) in &self.tokens {
+            found.unless(*id == token.id(), || format!("token {} is kept as {id}", token.id()));
+            found.unless(token.used <= token.uses, || format!("token {id} was used {} times", token.used));
+        }
         for (node, session) in &self.sessions {
             found.unless(session.answers.len() <= Session::MAX_ANSWERS, || format!("session {node} keeps too many"));
         }

@@ -181,6 +181,7 @@ impl Channels {
         put(map, metadata::CLUSTER, &self.cluster.to_string());
         put(map, metadata::FROM, &from.to_string());
         put(map, metadata::TO, &to.to_string());
+        put(map, metadata::TIME, &rt::wall_ms().to_string());
         request
     }
 }
@@ -190,10 +191,15 @@ pub(crate) type PeerClient = v1::peer_client::PeerClient<Link>;
 
 pub(crate) type EntranceClient = v1::entrance_client::EntranceClient<Link>;
 
-/// Connects to an address, whoever answers there, and tells which certificates he has shown: his own, and his issuer's.
-pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(EntranceClient, Vec<Vec<u8>>), Status> {
-    let (link, shown) = link::dial(key, address).await?;
-    Ok((v1::entrance_client::EntranceClient::new(link), shown))
+/// Connects to an address, once whoever answers there has passed a check of the certificates that he has shown: his own, and
+/// his issuer's. Before that nothing is sent.
+pub(crate) async fn dial<T, E: From<Status>>(
+    key: &NodeKey,
+    address: SocketAddr,
+    check: impl FnOnce(&[Vec<u8>]) -> Result<T, E>,
+) -> Result<(EntranceClient, T), E> {
+    let (link, checked) = link::dial(key, address, check).await?;
+    Ok((v1::entrance_client::EntranceClient::new(link), checked))
 }
 
 /// What a caller has shown.

@@ -11,7 +11,8 @@ use tower::service_fn;
 
 use super::channel::Purpose;
 use super::types::Peer;
-use crate::tls::{NodeKey, public_key};
+use crate::rt::wall_ms;
+use crate::tls::{NodeKey, public_key, timestamp};
 
 /// A connection that has been silent this long is asked whether it is alive.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -50,7 +51,10 @@ pub(crate) fn lazy(key: &NodeKey, member: u64, peer: &Peer, purpose: Purpose) ->
                 )));
             }
             key.verify(shown).map_err(|error| {
-                io::Error::other(format!("the certificate of member {member} at {} is not believed: {error}", peer.address))
+                let (address, now) = (&peer.address, timestamp(wall_ms()));
+                io::Error::other(format!(
+                    "the certificate of member {member} at {address} is not believed: {error}, and the clock here says {now}"
+                ))
             })?;
             Ok(TokioIo::new(stream))
         }
@@ -58,18 +62,24 @@ pub(crate) fn lazy(key: &NodeKey, member: u64, peer: &Peer, purpose: Purpose) ->
     Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
-/// Connects to an address, whoever answers there, and tells which certificates he has shown: his own, and his issuer's.
-pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(Link, Vec<Vec<u8>>), Status> {
+/// Connects to an address, once whoever answers there has passed a check of the certificates that he has shown: his own, and
+/// his issuer's. Before that nothing is sent.
+pub(crate) async fn dial<T, E: From<Status>>(
+    key: &NodeKey,
+    address: SocketAddr,
+    check: impl FnOnce(&[Vec<u8>]) -> Result<T, E>,
+) -> Result<(Link, T), E> {
     let unavailable = |error: &dyn std::error::Error| Status::unavailable(crate::error_chain(error));
     let endpoint = endpoint(&address.to_string()).map_err(|error| unavailable(&error))?;
     let (stream, shown) = key.connect(&address.to_string()).await.map_err(|error| unavailable(&error))?;
+    let checked = check(&shown)?;
     let mut stream = Some(TokioIo::new(stream));
     // There is one connection: a second would be to somebody else.
     let once = service_fn(move |_| {
         std::future::ready(stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
     });
     let channel = endpoint.connect_with_connector(once).await.map_err(|error| unavailable(&error))?;
-    Ok((channel, shown))
+    Ok((channel, checked))
 }
 
 /// The settings of a connection. Its URI names no scheme that tonic would act on: who is there is checked in tls.rs.

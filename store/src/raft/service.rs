@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::stream::{BoxStream, StreamExt};
 use openraft::Snapshot;
 use pontoon_proto::{Secret, v1};
@@ -133,7 +134,7 @@ impl v1::raft_server::Raft for Service {
 #[tonic::async_trait]
 impl v1::peer_server::Peer for Service {
     async fn propose(&self, request: Request<v1::ProposeRequest>) -> Answer<v1::ProposeResponse> {
-        let store = self.slot.member(&request).await?;
+        let store = self.slot.current_member(&request).await?;
         let message = request.into_inner();
         let id = message.request.ok_or_else(|| Status::invalid_argument("a request without id"))?;
         let request = RequestId { node: NodeId(id.node), run: id.run, seq: id.seq };
@@ -163,19 +164,23 @@ impl v1::peer_server::Peer for Service {
         let caller = Caller::of(request.metadata())?.from;
         let node = store.state().node_with_raft_id(caller).map(|node| node.id);
         let node = node.ok_or_else(|| Status::unavailable("this member does not know the caller's node yet"))?;
+        let removed = store.without_node(caller, shown(&request)?.key);
         let following = Concern::follow(store, self.slot.watching().clone(), node, request.into_inner()).await;
         let following = following.map_err(|error| error.status())?;
-        Ok(Response::new(following.stream().map(|event| event.map_err(|error| error.status())).boxed()))
+        let told = following.stream().map(|event| event.map_err(|error| error.status()));
+        Ok(Response::new(told.take_until(removed.boxed()).boxed()))
     }
 
     type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
         let store = self.serving(&request).await?;
+        let removed = store.without_node(Caller::of(request.metadata())?.from, shown(&request)?.key);
         let (end, watching) = (store.ending(), self.slot.watching().clone());
         let watcher = Watcher::follow(store, end, watching, request.into_inner()).await;
         let watcher = watcher.map_err(|error| error.status())?;
-        Ok(Response::new(watcher.stream().map(|event| event.map_err(|error| error.status())).boxed()))
+        let told = watcher.stream().map(|event| event.map_err(|error| error.status()));
+        Ok(Response::new(told.take_until(removed.boxed()).boxed()))
     }
 
     async fn attend(&self, request: Request<v1::AttendRequest>) -> Answer<v1::AttendResponse> {
@@ -184,7 +189,7 @@ impl v1::peer_server::Peer for Service {
     }
 
     async fn hashes(&self, request: Request<v1::HashesRequest>) -> Answer<v1::HashesResponse> {
-        let store = self.slot.member(&request).await?;
+        let store = self.slot.current_member(&request).await?;
         if store.observes() {
             return Err(observer());
         }
@@ -192,7 +197,7 @@ impl v1::peer_server::Peer for Service {
     }
 
     async fn read_index(&self, request: Request<v1::ReadIndexRequest>) -> Answer<v1::ReadIndexResponse> {
-        let store = self.slot.member(&request).await?;
+        let store = self.slot.current_member(&request).await?;
         let index = store.read_index_here().await.ok_or_else(not_leader)?;
         Ok(Response::new(v1::ReadIndexResponse { index }))
     }

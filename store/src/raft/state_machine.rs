@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     applied: watch::Sender<u64>,
     view: Mutex<View>,
     feed: Mutex<Feed>,
+    /// Counts the changes in which nodes may have gone.
+    departures: watch::Sender<u64>,
 }
 
 /// What the state machine tells about itself.
@@ -77,6 +79,7 @@ impl Shared {
             applied,
             view: Mutex::new(View { index: state.applied_index, hash, snapshot, ..View::default() }),
             feed: Mutex::new(Feed::new(state.applied_index)),
+            departures: watch::channel(0).0,
             state: RwLock::new(state),
         }
     }
@@ -97,6 +100,30 @@ impl Shared {
 
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// Tells watchers what has changed.
+    pub(crate) fn tell_changes(&self, state: &State, changes: &BTreeSet<Change>) {
+        self.feed().add(state, changes);
+        let gone = |change: &Change| matches!(change, Change::Node(id) if !state.nodes.contains_key(id));
+        if changes.iter().any(gone) {
+            self.tell_departures();
+        }
+    }
+
+    /// Tells watchers that everything may have changed.
+    pub(crate) fn tell_anew(&self, index: u64) {
+        self.feed().restart(index);
+        self.tell_departures();
+    }
+
+    fn tell_departures(&self) {
+        self.departures.send_modify(|count| *count += 1);
+    }
+
+    /// Wakes those who wait for nodes to go.
+    pub(crate) fn departures(&self) -> watch::Receiver<u64> {
+        self.departures.subscribe()
     }
 
     pub(crate) fn feed(&self) -> MutexGuard<'_, Feed> {
@@ -180,7 +207,7 @@ impl StateMachine {
             }
         }
         // Before watchers are woken, and together with the state: who looks at both finds them to be as of one index.
-        self.shared.feed().add(&state, &changes);
+        self.shared.tell_changes(&state, &changes);
         // Nothing changes the state any more, and writing it takes longer than others should wait for a look at it.
         let state = RwLockWriteGuard::downgrade(state);
         let described = convert::snapshot_out(None, &self.meta(), 0);
@@ -273,7 +300,7 @@ impl RaftStateMachine<Types> for StateMachine {
         {
             let mut shared = self.shared.write();
             *shared = state;
-            self.shared.feed().restart(index);
+            self.shared.tell_anew(index);
         }
         {
             let mut view = self.shared.view();

@@ -130,7 +130,7 @@ impl Copy {
                 let new = State::of_watched(whole.objects, whole.index, whole.time_ms)?;
                 let mut state = self.shared.write();
                 *state = new;
-                self.shared.feed().restart(whole.index);
+                self.shared.tell_anew(whole.index);
                 (RwLockWriteGuard::downgrade(state), None)
             }
             Event::Changes(changes) => {
@@ -140,7 +140,7 @@ impl Copy {
                 let left = before.difference(&state.networks_of_node(node)).copied().collect();
                 changed.extend(state.forget(node, &left));
                 let state = RwLockWriteGuard::downgrade(state);
-                self.shared.feed().add(&state, &changed);
+                self.shared.tell_changes(&state, &changed);
                 (state, Some(changed))
             }
             Event::Progress(progress) => {

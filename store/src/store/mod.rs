@@ -399,6 +399,23 @@ impl Store {
         member.0 > membership.min(*self.applied().borrow())
     }
 
+    /// Whether a node of this cluster has this key, or one may that came later than what is known here.
+    pub(crate) fn has_node(&self, member: RaftId, key: &PublicKey) -> bool {
+        self.state().node_with_key(key).is_some() || self.may_be_newer(member)
+    }
+
+    /// Waits until no node of this cluster has this key any more.
+    pub(crate) fn without_node(&self, member: RaftId, key: PublicKey) -> impl Future<Output = ()> + Send + 'static {
+        let (store, mut departures) = (Arc::downgrade(&self.0), self.0.shared.departures());
+        async move {
+            while members::upgrade(&store).is_some_and(|store| store.has_node(member, &key)) {
+                if departures.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
     /// The key of a member, as the membership says; or the state, for one that is about to be added; or whoever admitted
     /// this one, until there is a membership that is newer.
     pub(crate) fn key_of(&self, member: RaftId) -> Option<PublicKey> {

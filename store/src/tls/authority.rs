@@ -20,9 +20,9 @@ use crate::model::id::{ClusterId, NodeId};
 
 /// How long a node's certificate is good.
 pub(super) const LIFE_MS: u64 = 90 * 24 * 3_600_000;
-/// How long before it was issued a certificate begins: clocks differ, and a host whose clock is behind must be able to
-/// join (docker/for-linux#400).
-pub(super) const BACKDATE_MS: u64 = 3_600_000;
+/// How long before it was issued a certificate begins, in milliseconds: clocks differ, and a host whose clock is behind must
+/// be able to join (docker/for-linux#400). A day is more than a wrong time zone.
+pub(super) const BACKDATE_MS: u64 = 24 * 3_600_000;
 
 /// Bytes of a cluster's key.
 const KEY: usize = 32;
@@ -127,7 +127,7 @@ impl Authority {
         &self.certificate
     }
 
-    /// Issues a certificate (DER) for a node's key, good from an hour before now on for 90 days.
+    /// Issues a certificate (DER) for a node's key, good from a day before now on for 90 days.
     ///
     /// # Errors
     ///

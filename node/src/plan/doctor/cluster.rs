@@ -80,7 +80,7 @@ impl Greeting {
 /// Whether this daemon is in a cluster and takes part in it.
 pub fn cluster(place: Option<&Place<'_>>) -> Finding {
     let Some(place) = place else {
-        let cure = "pontoon init --advertise ADDR makes a cluster, pontoon join ADDR enters one";
+        let cure = "pontoon init --advertise ADDR makes a cluster, pontoon join TOKEN enters one";
         return Finding::warning(Check::Cluster, "this node is in no cluster", cure);
     };
     let (name, id, cluster) = (place.name(), place.me, place.cluster);

@@ -7,10 +7,10 @@ use crate::codec::{
 };
 use crate::model::apply::Change;
 use crate::model::command::{
-    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, Entry, Outcome, RequestId, WantedSubnet,
+    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, Entry, Outcome, RequestId, WantedSubnet,
 };
-use crate::model::id::{EndpointId, NetworkId, NodeId, Vni};
-use crate::model::object::{Lease, NodeState, Voting};
+use crate::model::id::{EndpointId, NetworkId, NodeId, TokenId, Vni};
+use crate::model::object::{Cluster, Lease, NodeState, TokenRole, Voting};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::state::State;
 use crate::model::tests::{World, admission, ip, named, on, report, settings};
@@ -51,6 +51,15 @@ fn commands() -> Vec<Command> {
         Command::LabelNode { node, set: [("a".to_owned(), "b".to_owned())].into(), remove: vec!["c".to_owned()] },
         Command::RemoveNode { node, force: true },
         Command::AdmitNode(AdmitNode { voter_only: true, ..admission(3) }),
+        Command::AdmitNode(AdmitNode { token: Some([7; 32]), ..admission(3) }),
+        Command::FoundCluster {
+            cluster: Cluster { authorities: vec![vec![1, 2], vec![3]], ..settings() },
+            node: admission(1),
+            sealed_key: vec![4],
+        },
+        Command::CreateToken(CreateToken { hash: [7; 32], role: TokenRole::Observer, uses: 3, life_ms: 5_000 }),
+        Command::RevokeToken { token: TokenId(0xff) },
+        Command::RotateToken { token: TokenId(u64::MAX), hash: [9; 32] },
         Command::ConfigureCluster(ConfigureCluster { voters: Some(0), replace_after_ms: None }),
         Command::ConfigureCluster(ConfigureCluster { voters: None, replace_after_ms: Some(5_000) }),
         Command::SetVoting { node, voting: Voting::Promoted },
@@ -87,6 +96,11 @@ fn full_state() -> State {
     world.ok(Command::ConfigureCluster(ConfigureCluster { voters: Some(3), replace_after_ms: Some(60_000) }));
     world.ok(Command::AdmitNode(AdmitNode { voter_only: true, ..admission(4) }));
     world.ok(Command::SetVoting { node: world.node(1).id, voting: Voting::Promoted });
+    for hash in [[7; 32], [8; 32]] {
+        world.ok(Command::CreateToken(CreateToken { hash, role: TokenRole::Observer, uses: 2, life_ms: 5_000 }));
+    }
+    world.ok(Command::RevokeToken { token: TokenId::of(&[7; 32]) });
+    world.state.sealed_key = vec![1, 2, 3];
     world.state
 }
 

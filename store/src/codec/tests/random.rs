@@ -8,11 +8,13 @@ use proptest::prelude::*;
 
 use crate::codec::{decode_entry, decode_snapshot, encode_entry, encode_snapshot, object_hash};
 use crate::model::command::{
-    AdmitNode, ClaimSubnet, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, EngineRef, Entry, HoldAddress,
-    PlaceEndpoint, RebindEndpoint, ReportNode, RequestId, WantedSubnet,
+    AdmitNode, ClaimSubnet, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, EngineRef, Entry,
+    HoldAddress, PlaceEndpoint, RebindEndpoint, ReportNode, RequestId, WantedSubnet,
 };
-use crate::model::id::{EndpointId, Mac, NetworkId, NodeId, Vni};
-use crate::model::object::{EngineContainer, EngineNetwork, Family, LeaseState, NodeState, Route, Sandbox, Voting};
+use crate::model::id::{EndpointId, Mac, NetworkId, NodeId, TokenId, Vni};
+use crate::model::object::{
+    Cluster, EngineContainer, EngineNetwork, Family, LeaseState, NodeState, Route, Sandbox, TokenRole, Voting,
+};
 use crate::model::state::State;
 use crate::model::tests::{admission, ip, named, on, report, settings};
 
@@ -32,7 +34,7 @@ struct Dice {
 
 fn dice() -> impl Strategy<Value = Dice> {
     let step_ms = prop_oneof![3 => 0..2_000_i64, 1 => -90_000..90_000_i64];
-    (0..40_u8, any::<[u8; 3]>(), step_ms, 0..3_u64, prop_oneof![6 => Just(0_u64), 1 => 0..4_u64])
+    (0..43_u8, any::<[u8; 3]>(), step_ms, 0..3_u64, prop_oneof![6 => Just(0_u64), 1 => 0..4_u64])
         .prop_map(|(kind, [a, b, c], step_ms, asker, again)| Dice { kind, a, b, c, step_ms, asker, again })
 }
 
@@ -223,6 +225,10 @@ fn reported(node: NodeId, dice: &Dice) -> ReportNode {
     }
 }
 
+fn token(state: &State, n: u8) -> TokenId {
+    pick(state.tokens.keys().copied(), n, TokenId(9999))
+}
+
 fn command(state: &State, dice: &Dice) -> Command {
     let Dice { kind, a, b, c, .. } = *dice;
     let node = pick(state.nodes.keys().copied(), a, NodeId(9999));
@@ -230,10 +236,19 @@ fn command(state: &State, dice: &Dice) -> Command {
     let epoch = state.endpoints.get(&id).map_or(0, |endpoint| endpoint.epoch) + u64::from(b > 250);
     let state_of = [NodeState::Joining, NodeState::Ready, NodeState::Down];
     match kind {
-        0 => Command::FoundCluster { cluster: settings(), node: admission(1), sealed_key: Vec::new() },
+        0 => {
+            let authorities = if a % 2 == 0 { vec![vec![a]] } else { Vec::new() };
+            Command::FoundCluster {
+                sealed_key: authorities.concat(),
+                cluster: Cluster { authorities, ..settings() },
+                node: admission(1),
+            }
+        }
         1..=2 => {
             let (attempt, voter_only) = (u64::from(b % 2), c % 8 == 0);
-            Command::AdmitNode(AdmitNode { public_key: [b % 8; 32], attempt, voter_only, ..admission(1 + a % 9) })
+            let token = Some(state.tokens.get(&token(state, c)).map_or([0; 32], |token| token.hash));
+            let public_key = [b % 8; 32];
+            Command::AdmitNode(AdmitNode { public_key, attempt, voter_only, token, ..admission(1 + a % 9) })
         }
         3..=4 => Command::ReportNode(reported(node, dice)),
         5 => Command::SetNodeState { node, state: state_of[usize::from(b) % 3] },
@@ -253,7 +268,15 @@ fn command(state: &State, dice: &Dice) -> Command {
         11 => Command::RemoveNetwork { network: pick(state.networks.keys().copied(), a, NetworkId(9999)) },
         12..=18 => Command::CreateEndpoint(endpoint(state, dice)),
         19..=20 => Command::ActivateEndpoint { endpoint: id, epoch },
-        24.. => of_engines(state, dice, node),
+        24..40 => of_engines(state, dice, node),
+        40 => Command::CreateToken(CreateToken {
+            hash: [b; 32],
+            role: if c % 3 == 0 { TokenRole::Observer } else { TokenRole::Voter },
+            uses: u32::from(a % 4),
+            life_ms: u64::from(c) * 20_000,
+        }),
+        41 => Command::RevokeToken { token: token(state, b) },
+        42 => Command::RotateToken { token: token(state, b), hash: [c; 32] },
         _ => Command::RemoveEndpoint { endpoint: id, epoch },
     }
 }
@@ -365,7 +388,7 @@ fn random_logs_reach_every_kind_of_object() {
         }
     }
     let counts: Vec<i32> = accepted.into_values().collect();
-    assert!(counts.len() == 23 && counts.iter().all(|count| *count >= 15), "{counts:?}");
+    assert!(counts.len() == 26 && counts.iter().all(|count| *count >= 15), "{counts:?}");
     assert!(reasons.len() >= 18, "{reasons:?}");
     assert!(refused < 3_500, "{refused} of 4800 were refused");
 }

@@ -6,6 +6,7 @@ mod leases;
 mod networks;
 mod nodes;
 mod requests;
+mod tokens;
 mod voters;
 mod voting;
 
@@ -62,8 +63,8 @@ impl World {
         assert_eq!(self.state.check(), [], "{applied:?}");
         if applied.result.is_err() {
             let objects = |state: &State| {
-                let State { cluster, nodes, networks, endpoints, leases, .. } = state.clone();
-                (cluster, nodes, networks, endpoints, leases)
+                let State { cluster, nodes, networks, endpoints, leases, tokens, .. } = state.clone();
+                (cluster, nodes, networks, endpoints, leases, tokens)
             };
             assert_eq!(objects(&before), objects(&self.state), "a refused command changed something");
             assert!(applied.changes.iter().all(|change| matches!(change, Change::Answer(..))), "{applied:?}");

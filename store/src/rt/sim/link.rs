@@ -155,13 +155,18 @@ pub(crate) fn lazy(key: &NodeKey, _member: u64, peer: &Peer, _purpose: Purpose) 
     Ok(Link { key: key.clone(), address, expected: Some(peer.key), open: Arc::default() })
 }
 
-/// Connects to an address, whoever answers there, and tells which certificates he has shown: his own, and his issuer's.
-pub(crate) async fn dial(key: &NodeKey, address: SocketAddr) -> Result<(Link, Vec<Vec<u8>>), Status> {
+/// Connects to an address, once whoever answers there has passed a check of the certificates that he has shown.
+pub(crate) async fn dial<T, E: From<Status>>(
+    key: &NodeKey,
+    address: SocketAddr,
+    check: impl FnOnce(&[Vec<u8>]) -> Result<T, E>,
+) -> Result<(Link, T), E> {
     let link = Link { key: key.clone(), address, expected: None, open: Arc::default() };
     let here = here().map_err(|error| Status::unavailable(error.to_string()))?;
     let connected = link.connect(&here).await;
     let (there, _) = connected.map_err(|error| Status::unavailable(crate::error_chain(&error)))?;
-    Ok((link, there.key.chain()))
+    let checked = check(&there.key.chain())?;
+    Ok((link, checked))
 }
 
 fn here() -> io::Result<Run> {
