@@ -283,6 +283,12 @@ impl DataDir {
         self.write(Record { membership: Some(membership), members, reached, certificate, ..Record::default() })
     }
 
+    /// Shows and believes something else from now on, durably.
+    pub fn renew(&mut self, certificate: Certificate) -> Result<(), DataDirError> {
+        show(&self.key, &certificate, &self.path)?;
+        self.write(Record { certificate: Some(certificate), ..self.record.clone() })
+    }
+
     /// The index that the node had carried out the state up to when it became what it is; 0: it has always been that.
     pub fn reached(&self) -> u64 {
         self.record.reached

@@ -35,6 +35,7 @@ mod page;
 pub mod plan;
 pub mod read;
 pub mod reconcile;
+mod renewal;
 mod report;
 mod role;
 pub mod serve;

@@ -11,8 +11,10 @@ use pontoon_store::{Level, StoreStatus};
 use crate::api;
 use crate::clock;
 use crate::daemon::Daemon;
+use crate::host;
 use crate::member::Member;
 use crate::reconcile::DataPlaneStatus;
+use crate::renewal;
 use crate::report;
 use crate::voting;
 
@@ -51,7 +53,10 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     response.data_plane = Some(data_plane(member));
     response.cluster = state.cluster.as_ref().map(Into::into);
     response.state_hash = status.state_hash.map(|hash| format!("{hash:032x}")).unwrap_or_default();
+    let own = member.store().key().certified();
+    response.certificate_until_ms = own.as_ref().map_or(0, |own| own.until_ms);
     response.warnings = warnings(&state, &status);
+    response.warnings.extend(renewal::warning(own.as_ref(), host::now_ms()));
     response.warnings.extend(room(&status, member.store().observes()));
     if status.leader.is_some() && status.stopped.is_none() {
         response.warnings.extend(voting::warnings(&state, &outlook));

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncBufReadExt;
@@ -11,25 +12,35 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::refusals::Refusals;
 use crate::tls::{CONNECT, Connection, NodeKey};
 
 /// How many handshakes may be under way.
 pub(crate) const HANDSHAKES: usize = 256;
+/// How many strangers may be connected.
+pub(crate) const STRANGERS: usize = 64;
 /// How long nobody is accepted after that failed, as it does while no file descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Where connections go on which somebody has said something.
+#[derive(Debug, Clone)]
+pub(crate) struct Doors {
+    /// Of nodes of the cluster.
+    pub(crate) nodes: mpsc::Sender<Connection>,
+    /// Of all others.
+    pub(crate) strangers: mpsc::Sender<Connection>,
+}
+
 /// Shakes hands with whoever connects, many at once, and passes on those who then say something. It never waits for a
-/// handshake: one that is too many ends another.
-pub(crate) async fn accept(
-    listener: TcpListener,
-    key: NodeKey,
-    ready: mpsc::Sender<Connection>,
-) -> Infallible {
+/// handshake: one that is too many ends another. The same goes for strangers that are connected.
+pub(crate) async fn accept(listener: TcpListener, key: NodeKey, doors: Doors, refusals: Refusals) -> Infallible {
     // They end with this.
     let mut tasks = JoinSet::new();
     let mut under_way: Vec<(IpAddr, AbortHandle)> = Vec::new();
+    let strangers = Arc::default();
     let listener = &listener;
     loop {
         let (stream, address) = next(|| listener.accept()).await;
@@ -38,21 +49,44 @@ pub(crate) async fn accept(
         if under_way.len() >= HANDSHAKES {
             let addresses: Vec<_> = under_way.iter().map(|(address, _)| *address).collect();
             let (address, task) = under_way.remove(crowding(&addresses));
-            debug!(%address, "a handshake has ended for a newer one: too many are under way");
+            refusals.note(address, &"too many handshakes are under way, and this one ends for a newer one");
             task.abort();
         }
-        let (key, ready) = (key.clone(), ready.clone());
+        let (key, doors, refusals, strangers) = (key.clone(), doors.clone(), refusals.clone(), Arc::clone(&strangers));
         let task = tasks.spawn(async move {
             let connection = async { Connection::new(shake(stream, &key).await?, address, &key) };
             match timeout(CONNECT, connection).await {
                 // Nobody is there to take it while the port is being closed.
-                Ok(Ok(connection)) => drop(ready.send(connection).await),
-                Ok(Err(error)) => debug!(%address, %error, "a handshake has failed"),
-                Err(_) => debug!(%address, "a handshake has failed: it is not over within {CONNECT:?}"),
+                Ok(Ok(connection)) if !connection.is_strange() => drop(doors.nodes.send(connection).await),
+                Ok(Ok(connection)) => {
+                    let connection = connection.end_soon(take_in(&strangers, address.ip()));
+                    drop(doors.strangers.send(connection).await);
+                }
+                Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    debug!(%address, "somebody connected and said nothing");
+                }
+                Ok(Err(error)) => refusals.note(address.ip(), &format!("the handshake has failed: {error}")),
+                Err(_) => refusals.note(address.ip(), &format!("the handshake is not over within {CONNECT:?}")),
             }
         });
         under_way.push((address.ip(), task));
     }
+}
+
+/// The strangers that are connected: where from, and what closes each one's connection.
+type Strangers = Mutex<Vec<(IpAddr, CancellationToken)>>;
+
+/// Takes a stranger in. One who is too many takes the place of another.
+fn take_in(strangers: &Strangers, address: IpAddr) -> CancellationToken {
+    let mut strangers = strangers.lock().unwrap_or_else(PoisonError::into_inner);
+    strangers.retain(|(_, end)| !end.is_cancelled());
+    if strangers.len() >= STRANGERS {
+        let addresses: Vec<_> = strangers.iter().map(|(address, _)| *address).collect();
+        strangers.remove(crowding(&addresses)).1.cancel();
+    }
+    let end = CancellationToken::new();
+    strangers.push((address, end.clone()));
+    end
 }
 
 /// The next connection. What keeps one from being accepted passes, or is over with it: the port stays open.
@@ -98,7 +132,10 @@ mod tests {
     use ring::signature::Ed25519KeyPair;
     use tokio::io::AsyncReadExt;
 
+    use pontoon_proto::v1::HelloRequest;
+
     use super::*;
+    use crate::raft::channel::dial;
     use crate::{PeerServer, StoreSlot, hello};
 
     fn key() -> NodeKey {
@@ -140,6 +177,32 @@ mod tests {
         let (silent, shaken) = ended.await.expect("both end");
         assert_eq!(silent.unwrap_or(0), 0);
         assert_eq!(shaken.unwrap_or(0), 0);
+    }
+
+    /// Nor do those who say that they are somebody, and then nothing more.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn strangers_keep_nobody_out() {
+        let address = serving().await;
+        let anybody = |_: &[Vec<u8>]| Ok::<_, tonic::Status>(());
+        let mut strangers = Vec::new();
+        for _ in 0..STRANGERS + 10 {
+            let (mut client, ()) = dial(&key(), address, anybody).await.unwrap();
+            client.hello(HelloRequest {}).await.unwrap();
+            strangers.push(client);
+        }
+        let hung_up = async {
+            while strangers[0].hello(HelloRequest {}).await.is_ok() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(CONNECT * 5, hung_up).await.expect("the first has made room");
+        strangers[STRANGERS + 9].hello(HelloRequest {}).await.unwrap();
+        // Those who go make room, too.
+        strangers.truncate(1);
+        for _ in 0..STRANGERS {
+            let answer = hello(&key(), address, CONNECT).await;
+            assert_eq!(answer.map(|hello| hello.name).map_err(|error| error.to_string()), Ok("a".into()));
+        }
     }
 
     #[tokio::test]

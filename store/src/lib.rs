@@ -11,6 +11,7 @@ mod feed;
 pub mod model;
 mod peer;
 mod raft;
+mod refusals;
 pub mod rt;
 mod store;
 pub mod tasks;

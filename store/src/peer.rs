@@ -14,19 +14,20 @@ use pontoon_proto::{JoinToken, MAX_MESSAGE_BYTES, metadata, v1};
 use prost::Message;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 #[cfg(feature = "sim")]
 use tonic::body::Body;
 #[cfg(feature = "sim")]
 use tonic::codegen::{Service as _, http};
 use tonic::metadata::{AsciiMetadataValue, MetadataValue};
+use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::{Code, Request, Status};
-use tracing::debug;
 
-use crate::accept::{HANDSHAKES, accept};
+use crate::accept::{Doors, HANDSHAKES, accept};
 use crate::model::command::AdmitNode;
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::rejection::Rejection;
@@ -34,11 +35,12 @@ use crate::raft::channel::{Caller, EntranceClient, dial, shown};
 use crate::raft::convert::{Malformed, peer_in};
 use crate::raft::service::Service;
 use crate::raft::types::Peer;
+use crate::refusals::Refusals;
 #[cfg(feature = "sim")]
 use crate::rt::sim::link;
 use crate::rt::{now, timeout, timeout_at, wall_ms};
 use crate::store::{ProposeError, Store};
-use crate::tls::{CertificateError, Certified, ClusterKey, NodeKey, PublicKey, Shown, public_key, timestamp};
+use crate::tls::{CertificateError, Certified, ClusterKey, Connection, NodeKey, PublicKey, Shown, public_key, timestamp};
 use crate::watch::Watching;
 
 /// Carries an encoded `Rejection` (store.proto) with a status.
@@ -51,6 +53,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_STREAMS: u32 = 4_096;
 /// Largest message that is taken from whoever comes, in bytes.
 const STRANGERS_BYTES: usize = 64 << 10;
+/// Requests of somebody who is no node on one connection at a time, bytes of them under way, and bytes of their headers.
+const STRANGERS_STREAMS: u32 = 8;
+const STRANGERS_WINDOW: u32 = 128 << 10;
+const STRANGERS_HEADERS: u32 = 8 << 10;
 /// How long calls that are under way may take once the port is to be closed.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -62,12 +68,13 @@ pub struct StoreSlot {
     key: NodeKey,
     clock: fn() -> u64,
     watching: Watching,
+    refusals: Refusals,
 }
 
 impl StoreSlot {
     /// An empty slot of the daemon with this name and this key. The clock gives milliseconds since the Unix epoch.
     pub fn new(name: String, key: NodeKey, clock: fn() -> u64) -> Self {
-        Self { store: Arc::default(), name, key, clock, watching: Watching::default() }
+        Self { store: Arc::default(), name, key, clock, watching: Watching::default(), refusals: Refusals::default() }
     }
 
     /// Puts a store in, or takes it out.
@@ -221,25 +228,25 @@ fn disbelieved(shown: &Shown, error: &CertificateError, theirs_ms: Option<u64>) 
     let address = shown.address;
     let theirs = theirs_ms.map_or("unknown".to_owned(), |ms| timestamp(ms).to_string());
     let now = timestamp(wall_ms());
-    debug!(%address, %error, theirs, "a call is refused: the caller's certificate is not believed");
     let message = format!("the certificate of {address} is not believed: {error}; the clocks: {now} here, {theirs} there");
     Status::unauthenticated(message)
 }
 
 /// Lets those go on to what members say to each other whose certificate is believed, before anything that they send is read.
-fn certified(request: Request<()>) -> Result<Request<()>, Status> {
-    let shown = shown(&request)?;
-    match shown.certified() {
-        Ok(_) => Ok(request),
-        Err(error) => {
-            let theirs = request.metadata().get(metadata::TIME).and_then(|ms| ms.to_str().ok()?.parse().ok());
-            Err(disbelieved(shown, &error, theirs))
-        }
+#[derive(Debug, Clone)]
+struct Check(Refusals);
+
+impl Interceptor for Check {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let shown = shown(&request)?;
+        let Err(error) = shown.certified() else { return Ok(request) };
+        let theirs = request.metadata().get(metadata::TIME).and_then(|ms| ms.to_str().ok()?.parse().ok());
+        let status = disbelieved(shown, &error, theirs);
+        self.0.note(shown.address.ip(), &status.message());
+        Err(status)
     }
 }
 
-/// Refuses calls before they are read.
-type Check = fn(Request<()>) -> Result<Request<()>, Status>;
 type RaftServer = InterceptedService<v1::raft_server::RaftServer<Service>, Check>;
 type MembersServer = InterceptedService<v1::peer_server::PeerServer<Service>, Check>;
 type EntranceServer = v1::entrance_server::EntranceServer<Service>;
@@ -262,26 +269,35 @@ impl PeerServer {
     ///
     /// When the server ends by itself.
     pub async fn serve(self, listener: TcpListener, until: impl Future<Output = ()>) -> io::Result<()> {
-        let (ready, incoming) = mpsc::channel(HANDSHAKES);
-        let accepting = accept(listener, self.slot.key().clone(), ready);
-        let incoming = ReceiverStream::new(incoming).map(Ok::<_, io::Error>);
+        let ((nodes, of_nodes), (strangers, of_strangers)) = (mpsc::channel(HANDSHAKES), mpsc::channel(HANDSHAKES));
+        let accepting =
+            accept(listener, self.slot.key().clone(), Doors { nodes, strangers }, self.slot.refusals.clone());
         let (raft, peer, entrance) = self.services();
-        let server = Server::builder()
+        let for_nodes = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .max_concurrent_streams(Some(MAX_STREAMS))
-            .add_service(raft)
-            .add_service(peer)
-            .add_service(entrance);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let served = server.serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
+            .max_concurrent_streams(Some(MAX_STREAMS));
+        // What they send is kept within 64 connections of a MiB or so.
+        let for_strangers = Server::builder()
+            .max_concurrent_streams(Some(STRANGERS_STREAMS))
+            .initial_stream_window_size(Some(STRANGERS_WINDOW))
+            .initial_connection_window_size(Some(STRANGERS_WINDOW))
+            .http2_max_header_list_size(Some(STRANGERS_HEADERS));
+        let stop = CancellationToken::new();
+        let serve = |mut server: Server, incoming: mpsc::Receiver<Connection>| {
+            let incoming = ReceiverStream::new(incoming).map(Ok::<_, io::Error>);
+            let (raft, peer, entrance) = (raft.clone(), peer.clone(), entrance.clone());
+            let server = server.add_service(raft).add_service(peer).add_service(entrance);
+            server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned())
+        };
+        let served = futures::future::try_join(serve(for_nodes, of_nodes), serve(for_strangers, of_strangers));
         let late = async {
             until.await;
-            drop(stop);
+            stop.cancel();
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
-            served = served => served.map_err(io::Error::other),
+            served = served => served.map(drop).map_err(io::Error::other),
             () = late => Ok(()),
             never = accepting => match never {},
         }
@@ -308,6 +324,7 @@ impl PeerServer {
     }
 
     fn services(self) -> (RaftServer, MembersServer, EntranceServer) {
+        let check = Check(self.slot.refusals.clone());
         let service = Service::new(self.slot);
         let raft = v1::raft_server::RaftServer::new(service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -317,8 +334,7 @@ impl PeerServer {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let entrance =
             v1::entrance_server::EntranceServer::new(service).max_decoding_message_size(STRANGERS_BYTES);
-        let check = certified as Check;
-        (InterceptedService::new(raft, check), InterceptedService::new(peer, check), entrance)
+        (InterceptedService::new(raft, check.clone()), InterceptedService::new(peer, check), entrance)
     }
 }
 

@@ -183,16 +183,12 @@ fn the_voters_follow_the_nodes_and_the_eighth_observes() -> Result<()> {
 /// Times are the leader's, and no decision is taken by comparing two hosts' clocks.
 #[test]
 fn a_clock_an_hour_off() -> Result<()> {
-    let library = ["x86_64", "aarch64"].map(|arch| format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketimeMT.so.1"));
-    let library = library.into_iter().find(|path| std::path::Path::new(path).exists());
-    let library = library.ok_or_else(|| anyhow!("libfaketime is not installed: run tests/setup.sh"))?;
+    let library = super::faketime()?;
     run_with(hosts(3), |cluster| {
         for (host, offset) in [(1, "-1h"), (2, "+1h")] {
             let daemon = cluster.daemon(host);
             daemon.term()?;
-            let env = [("LD_PRELOAD", library.as_str()), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
-            let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-            *daemon.options_mut() = DaemonOptions { env, ..DaemonOptions::default() };
+            *daemon.options_mut() = DaemonOptions { env: super::clock(&library, offset), ..DaemonOptions::default() };
             daemon.up()?;
         }
         cluster.form()?;

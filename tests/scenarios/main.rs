@@ -3,6 +3,7 @@
 //! The core scenarios (`reach`, `leader_kill`, `restart`) run in several [`environment`]s.
 
 mod activation;
+mod certificates;
 mod crash;
 mod crowd;
 mod daemon;
@@ -29,5 +30,22 @@ mod refusals;
 mod restart;
 mod room;
 mod service;
+mod strangers;
+mod tokens;
 mod voters;
 mod watch;
+
+use anyhow::{Result, anyhow};
+
+/// What gives a program another clock.
+fn faketime() -> Result<String> {
+    let library = ["x86_64", "aarch64"].map(|arch| format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketimeMT.so.1"));
+    let library = library.into_iter().find(|path| std::path::Path::new(path).exists());
+    library.ok_or_else(|| anyhow!("libfaketime is not installed: run tests/setup.sh"))
+}
+
+/// The environment of a program whose clock is so much ahead (`+1h`) or behind (`-2d`).
+fn clock(library: &str, offset: &str) -> Vec<(String, String)> {
+    let env = [("LD_PRELOAD", library), ("FAKETIME", offset), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+    env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+}

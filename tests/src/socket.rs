@@ -55,7 +55,11 @@ pub async fn connect_in(netns: &Netns, address: SocketAddr, key: NodeKey) -> Res
 
 /// A socket stays in the namespace that it was made in. The thread that enters it ends here, so that no other work
 /// finds itself there.
-fn connect_from(netns: &Path, address: SocketAddr) -> io::Result<std::net::TcpStream> {
+///
+/// # Errors
+///
+/// Nobody listens there.
+pub fn connect_from(netns: &Path, address: SocketAddr) -> io::Result<std::net::TcpStream> {
     let netns = File::open(netns)?;
     let connecting = thread::spawn(move || -> io::Result<std::net::TcpStream> {
         setns(netns, CloneFlags::CLONE_NEWNET)?;

@@ -57,6 +57,7 @@ fn summary(answer: &StatusResponse, now: Timestamp) -> Vec<(&'static str, String
         ("Term", answer.term.to_string()),
         ("Applied", applied(answer, now)),
         ("State hash", or_none(&answer.state_hash)),
+        ("Certificate", format!("renews itself, ends {}", since(answer.certificate_until_ms, now))),
         ("Quorum", quorum(answer)),
     ];
     if let Some(cluster) = &answer.cluster {

@@ -1,6 +1,6 @@
 use pontoon_proto::v1::{
     AttachResponse, Cluster, DataPlane, DetachResponse, EgressInterface, Endpoint, EndpointState, EndpointView,
-    InitResponse, InspectLeaseResponse, InspectNetworkResponse, InspectNodeResponse, Lease, LeaseState, LeaseView,
+    InspectLeaseResponse, InspectNetworkResponse, InspectNodeResponse, Lease, LeaseState, LeaseView,
     Member, NameMatch, Network, NetworkView, Node, NodeState, PastHolder, Pool, QueryNameResponse, Route, Sandbox,
     StatusResponse, Subnet, TaskState, TaskStatus, Voting,
 };
@@ -293,25 +293,6 @@ centos1   my-overlay   eth0        10.0.0.2   02:42:0a:00:00:02
     golden(&endpoint::detached(&DetachResponse { endpoints: vec![endpoint(1)] }), "centos1 my-overlay\n");
 }
 
-#[test]
-fn a_new_cluster_says_how_to_join_it() {
-    golden(
-        &cluster::init(
-            &InitResponse { cluster_id: "00ff".into(), node: Some(node(1)), join_token: "PTN1-ABC".into() },
-            1,
-        ),
-        "
-Cluster 00ff is made, with node host1 (id 1).
-
-To add another host, run there:
-
-    pontoon join PTN1-ABC
-
-This is good for 24 hours. pontoon token create makes more.
-",
-    );
-}
-
 fn status() -> StatusResponse {
     let follower = Member { matched_index: 119, heard_ms: Some(40), ..member(2) };
     StatusResponse {
@@ -365,6 +346,7 @@ fn status() -> StatusResponse {
             ..Default::default()
         }),
         state_hash: "abcd".into(),
+        certificate_until_ms: NOW_MS + 90 * 24 * 60 * MINUTE,
     }
 }
 
@@ -380,6 +362,7 @@ Leader:        host1 (id 1), this node
 Term:          4
 Applied:       index 118, written 1 minute ago; 2 more to apply
 State hash:    abcd
+Certificate:   renews itself, ends 2026-05-30T12:00:00Z (in 90 days)
 Quorum:        2 of 3 voters; 1 more may fail
 Voters:        by the number of nodes; replaced after 5m without an answer
 Pools:         10.0.0.0/8 in /24, fd12::/48

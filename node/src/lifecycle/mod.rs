@@ -23,6 +23,7 @@ use crate::identity::{DataDir, DataDirError, Membership};
 use crate::journal::Journal;
 use crate::kernel::Linux;
 use crate::member::{AtWork, Member};
+use crate::renewal;
 use crate::role;
 
 pub use init::init;
@@ -108,6 +109,7 @@ fn enter(daemon: &Arc<Daemon>, data: &mut DataDir, store: Store) -> Result<Arc<M
     let member = Member::start(daemon, membership, store, at_work)?;
     daemon.set_member(Some(member.clone()));
     role::follow(daemon, &member);
+    renewal::follow(daemon, member.cluster(), member.node());
     Ok(member)
 }
 

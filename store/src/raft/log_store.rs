@@ -66,7 +66,6 @@ impl LogStore {
     }
 
     /// Entries from an index on.
-    #[cfg(feature = "sim")]
     pub(crate) fn entries_from(&self, index: u64) -> BTreeMap<u64, LogEntry> {
         self.read().entries.range(index..).map(|(index, entry)| (*index, entry.clone())).collect()
     }

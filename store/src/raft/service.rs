@@ -16,6 +16,7 @@ use super::channel::{Caller, shown};
 use super::convert;
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
+use crate::model::object::Voting;
 use crate::model::rejection::Rejection;
 use crate::peer::{StoreSlot, greet, rejected, unproposed, unreachable};
 use crate::rt;
@@ -255,7 +256,7 @@ impl v1::entrance_server::Entrance for Service {
             node_id: admitted.id.0,
             raft_id: admitted.raft_id.0,
             members: store.members(),
-            observer: store.is_full(),
+            observer: store.is_full() || admitted.voting == Voting::Demoted,
             certificate: Some(certificate.into()),
             cluster_key: store.cluster_key().map(|key| key.bytes().to_vec()).unwrap_or_default(),
         }))

@@ -64,7 +64,7 @@ impl Store {
     /// # Errors
     ///
     /// None does.
-    pub(crate) async fn certificate_of(&self, node: NodeId) -> Result<Certificate, Status> {
+    pub async fn certificate_of(&self, node: NodeId) -> Result<Certificate, Status> {
         let mut reason = match self.certify(node) {
             Ok(certificate) => return Ok(certificate),
             Err(error) => crate::error_chain(&error),
@@ -84,6 +84,11 @@ impl Store {
             }
         }
         Err(Status::unavailable(format!("no member issues a certificate for node {node}: {reason}")))
+    }
+
+    /// Makes its connections anew, with the certificate that its key shows now. What is under way goes on.
+    pub fn reconnect(&self) {
+        self.channels().keep(|_| false);
     }
 
     /// The key that the authority's is encrypted with, if it is here.

@@ -14,6 +14,7 @@ mod open;
 mod probe;
 mod propose;
 mod read;
+mod refound;
 mod room;
 mod status;
 #[cfg(test)]

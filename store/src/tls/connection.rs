@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::Connected;
 
 use crate::rt::wall_ms;
@@ -50,18 +52,45 @@ impl Shown {
     }
 }
 
+/// How long a connection of somebody lasts who is no node of the cluster.
+const STRANGER: Duration = Duration::from_secs(30);
+
 /// A connection on which the handshake is over.
-#[derive(Debug)]
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     shown: Shown,
+    /// Ends when it is to be closed.
+    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Tells that it is closed.
+    _closed: Option<DropGuard>,
 }
 
 impl Connection {
     pub(crate) fn new(stream: TlsStream<TcpStream>, address: SocketAddr, me: &NodeKey) -> io::Result<Self> {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).ok_or_else(no_key)?;
         let shown = Shown::new(certificate, address, me)?;
-        Ok(Self { stream, shown })
+        Ok(Self { stream, shown, end: None, _closed: None })
+    }
+
+    /// Whether it is of somebody who is no node of the cluster, or not any more.
+    pub(crate) fn is_strange(&self) -> bool {
+        self.shown.certified().is_err()
+    }
+
+    /// Closes it after a while, when somebody else wants it closed, or when this daemon changes what it believes: then whoever
+    /// it is calls again. The token is cancelled once it is closed.
+    pub(crate) fn end_soon(self, now: CancellationToken) -> Self {
+        let _closed = Some(now.clone().drop_guard());
+        let mut changes = self.shown.me.changes();
+        changes.mark_unchanged();
+        let end = async move {
+            tokio::select! {
+                () = now.cancelled() => {}
+                () = tokio::time::sleep(STRANGER) => {}
+                _ = changes.changed() => {}
+            }
+        };
+        Self { end: Some(Box::pin(end)), _closed, ..self }
     }
 }
 
@@ -79,6 +108,10 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.end.as_mut().is_some_and(|end| end.as_mut().poll(context).is_ready()) {
+            self.end = None;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

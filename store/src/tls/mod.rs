@@ -27,6 +27,7 @@ use rustls::{
 };
 use thiserror::Error;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -65,6 +66,8 @@ impl std::fmt::Debug for NodeKey {
 struct Credentials {
     key: Arc<dyn SigningKey>,
     now: RwLock<Now>,
+    /// Counts the changes.
+    generation: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -72,8 +75,6 @@ struct Now {
     shown: Arc<CertifiedKey>,
     certified: Option<Certified>,
     authorities: Vec<Vec<u8>>,
-    /// Counts the changes.
-    generation: u64,
 }
 
 impl Credentials {
@@ -84,8 +85,8 @@ impl Credentials {
     fn set(&self, chain: &[&[u8]], certified: Option<Certified>, authorities: Vec<Vec<u8>>) {
         let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let shown = Arc::new(CertifiedKey::new(chain, Arc::clone(&self.key)));
-        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
-        *now = Now { shown, certified, authorities, generation: now.generation + 1 };
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Now { shown, certified, authorities };
+        self.generation.send_modify(|count| *count += 1);
     }
 }
 
@@ -128,8 +129,8 @@ impl NodeKey {
         let none = || KeyError::Tls(rustls::Error::General("it has no public half".into()));
         let public = certificate::public_key(&own).map_err(|_| none())?;
         let shown = Arc::new(CertifiedKey::new(vec![CertificateDer::from(own.clone())], Arc::clone(&key)));
-        let now = RwLock::new(Now { shown, certified: None, authorities: Vec::new(), generation: 0 });
-        let credentials = Arc::new(Credentials { key, now });
+        let now = RwLock::new(Now { shown, certified: None, authorities: Vec::new() });
+        let credentials = Arc::new(Credentials { key, now, generation: watch::channel(0).0 });
         let provider = Arc::new(default_provider());
         let any = Arc::new(AnyKey(Arc::clone(&provider)));
         let mut accept = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -176,8 +177,8 @@ impl NodeKey {
 
     /// Believes the nodes that these authorities have certified from now on.
     pub fn trust(&self, authorities: Vec<Vec<u8>>) {
-        let mut now = self.credentials.now.write().unwrap_or_else(PoisonError::into_inner);
-        (now.authorities, now.generation) = (authorities, now.generation + 1);
+        self.credentials.now.write().unwrap_or_else(PoisonError::into_inner).authorities = authorities;
+        self.credentials.generation.send_modify(|count| *count += 1);
     }
 
     /// Shows that this daemon is in no cluster, and believes no node.
@@ -191,7 +192,12 @@ impl NodeKey {
     }
 
     fn generation(&self) -> u64 {
-        self.credentials.now().generation
+        *self.credentials.generation.borrow()
+    }
+
+    /// Changes each time with what it shows or believes.
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.credentials.generation.subscribe()
     }
 
     /// What it shows.

@@ -8,6 +8,7 @@ mod interface;
 mod network;
 mod node;
 mod observed;
+mod refound;
 mod stopped;
 mod subnets;
 mod token;
@@ -24,6 +25,7 @@ use super::rejection::{Reason, Rejection};
 use super::state::{Kept, Session, State};
 
 pub use observed::Observed;
+pub use refound::{FirstNode, Refounding};
 
 /// What applying an entry came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod keys;
 mod observers;
+mod refound;
 mod removal;
 mod snapshots;
 mod voting;

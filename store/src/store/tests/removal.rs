@@ -56,6 +56,28 @@ async fn a_member_that_was_removed_while_it_was_away_says_so() {
     assert!(matches!(store.read_barrier(DEADLINE).await, Err(ReadError::Stopped { .. })));
 }
 
+/// Neither what it has asked for before nor what it asks for now, although it votes until its vote is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_is_told_nothing_more_on_open_connections() {
+    let daemons = three().await;
+    let first = leader(&daemons);
+    let (leader, other) = (&daemons[first], &daemons[(first + 1) % 3]);
+    let (store, id) = (other.store(), leader.store().id().0);
+    let mut client = store.channels().peer(id, &leader.peer()).unwrap();
+    let request = store.channels().request(id, v1::WatchRequest::default());
+    let mut told = client.watch(request).await.unwrap().into_inner();
+    assert!(told.message().await.unwrap().is_some());
+    leader.store().propose(Command::RemoveNode { node: store.node(), force: true }, PATIENCE).await.unwrap();
+    let ended = async { while told.message().await.unwrap().is_some() {} };
+    tokio::time::timeout(Duration::from_secs(1), ended).await.expect("nothing more is told");
+    let asked = client.read_index(store.channels().request(id, v1::ReadIndexRequest {})).await.unwrap_err();
+    assert_eq!(asked.code(), tonic::Code::PermissionDenied, "{asked}");
+    assert!(asked.message().contains("no longer"), "{asked}");
+    let proposal = store.channels().request(id, v1::ProposeRequest::default());
+    assert_eq!(client.propose(proposal).await.unwrap_err().code(), tonic::Code::PermissionDenied);
+    leader.create("goes-on").await.unwrap();
+}
+
 /// One that does not vote stands for no election, in which it would be told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_without_a_vote_that_was_removed_while_it_was_away_says_so() {

@@ -1,0 +1,118 @@
+//! Certificates renew themselves: at a moment between half and four fifths of their time, so that not all nodes do it at
+//! once. A node that was off for longer comes back with the key that the cluster knows it by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_store::Certified;
+use pontoon_store::model::id::{ClusterId, NodeId};
+use tokio::time::sleep;
+use tonic::Code;
+use tracing::info;
+
+use crate::api::error::ApiError;
+use crate::clock;
+use crate::daemon::Daemon;
+use crate::host;
+use crate::member::Member;
+
+/// How often it is looked: a clock may be set, and a host suspended.
+const LOOK: Duration = Duration::from_secs(60);
+/// How long it waits after a failure.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Renews the certificate of a node of a cluster for as long as this daemon is that node.
+pub(crate) fn follow(daemon: &Arc<Daemon>, cluster: ClusterId, node: NodeId) {
+    let daemon = Arc::clone(daemon);
+    tokio::spawn(async move {
+        let task = daemon.tasks.task("certificate");
+        // Where in the time of each certificate: the same until this daemon ends.
+        let place = rand::random_range(0.5..0.8);
+        let mut wait = Duration::ZERO;
+        while daemon.stop.run_until_cancelled(sleep(wait)).await.is_some() {
+            let same = |member: &Arc<Member>| member.cluster() == cluster && member.node() == node;
+            let Some(member) = daemon.try_member().filter(same) else { return };
+            wait = LOOK;
+            if member.store().key().certified().is_some_and(|own| host::now_ms() < due_ms(&own, place)) {
+                continue;
+            }
+            task.begin();
+            let renewed = renew(&daemon, &member).await;
+            if renewed.is_err() {
+                wait = AGAIN;
+            }
+            task.end(renewed);
+        }
+    });
+}
+
+/// When a certificate is to be renewed, in milliseconds since the Unix epoch.
+fn due_ms(own: &Certified, place: f64) -> u64 {
+    let time = own.until_ms.saturating_sub(own.from_ms);
+    own.from_ms + (time as f64 * place) as u64
+}
+
+async fn renew(daemon: &Daemon, member: &Member) -> Result<(), ApiError> {
+    let certificate = member.store().certificate_of(member.node()).await.map_err(|status| {
+        let hint = "pontoon status on a member says how the cluster is; it is tried again";
+        ApiError::new(Code::Unavailable, "CERTIFICATE", status.message(), hint)
+    })?;
+    let mut data = daemon.data.lock().await;
+    // It may have left meanwhile.
+    if data.membership().is_some_and(|known| known.cluster == member.cluster() && known.node == member.node()) {
+        data.renew(certificate)?;
+        member.store().reconnect();
+        let until = member.store().key().certified().map_or(0, |own| own.until_ms);
+        info!(until = clock::text(until), "this node's certificate is renewed");
+    }
+    Ok(())
+}
+
+/// What somebody should know of a node's certificate; none as long as it is renewed in time.
+pub(crate) fn warning(own: Option<&Certified>, now_ms: u64) -> Option<String> {
+    let own = own?;
+    let left_ms = own.until_ms.saturating_sub(now_ms);
+    let now = clock::text(now_ms);
+    if now_ms < own.from_ms {
+        let from = clock::text(own.from_ms);
+        return Some(format!("this node's certificate begins at {from}, and the clock here says {now}: set it right"));
+    }
+    if left_ms == 0 {
+        let until = clock::text(own.until_ms);
+        return Some(format!(
+            "this node's certificate ended at {until}, and the clock here says {now}: the other nodes do not deal with this one \
+             until it is renewed, which the task certificate tries"
+        ));
+    }
+    let tenth = own.until_ms.saturating_sub(own.from_ms) / 10;
+    (left_ms < tenth).then(|| {
+        let until = clock::text(own.until_ms);
+        format!("this node's certificate ends at {until} and could not be renewed: the task certificate says why")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> Certified {
+        Certified { cluster: ClusterId(1), node: NodeId(2), key: [3; 32], from_ms: 1_000_000, until_ms: 2_000_000 }
+    }
+
+    #[test]
+    fn it_is_due_between_half_and_four_fifths_of_its_time() {
+        assert_eq!([0.5, 0.8].map(|place| due_ms(&own(), place)), [1_500_000, 1_800_000]);
+    }
+
+    #[test]
+    fn it_is_warned_of_what_was_not_renewed_with_the_clock() {
+        let warned = |now_ms| warning(Some(&own()), now_ms);
+        assert_eq!(warning(None, 0), None);
+        assert_eq!([1_000_000, 1_850_000].map(warned), [None, None]);
+        for (now_ms, text) in [(999_999, "begins at"), (1_950_000, "could not be renewed"), (2_000_001, "ended at")] {
+            let warning = warned(now_ms).unwrap();
+            assert!(warning.contains(text), "{warning}");
+            assert!(now_ms == 1_950_000 || warning.contains(&clock::text(now_ms)), "{warning}");
+        }
+    }
+}
