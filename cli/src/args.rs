@@ -17,7 +17,9 @@ use pontoon_proto::v1::{LeaseState, ObjectKind};
 
 use crate::host::{DEFAULT_HOST, Host};
 
-pub(crate) use cluster::{ClusterCommand, InitArgs, JoinArgs, JoinWith, LeaveArgs, Setting};
+pub(crate) use cluster::{
+    BackupArgs, ClusterCommand, InitArgs, JoinArgs, JoinWith, LeaveArgs, RecoverArgs, RestoreArgs, Setting,
+};
 pub(crate) use node::{LabelChange, NodeCommand};
 pub(crate) use token::TokenCommand;
 
@@ -95,6 +97,12 @@ pub(crate) enum Command {
     Join(JoinArgs),
     /// Take this host's daemon out of its cluster
     Leave(LeaveArgs),
+    /// Write everything that the cluster agrees on into a file
+    Backup(BackupArgs),
+    /// Make a new cluster of a backup, with this host's daemon as its first node
+    Restore(RestoreArgs),
+    /// Make a new cluster of what this host's daemon has, when most voters are gone for good
+    Recover(RecoverArgs),
     /// Show how this daemon and its cluster are
     Status,
     /// Look for what is wrong with this host and its cluster, and say what to do about it

@@ -338,3 +338,36 @@ fn manual_pages_are_written_without_a_daemon() {
     assert_eq!(done.code, Some(1));
     assert!(done.stderr.contains(&file.display().to_string()) && done.stderr.contains("hint:"), "{}", done.stderr);
 }
+
+#[test]
+fn a_backup_is_a_file_that_is_whole_and_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let daemon = Daemon::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup");
+    let ran = run(&daemon, &format!("backup {}", file.display()));
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.stdout.contains("13 bytes, as of index 118"), "{}", ran.stdout);
+    assert_eq!(std::fs::read(&file).unwrap(), b"what there is");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(run(&daemon, "backup -").stdout, "what there is");
+    let ran = run(&daemon, "backup /nonexistent/folder/backup");
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stderr.contains("/nonexistent/folder/backup"), "{}", ran.stderr);
+
+    assert_eq!(run(&daemon, &format!("restore {} --advertise h1", file.display())).code, Some(0));
+    let (init, sent) = daemon.seen.restore.lock().unwrap().take().unwrap();
+    assert_eq!(init.unwrap().advertise, "h1");
+    assert_eq!(sent, b"what there is");
+    assert_eq!(run(&daemon, "restore /nonexistent --advertise h1").code, Some(1));
+}
+
+#[test]
+fn a_recovery_has_to_be_forced() {
+    let daemon = Daemon::start();
+    let ran = run(&daemon, "recover");
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.stdout.contains("Nothing was done") && ran.stderr.contains("look out"), "{} {}", ran.stdout, ran.stderr);
+    assert!(run(&daemon, "recover --force").stdout.contains("goes on in cluster"));
+}

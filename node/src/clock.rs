@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pontoon_store::AdmitError;
-use pontoon_store::model::id::NodeId;
+use pontoon_store::model::id::{ClusterId, NodeId};
 use pontoon_store::model::state::State;
 
 use crate::host;
@@ -31,16 +31,36 @@ fn following(state: &State, me: NodeId) -> BTreeMap<NodeId, SocketAddr> {
     after.filter(|node| node.id != me).take(MOST).map(|node| (node.id, node.advertise)).collect()
 }
 
-/// Asks nodes for their time, all at once. Tells by how many milliseconds each is at least ahead of this host's clock
-/// (negative: behind). Those that do not answer are left out: that they are down, others tell.
-pub(crate) async fn compare(member: &Member, nodes: &BTreeMap<NodeId, SocketAddr>) -> BTreeMap<NodeId, i64> {
-    let ask = async |node: NodeId, address: SocketAddr| {
-        let greeting = greet(member, address, DEADLINE).await.ok()?;
-        let expected = greeting.cluster == Some(member.cluster()) && greeting.node == node;
-        expected.then_some((node, greeting.ahead_ms))
-    };
+/// What other nodes have said of themselves.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Compared {
+    /// By how many milliseconds the clock of each is at least ahead of this host's (negative: behind).
+    pub(crate) ahead_ms: BTreeMap<NodeId, i64>,
+    /// Those at whose address a node of another cluster answers.
+    pub(crate) elsewhere: BTreeMap<NodeId, ClusterId>,
+}
+
+/// Asks nodes for their time, all at once. Those that do not answer are left out: that they are down, others tell.
+pub(crate) async fn compare(member: &Member, nodes: &BTreeMap<NodeId, SocketAddr>) -> Compared {
+    let ask = async |node: NodeId, address: SocketAddr| Some((node, greet(member, address, DEADLINE).await.ok()?));
     let answers = nodes.iter().map(|(node, address)| ask(*node, *address));
-    futures::future::join_all(answers).await.into_iter().flatten().collect()
+    let mut compared = Compared::default();
+    for (node, greeting) in futures::future::join_all(answers).await.into_iter().flatten() {
+        match greeting.cluster {
+            Some(cluster) if cluster != member.cluster() => drop(compared.elsewhere.insert(node, cluster)),
+            Some(_) if greeting.node == node => drop(compared.ahead_ms.insert(node, greeting.ahead_ms)),
+            _ => {}
+        }
+    }
+    compared
+}
+
+/// What somebody should do about a node that is in another cluster now.
+pub(crate) fn elsewhere(node: &str, cluster: ClusterId) -> String {
+    format!(
+        "node {node} is in another cluster, {cluster}: it was recovered, or made anew. If this node is to be in that one: pontoon \
+         leave --force here, pontoon token create there, then pontoon join"
+    )
 }
 
 /// Asks who is at an address, and what time it is there.

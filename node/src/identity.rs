@@ -8,22 +8,24 @@
 //! cluster.key    what the key of the cluster's authority is encrypted with, readable by its owner only
 //! lock           held while a daemon uses the folder
 //! store/         the replicated store
+//! store.old-N/   the one of a cluster that was recovered from, for whoever wants to look; nothing reads it
 //! journal        what this node does with its own endpoints before the cluster is told
 //! ```
 
+mod file;
+
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use pontoon_store::model::id::{ClusterId, NodeId, RaftId};
 use pontoon_store::{Certificate, ClusterKey, NodeKey, Peer, PublicKey};
-use ring::rand::SystemRandom;
-use ring::signature::Ed25519KeyPair;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+pub(crate) use file::write_durably;
+use file::{IdentityFile, PeerFile, lock, read_cluster_key, read_identity, read_or_make_key, record_of};
 
 /// Name of the file with the cluster's key.
 const CLUSTER_KEY: &str = "cluster.key";
@@ -102,37 +104,6 @@ pub struct Membership {
     pub observer: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct IdentityFile {
-    format: u32,
-    public_key: String,
-    cluster_id: Option<String>,
-    node_id: Option<u64>,
-    raft_id: Option<u64>,
-    #[serde(default)]
-    members: BTreeMap<u64, PeerFile>,
-    #[serde(default)]
-    attempt: Option<u64>,
-    #[serde(default)]
-    unclean: bool,
-    #[serde(default)]
-    begun: bool,
-    #[serde(default)]
-    observer: bool,
-    #[serde(default)]
-    reached: u64,
-    #[serde(default, with = "hex::serde")]
-    certificate: Vec<u8>,
-    #[serde(default)]
-    authorities: Vec<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct PeerFile {
-    address: String,
-    public_key: String,
-}
-
 /// The data folder, locked for as long as this lives.
 pub struct DataDir {
     path: PathBuf,
@@ -153,6 +124,8 @@ struct Record {
     begun: bool,
     reached: u64,
     certificate: Option<Certificate>,
+    /// The store that belongs to this is beside the one before still.
+    recovering: bool,
 }
 
 /// What a node shows and believes, and what lets it issue certificates.
@@ -259,17 +232,63 @@ impl DataDir {
         members: BTreeMap<RaftId, Peer>,
         credentials: Credentials,
     ) -> Result<(), DataDirError> {
+        let certificate = Some(self.take_on(credentials)?);
+        // What an earlier membership has left on the host, the first pass of this one removes.
+        self.write(Record { membership: Some(membership), members, certificate, ..Record::default() })
+    }
+
+    fn take_on(&mut self, credentials: Credentials) -> Result<Certificate, DataDirError> {
         let Credentials { certificate, cluster_key } = credentials;
         show(&self.key, &certificate, &self.path)?;
         let path = self.cluster_key_path();
         match &cluster_key {
-            Some(key) => write_durably(&path, hex::encode(key.bytes()).as_bytes(), 0o600).map_err(io_error("write", &path))?,
+            Some(key) => {
+                let text = Zeroizing::new(hex::encode(key.bytes()));
+                write_durably(&path, text.as_bytes(), 0o600).map_err(io_error("write", &path))?;
+            }
             None => remove_if_there(&path)?,
         }
         self.cluster_key = cluster_key;
-        let certificate = Some(certificate);
-        // What an earlier membership has left on the host, the first pass of this one removes.
-        self.write(Record { membership: Some(membership), members, certificate, ..Record::default() })
+        Ok(certificate)
+    }
+
+    /// Folder of the store of a cluster that is to go on with what this node has.
+    pub fn recovered_path(&self) -> PathBuf {
+        self.path.join("store.new")
+    }
+
+    /// Removes what a recovery that did not finish left there.
+    pub fn remove_recovered(&self) -> Result<(), DataDirError> {
+        let path = self.recovered_path();
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Records the place in the cluster whose store is at [`DataDir::recovered_path`], durably. From here on a restart goes on
+    /// as its member, once [`DataDir::finish_recovery`] has put that store in its place.
+    pub fn begin_recovery(&mut self, membership: Membership, credentials: Credentials) -> Result<(), DataDirError> {
+        let certificate = Some(self.take_on(credentials)?);
+        let record =
+            Record { membership: Some(membership), certificate, recovering: true, begun: true, ..Record::default() };
+        self.write(record)
+    }
+
+    /// Puts the store of a recovery in the place of the one before, which stays beside it, if there is a recovery to finish.
+    pub fn finish_recovery(&mut self) -> Result<(), DataDirError> {
+        if !self.record.recovering {
+            return Ok(());
+        }
+        let (new, store) = (self.recovered_path(), self.store_path());
+        if new.exists() {
+            let old = (1..).map(|number| self.path.join(format!("store.old-{number}"))).find(|path| !path.exists());
+            if let Some(old) = old.filter(|_| store.exists()) {
+                fs::rename(&store, &old).map_err(io_error("rename to", &old))?;
+            }
+            fs::rename(&new, &store).map_err(io_error("rename to", &store))?;
+        }
+        self.write(Record { recovering: false, ..self.record.clone() })
     }
 
     /// Records that the node is something else in its cluster, durably, and up to which index it had carried out the state.
@@ -381,6 +400,7 @@ impl DataDir {
             begun: record.begun,
             observer: membership.is_some_and(|m| m.observer),
             reached: record.reached,
+            recovering: record.recovering,
             certificate: record.certificate.as_ref().map(|known| known.own.clone()).unwrap_or_default(),
             authorities: record.certificate.iter().flat_map(|known| &known.authorities).map(hex::encode).collect(),
         };
@@ -410,122 +430,6 @@ fn remove_if_there(path: &Path) -> Result<(), DataDirError> {
 fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
     let path = path.to_owned();
     move |source| DataDirError::Io { operation, path, source }
-}
-
-fn lock(dir: &Path) -> Result<File, DataDirError> {
-    let path = dir.join("lock");
-    let mut options = OpenOptions::new();
-    let file = options.create(true).truncate(false).write(true).open(&path).map_err(io_error("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(DataDirError::InUse { path: dir.into() }),
-        Err(TryLockError::Error(source)) => Err(DataDirError::Io { operation: "lock", path, source }),
-    }
-}
-
-fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error("read", path)(error)),
-    }
-}
-
-fn read_identity(dir: &Path) -> Result<Option<IdentityFile>, DataDirError> {
-    #[derive(Deserialize)]
-    struct Header {
-        format: u32,
-    }
-    let path = dir.join("identity.json");
-    let Some(bytes) = read_optional(&path)? else { return Ok(None) };
-    let corrupt = |error: serde_json::Error| DataDirError::Corrupt { path: path.clone(), why: error.to_string() };
-    let header: Header = serde_json::from_slice(&bytes).map_err(corrupt)?;
-    if header.format > FORMAT {
-        return Err(DataDirError::NewerFormat { path: dir.into(), found: header.format });
-    }
-    serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
-}
-
-fn record_of(file: &IdentityFile, dir: &Path) -> Result<Record, DataDirError> {
-    let member = |(id, peer): (&u64, &PeerFile)| {
-        let mut key = PublicKey::default();
-        let decoded = hex::decode_to_slice(&peer.public_key, &mut key);
-        decoded.map(|()| (RaftId(*id), Peer { address: peer.address.clone(), key })).map_err(|error| {
-            DataDirError::Corrupt { path: dir.join("identity.json"), why: format!("the key of member {id}: {error}") }
-        })
-    };
-    Ok(Record {
-        membership: membership_of(file, dir)?,
-        members: file.members.iter().map(member).collect::<Result<_, _>>()?,
-        attempt: file.attempt,
-        unclean: file.unclean,
-        begun: file.begun,
-        reached: file.reached,
-        certificate: certificate_of(file, dir)?,
-    })
-}
-
-fn certificate_of(file: &IdentityFile, dir: &Path) -> Result<Option<Certificate>, DataDirError> {
-    if file.certificate.is_empty() {
-        return Ok(None);
-    }
-    let authorities = file.authorities.iter().map(hex::decode).collect::<Result<_, _>>();
-    let authorities = authorities.map_err(|error| DataDirError::Corrupt {
-        path: dir.join("identity.json"),
-        why: format!("an authority's certificate: {error}"),
-    })?;
-    Ok(Some(Certificate { own: file.certificate.clone(), authorities }))
-}
-
-fn membership_of(file: &IdentityFile, dir: &Path) -> Result<Option<Membership>, DataDirError> {
-    let corrupt = |why: String| DataDirError::Corrupt { path: dir.join("identity.json"), why };
-    match (&file.cluster_id, file.node_id, file.raft_id) {
-        (None, None, None) => Ok(None),
-        (Some(cluster), Some(node), Some(raft_id)) => {
-            let cluster = cluster.parse().map_err(|error| corrupt(format!("{error}")))?;
-            Ok(Some(Membership { cluster, node: NodeId(node), raft_id: RaftId(raft_id), observer: file.observer }))
-        }
-        _ => Err(corrupt("it has some of cluster_id, node_id and raft_id, but not all".into())),
-    }
-}
-
-fn read_cluster_key(dir: &Path) -> Result<Option<ClusterKey>, DataDirError> {
-    let path = dir.join(CLUSTER_KEY);
-    let Some(text) = read_optional(&path)?.map(Zeroizing::new) else { return Ok(None) };
-    let mut key = Zeroizing::new([0; 32]);
-    hex::decode_to_slice(text.trim_ascii(), &mut *key)
-        .map_err(|error| DataDirError::Corrupt { path, why: error.to_string() })?;
-    Ok(Some(ClusterKey::new(*key)))
-}
-
-fn read_or_make_key(dir: &Path) -> Result<NodeKey, DataDirError> {
-    let path = dir.join("node.key");
-    let pkcs8 = match read_optional(&path)? {
-        Some(bytes) => bytes,
-        None => {
-            let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| DataDirError::Io {
-                operation: "make a key for",
-                path: path.clone(),
-                source: io::Error::other("the system gave no random numbers"),
-            })?;
-            write_durably(&path, made.as_ref(), 0o600).map_err(io_error("write", &path))?;
-            made.as_ref().to_vec()
-        }
-    };
-    NodeKey::from_pkcs8(&pkcs8).map_err(|error| DataDirError::Corrupt { path, why: pontoon_store::error_chain(&error) })
-}
-
-/// Writes a file so that after a crash either the old or the new content is there.
-pub(crate) fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(mode).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    // Of a file in the data folder, which is never the root.
-    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

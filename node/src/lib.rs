@@ -18,6 +18,7 @@
 
 pub mod api;
 pub mod attach;
+mod backup;
 mod clock;
 pub mod config;
 pub mod daemon;

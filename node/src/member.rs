@@ -20,7 +20,7 @@ use tracing::warn;
 
 use crate::api::error::ApiError;
 use crate::attach::{self, InFlight};
-use crate::clock;
+use crate::clock::{self, Compared};
 use crate::daemon::Daemon;
 use crate::docker;
 use crate::identity::Membership;
@@ -59,7 +59,7 @@ pub struct Member {
     pub(crate) journal: Arc<Journal>,
     reclaimed: AtomicU64,
     repairs: Mutex<Repairs>,
-    clocks: Mutex<BTreeMap<NodeId, i64>>,
+    clocks: Mutex<Compared>,
     stop: CancellationToken,
     background: Mutex<Option<Background>>,
 }
@@ -277,9 +277,8 @@ impl Member {
         repairs.latest = latest;
     }
 
-    /// By how many milliseconds the clocks of other nodes are at least ahead of this host's (negative: behind), of those
-    /// that answered last time.
-    pub(crate) fn clocks(&self) -> BTreeMap<NodeId, i64> {
+    /// What other nodes have said of themselves, those that answered last time.
+    pub(crate) fn clocks(&self) -> Compared {
         self.clocks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -425,7 +424,7 @@ async fn run_clock(member: Arc<Member>, task: Task) {
         let others = clock::others(&member);
         task.begin();
         let Some(clocks) = member.unless_stopped(clock::compare(&member, &others)).await else { return };
-        let pause = if clocks.len() < others.len() { UNANSWERED } else { TICK };
+        let pause = if clocks.ahead_ms.len() < others.len() { UNANSWERED } else { TICK };
         *member.clocks.lock().unwrap_or_else(PoisonError::into_inner) = clocks;
         task.end(Ok::<(), ApiError>(()));
         let changed = async {

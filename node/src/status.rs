@@ -62,8 +62,11 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
         response.warnings.extend(voting::warnings(&state, &outlook));
     }
     let named = |id: &NodeId| state.nodes.get(id).map(|node| node.name.as_str());
-    let clocks = member.clocks().into_iter().filter_map(|(id, ahead)| clock::warning(named(&id)?, ahead));
+    let compared = member.clocks();
+    let clocks = compared.ahead_ms.into_iter().filter_map(|(id, ahead)| clock::warning(named(&id)?, ahead));
     response.warnings.extend(clocks);
+    let elsewhere = compared.elsewhere.into_iter().filter_map(|(id, it)| Some(clock::elsewhere(named(&id)?, it)));
+    response.warnings.extend(elsewhere);
     response.warnings.extend(of_this_host(&state, &member.reconciler.status().borrow()));
 }
 

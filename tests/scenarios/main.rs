@@ -8,6 +8,7 @@ mod crash;
 mod crowd;
 mod daemon;
 mod demo;
+mod disaster;
 mod docker;
 mod doctor;
 mod drift;

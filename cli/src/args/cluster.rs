@@ -1,5 +1,6 @@
 //! `pontoon init`, `join`, `leave` and `cluster`.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
@@ -51,6 +52,43 @@ pub(crate) struct JoinArgs {
     /// This node is only to vote: it has no containers, and no network reaches it
     #[arg(long)]
     pub(crate) voter_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// Where to write it; - is the standard output
+    pub(crate) file: PathBuf,
+    /// From this node's own copy, without asking the leader
+    #[arg(long)]
+    pub(crate) stale: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// What pontoon backup has written; - is the standard input
+    pub(crate) file: PathBuf,
+    /// Address, or address and port, that other nodes reach this daemon at
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: String,
+    /// Address that carries the containers' traffic (VTEP) [default: the advertise address]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) data_addr: Option<String>,
+    /// Name of this node [default: the host name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// This node is only to vote: it has no containers, and no network reaches it
+    #[arg(long)]
+    pub(crate) voter_only: bool,
+    /// How many hosts may join with the token that is printed [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) token_uses: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    /// Do it. Without this it is only told what would come of it
+    #[arg(short, long)]
+    pub(crate) force: bool,
 }
 
 /// Where a token comes from.

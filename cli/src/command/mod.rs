@@ -1,5 +1,6 @@
 //! The commands: arguments become a request, the answer is printed.
 
+mod backup;
 mod cluster;
 mod dns;
 mod doctor;
@@ -27,6 +28,9 @@ pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -
         Command::Init(args) => cluster::init(args, session, output).await,
         Command::Join(args) => cluster::join(args, session, output).await,
         Command::Leave(args) => cluster::leave(args, session, output).await,
+        Command::Backup(args) => backup::backup(args, session, output).await,
+        Command::Restore(args) => backup::restore(args, session, output).await,
+        Command::Recover(args) => backup::recover(args, session, output).await,
         Command::Status => cluster::status(session, output).await,
         Command::Doctor => doctor::run(session, output).await,
         Command::Watch(args) => watch::run(args, session, output).await,

@@ -36,6 +36,7 @@ pub(crate) struct Seen {
     pub(crate) label: Mutex<Option<LabelNodeRequest>>,
     pub(crate) voting: Mutex<Vec<SetVotingRequest>>,
     pub(crate) configure: Mutex<Option<ConfigureRequest>>,
+    pub(crate) restore: Mutex<Option<(Option<InitRequest>, Vec<u8>)>>,
     pub(crate) attach: Mutex<Option<AttachRequest>>,
     pub(crate) detach: Mutex<Option<DetachRequest>>,
     /// What a diagnosis finds.
@@ -145,6 +146,31 @@ impl ClusterService for Canned {
 
     async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
         unknown()
+    }
+
+    type BackupStream = tokio_stream::Iter<std::vec::IntoIter<Result<BackupResponse, Status>>>;
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        let freshness = Some(Freshness { linearizable: true, applied_index: 118, ..Default::default() });
+        let parts = [(freshness, "what there"), (None, " is")];
+        let parts = parts.map(|(freshness, data)| Ok(BackupResponse { data: data.into(), freshness }));
+        Ok(Response::new(tokio_stream::iter(Vec::from(parts))))
+    }
+
+    async fn restore(&self, request: Request<tonic::Streaming<RestoreRequest>>) -> Answer<RestoreResponse> {
+        let mut parts = request.into_inner();
+        let mut seen = (None, Vec::new());
+        while let Some(part) = parts.message().await? {
+            seen.0 = seen.0.or(part.init);
+            seen.1.extend(part.data);
+        }
+        *self.seen.restore.lock().unwrap() = Some(seen);
+        Ok(Response::new(RestoreResponse::default()))
+    }
+
+    async fn recover(&self, request: Request<RecoverRequest>) -> Answer<RecoverResponse> {
+        let done = request.into_inner().force;
+        Ok(Response::new(RecoverResponse { done, warnings: vec!["look out".into()], ..Default::default() }))
     }
 
     async fn configure(&self, request: Request<ConfigureRequest>) -> Answer<ConfigureResponse> {

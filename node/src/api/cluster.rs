@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use futures::stream::{BoxStream, StreamExt};
 use pontoon_proto::v1;
 use pontoon_proto::v1::cluster_service_server::ClusterService;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::error::ApiError;
 use crate::daemon::Daemon;
-use crate::{lifecycle, status, voting};
+use crate::{backup, lifecycle, status, voting};
 
 /// The service, answered by this daemon.
 #[derive(Debug)]
@@ -36,6 +38,52 @@ impl ClusterService for Cluster {
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         Ok(Response::new(status::status(&self.0)))
+    }
+
+    type BackupStream = BoxStream<'static, Result<v1::BackupResponse, Status>>;
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let member = self.0.member()?;
+        let basis = member.read(Some(v1::ReadOptions { stale: request.get_ref().stale })).await;
+        let (file, freshness) = {
+            let state = basis.look(&member);
+            (backup::write(&state), basis.of(&state))
+        };
+        let parts: Vec<_> = file.chunks(backup::PART_BYTES).map(<[u8]>::to_vec).collect();
+        let told = parts.into_iter().enumerate().map(move |(number, data)| {
+            Ok(v1::BackupResponse { data, freshness: (number == 0).then(|| freshness.clone()) })
+        });
+        Ok(Response::new(futures::stream::iter(told).boxed()))
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<v1::RestoreRequest>>,
+    ) -> Result<Response<v1::RestoreResponse>, Status> {
+        let mut parts = request.into_inner();
+        let (mut init, mut file) = (None, Vec::new());
+        while let Some(part) = parts.message().await? {
+            init = init.or(part.init);
+            file.extend(part.data);
+            if file.len() > backup::MAX_BYTES {
+                let message = format!("the backup has more than {} bytes", backup::MAX_BYTES);
+                let error = ApiError::new(Code::InvalidArgument, "INVALID_BACKUP", message, "is it the right file?");
+                return Err(error.into());
+            }
+        }
+        let daemon = self.0.clone();
+        let work = async move { lifecycle::restore(&daemon, init.unwrap_or_default(), &file).await };
+        Ok(Response::new(super::to_the_end(work).await?))
+    }
+
+    async fn recover(
+        &self,
+        request: Request<v1::RecoverRequest>,
+    ) -> Result<Response<v1::RecoverResponse>, Status> {
+        let daemon = self.0.clone();
+        let answer =
+            super::to_the_end(async move { lifecycle::recover(&daemon, request.into_inner().force).await }).await?;
+        Ok(Response::new(answer))
     }
 
     async fn configure(

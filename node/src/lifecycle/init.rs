@@ -43,13 +43,12 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
         authorities: vec![authority.certificate().to_vec()],
     };
     let token = tokens::random(authority.certificate(), vec![entrant.advertise]);
-    let uses = if request.token_uses == 0 { 1 } else { request.token_uses };
     data.remove_store()?;
     data.set_cluster_key(cluster_key.clone());
     let store =
         open_store(daemon, &data, Membership { cluster: id, node: NodeId(0), raft_id: FOUNDER, observer: false })
             .await?;
-    let founding = Founding { cluster, sealed_key: authority.seal(&cluster_key), token: &token, uses };
+    let founding = Founding { cluster, sealed_key: authority.seal(&cluster_key), token: &token, uses: request.token_uses };
     let founded = found(&store, &data, founding, &entrant).await;
     let (node, certificate) = match founded {
         Ok(founded) => founded,
@@ -89,14 +88,25 @@ async fn found(
         Outcome::Node(node) => node,
         other => return Err(crate::api::unexpected(&other)),
     };
+    let certificate = welcome(store, &node, token, uses).await?;
+    Ok((node, certificate))
+}
+
+/// Lets the next hosts join a cluster that was just made, and gives its first node its certificate.
+pub(super) async fn welcome(
+    store: &Store,
+    node: &Node,
+    token: &JoinToken,
+    uses: u32,
+) -> Result<Certificate, ApiError> {
     let (hash, role) = (token.secret.hash(), TokenRole::Voter);
+    let uses = if uses == 0 { 1 } else { uses };
     let token = CreateToken { hash, role, uses, life_ms: Token::DEFAULT_LIFE_MS };
     store.propose(Command::CreateToken(token), FOUND_DEADLINE).await?;
-    let certificate = store.certify(node.id).map_err(|error| {
+    store.certify(node.id).map_err(|error| {
         let message = format!("this node gets no certificate: {}", pontoon_store::error_chain(&error));
         ApiError::new(Code::Internal, "INTERNAL", message, "please report this")
-    })?;
-    Ok((node, certificate))
+    })
 }
 
 impl From<AuthorityError> for ApiError {

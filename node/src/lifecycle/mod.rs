@@ -3,6 +3,7 @@
 mod init;
 mod join;
 mod leave;
+mod refound;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use init::init;
 pub use join::join;
 pub use leave::leave;
 pub(crate) use leave::still_voting;
+pub use refound::{recover, restore};
 
 /// What a user says of a node when it enters a cluster.
 struct Entrant {
@@ -68,6 +70,7 @@ async fn clean_up(mut linux: Linux) -> Vec<String> {
 /// Goes on as the member that the data folder says this daemon is.
 pub async fn resume(daemon: &Arc<Daemon>) -> Result<(), ApiError> {
     let mut data = exclusive(daemon)?;
+    data.finish_recovery()?;
     let Some(membership) = data.membership() else {
         data.remove_store()?;
         if data.unclean() {
@@ -75,11 +78,15 @@ pub async fn resume(daemon: &Arc<Daemon>) -> Result<(), ApiError> {
         }
         return Ok(());
     };
+    resume_as(daemon, &mut data, membership).await
+}
+
+async fn resume_as(daemon: &Arc<Daemon>, data: &mut DataDir, membership: Membership) -> Result<(), ApiError> {
     if membership.observer {
         data.remove_log()?;
     }
-    let store = open_store(daemon, &data, membership).await?;
-    enter(daemon, &mut data, store)?;
+    let store = open_store(daemon, data, membership).await?;
+    enter(daemon, data, store)?;
     Ok(())
 }
 
