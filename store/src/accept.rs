@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +11,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::refusals::Refusals;
-use crate::tls::{CONNECT, Connection, NodeKey};
+use crate::tls::{CONNECT, CertificateError, Connection, NodeKey};
 
 /// How many handshakes may be under way.
 pub(crate) const HANDSHAKES: usize = 256;
@@ -54,16 +53,17 @@ pub(crate) async fn accept(listener: TcpListener, key: NodeKey, doors: Doors, re
         }
         let (key, doors, refusals, strangers) = (key.clone(), doors.clone(), refusals.clone(), Arc::clone(&strangers));
         let task = tasks.spawn(async move {
-            let connection = async { Connection::new(shake(stream, &key).await?, address, &key) };
-            match timeout(CONNECT, connection).await {
+            match timeout(CONNECT, shake(stream, address, &key)).await {
                 // Nobody is there to take it while the port is being closed.
-                Ok(Ok(connection)) if !connection.is_strange() => drop(doors.nodes.send(connection).await),
-                Ok(Ok(connection)) => {
+                // A certificate of another cluster, or one that has ended, is worth a word also if nothing is said.
+                Ok(Ok((connection, false))) => match connection.certified() {
+                    Ok(_) | Err(CertificateError::NoNode) => debug!(%address, "somebody connected and said nothing"),
+                    Err(error) => refusals.note(address.ip(), &format!("its certificate is not believed: {error}")),
+                },
+                Ok(Ok((connection, true))) if connection.certified().is_ok() => drop(doors.nodes.send(connection).await),
+                Ok(Ok((connection, true))) => {
                     let connection = connection.end_soon(take_in(&strangers, address.ip()));
                     drop(doors.strangers.send(connection).await);
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    debug!(%address, "somebody connected and said nothing");
                 }
                 Ok(Err(error)) => refusals.note(address.ip(), &format!("the handshake has failed: {error}")),
                 Err(_) => refusals.note(address.ip(), &format!("the handshake is not over within {CONNECT:?}")),
@@ -113,20 +113,22 @@ fn crowding(addresses: &[IpAddr]) -> usize {
     addresses.iter().position(|address| Some(count(address)) == most).unwrap_or(0)
 }
 
-async fn shake(stream: TcpStream, key: &NodeKey) -> io::Result<TlsStream<TcpStream>> {
+/// Shakes hands. Tells whether something was said then: whoever has a call begins at once, and keepalive begins only then.
+async fn shake(stream: TcpStream, address: SocketAddr, key: &NodeKey) -> io::Result<(Connection, bool)> {
     stream.set_nodelay(true)?;
     let mut stream = key.accept(stream).await?;
-    // Whoever has a call begins at once, and keepalive begins only then.
-    if stream.fill_buf().await?.is_empty() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(stream)
+    let silent = match stream.fill_buf().await {
+        Ok(said) => said.is_empty(),
+        // However it ended.
+        Err(_) => true,
+    };
+    Ok((Connection::new(stream, address, key)?, !silent))
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::net::Ipv4Addr;
 
     use ring::rand::SystemRandom;
     use ring::signature::Ed25519KeyPair;

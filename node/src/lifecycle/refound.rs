@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pontoon_proto::{JoinToken, v1};
 use pontoon_store::model::apply::{FirstNode, Refounding};
 use pontoon_store::model::id::ClusterId;
 use pontoon_store::model::object::Node;
 use pontoon_store::model::state::State;
-use pontoon_store::{Authority, Certificate, ClusterKey, Requests, Store, StoreOptions};
+use pontoon_store::{Authority, Certificate, ClusterKey, ReadError, Requests, Store, StoreOptions};
 use tonic::Code;
 use tracing::{info, warn};
 
@@ -25,6 +26,9 @@ use crate::daemon::Daemon;
 use crate::identity::{Credentials, DataDir, Membership};
 use crate::member::Member;
 use crate::tokens;
+
+/// How long it is looked whether the others answer.
+const ASKING: Duration = Duration::from_secs(3);
 
 /// What a new cluster has that the old one had not.
 struct New {
@@ -112,7 +116,7 @@ async fn begin(
 pub async fn recover(daemon: &Arc<Daemon>, force: bool) -> Result<v1::RecoverResponse, ApiError> {
     let mut data = exclusive(daemon)?;
     let member = daemon.member()?;
-    check_lost(&member)?;
+    check_lost(&member).await?;
     let (latest, unconfirmed) = member.store().latest().map_err(|reason| {
         let message = format!("this node cannot go on with what it has: {reason}");
         ApiError::new(Code::FailedPrecondition, "NOT_RECOVERABLE", message, "recover another node, or restore a backup")
@@ -169,10 +173,9 @@ async fn prepare(
     begun
 }
 
-/// Nothing is lost as long as there is a leader; and what an observer or a removed node has is not the cluster's.
-fn check_lost(member: &Member) -> Result<(), ApiError> {
+/// Nothing is lost as long as a majority of the voters answers; and what an observer or a removed node has is not the cluster's.
+async fn check_lost(member: &Member) -> Result<(), ApiError> {
     let refuse = |message: String, hint: &str| Err(ApiError::new(Code::FailedPrecondition, "NOT_RECOVERABLE", message, hint));
-    let status = member.store().status();
     if member.store().observes() {
         let message = "this node is an observer: it has a part of the state only";
         return refuse(message.to_owned(), "recover a node that was a voter or a learner, or restore a backup");
@@ -181,14 +184,15 @@ fn check_lost(member: &Member) -> Result<(), ApiError> {
         let message = format!("this node was removed from its cluster: {reason}");
         return refuse(message, "pontoon leave --force, then join again");
     }
-    let state = member.store().state();
-    let leader = state.nodes.values().find(|node| Some(node.raft_id) == status.leader);
-    match leader {
-        Some(leader) => refuse(
-            format!("the cluster has a leader, node {}: nothing is to be recovered", leader.name),
+    match member.store().read_barrier(ASKING).await {
+        Err(ReadError::NoQuorum { .. }) => Ok(()),
+        Err(ReadError::Stopped { reason }) => {
+            refuse(format!("this node has stopped: {reason}"), "recover another node, or restore a backup")
+        }
+        Ok(()) => refuse(
+            "a majority of the voters answers: nothing is to be recovered".to_owned(),
             "pontoon node rm --force removes nodes that do not come back",
         ),
-        None => Ok(()),
     }
 }
 

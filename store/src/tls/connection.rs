@@ -72,9 +72,9 @@ impl Connection {
         Ok(Self { stream, shown, end: None, _closed: None })
     }
 
-    /// Whether it is of somebody who is no node of the cluster, or not any more.
-    pub(crate) fn is_strange(&self) -> bool {
-        self.shown.certified().is_err()
+    /// What the certificate says that its other end has shown, if it is to be believed now.
+    pub(crate) fn certified(&self) -> Result<Certified, CertificateError> {
+        self.shown.certified()
     }
 
     /// Closes it after a while, when somebody else wants it closed, or when this daemon changes what it believes: then whoever
