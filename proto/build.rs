@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use prost::Message;
+
 /// Enumerations are numbers on the wire and names in `-o json`.
 const ENUM_FIELDS: [(&str, &str); 15] = [
     ("pontoon.v1.Cluster.underlay", "AddressFamily"),
@@ -44,6 +46,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     config = config.field_attribute("pontoon.v1.Cluster.authorities", "#[serde(skip)]");
     // It tells a retry of an admission from a new one, and nothing to people.
     config = config.field_attribute("pontoon.v1.Node.attempt", "#[serde(skip)]");
+    // For reflection, without the comments.
+    let mut described = descriptors.clone();
+    described.file.iter_mut().for_each(|file| file.source_code_info = None);
+    let path = std::path::Path::new(&std::env::var("OUT_DIR")?).join("descriptors.bin");
+    std::fs::write(path, described.encode_to_vec())?;
     config.compile_fds(descriptors)?;
     Ok(())
 }

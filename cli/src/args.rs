@@ -105,6 +105,9 @@ pub(crate) enum Command {
     Recover(RecoverArgs),
     /// Show how this daemon and its cluster are
     Status,
+    /// Look whether nodes can be upgraded one after the other
+    #[command(subcommand)]
+    Upgrade(UpgradeCommand),
     /// Look for what is wrong with this host and its cluster, and say what to do about it
     Doctor,
     /// Show what changes in the cluster, as it changes
@@ -141,6 +144,12 @@ pub(crate) enum Command {
         /// The folder, such as /usr/local/share/man/man1
         folder: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpgradeCommand {
+    /// Show every node's version, what is in the way, and which node is next
+    Check,
 }
 
 /// How to read.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::sys::socket::sockopt::{AcceptConn, SockType as TypeOf};
 use nix::sys::socket::{SockType, getsockopt};
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Group, chown};
 use pontoon_proto::v1::cluster_service_server::ClusterServiceServer;
 use pontoon_proto::v1::diagnosis_service_server::DiagnosisServiceServer;
 use pontoon_proto::v1::endpoint_service_server::EndpointServiceServer;
@@ -23,7 +24,11 @@ use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tracing::warn;
 
 use crate::api::cluster::Cluster;
 use crate::api::diagnosis::Diagnosis;
@@ -58,6 +63,8 @@ pub struct Door {
 const ADMIN: Door = Door { name: "admin", option: "--socket" };
 const PLUGIN: Door = Door { name: "Docker plugin", option: "--docker-plugin" };
 
+/// How often it is looked whether anything can be written, for health checks.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// Name that a supervisor gives the plugin socket when it passes it (`FileDescriptorName=` of a socket unit).
 const PASSED_PLUGIN: &str = "docker-plugin";
 
@@ -149,9 +156,22 @@ pub async fn bind_metrics(address: SocketAddr) -> Result<TcpListener, ServeError
     TcpListener::bind(address).await.map_err(|why| ServeError::Metrics { address, why })
 }
 
-/// Opens the admin socket, for root and its group.
+/// The group whose members may do everything that root may, if there is one of this name.
+const GROUP: &str = "pontoon";
+
+/// Opens the admin socket, for root and the group.
 pub fn bind_admin(path: &Path) -> Result<UnixListener, ServeError> {
-    bind_unix(path, &ADMIN)
+    let listener = bind_unix(path, &ADMIN)?;
+    match Group::from_name(GROUP) {
+        Ok(Some(group)) => {
+            if let Err(error) = chown(path, None, Some(group.gid)) {
+                warn!(%error, path = %path.display(), "the admin socket is root's alone: it cannot be given to group {GROUP}");
+            }
+        }
+        Ok(None) => {}
+        Err(error) => warn!(%error, "the admin socket is root's alone: group {GROUP} cannot be looked up"),
+    }
+    Ok(listener)
 }
 
 /// Opens Docker's plugin socket, for root and its group. If the supervisor has passed one, it is that: requests may wait
@@ -210,10 +230,20 @@ pub async fn serve_admin(
     listener: UnixListener,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    let broke = |source: Box<dyn std::error::Error + Send + Sync>| ServeError::Broke { door: "admin socket", source };
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pontoon_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| broke(error.into()))?;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    tokio::spawn(report_health(daemon.clone(), reporter));
     let server = Server::builder()
         .max_concurrent_streams(Some(MAX_STREAMS))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(reflection)
+        .add_service(health)
         .add_service(ClusterServiceServer::new(Cluster(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(TokenServiceServer::new(Tokens(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NodeServiceServer::new(Nodes(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
@@ -223,7 +253,29 @@ pub async fn serve_admin(
         .add_service(WatchServiceServer::new(Watch(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(DiagnosisServiceServer::new(Diagnosis(daemon)).max_decoding_message_size(MAX_ADMIN_REQUEST));
     let result = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned()).await;
-    result.map_err(|source| ServeError::Broke { door: "admin socket", source: source.into() })
+    result.map_err(|source| broke(source.into()))
+}
+
+/// Tells health checks how it is: of the daemon, which answers, and of each service that writes, whether it can.
+async fn report_health(daemon: Arc<Daemon>, reporter: HealthReporter) {
+    let writing = [
+        TokenServiceServer::<Tokens>::NAME,
+        NodeServiceServer::<Nodes>::NAME,
+        NetworkServiceServer::<Networks>::NAME,
+        EndpointServiceServer::<Endpoints>::NAME,
+    ];
+    let mut looks = tokio::time::interval(HEALTH_INTERVAL);
+    while daemon.stop.run_until_cancelled(looks.tick()).await.is_some() {
+        let status = if can_write(&daemon) { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in writing {
+            reporter.set_service_status(name, status).await;
+        }
+    }
+}
+
+fn can_write(daemon: &Daemon) -> bool {
+    let status = daemon.try_member().map(|member| member.store().status());
+    status.is_some_and(|status| status.stopped.is_none() && status.leader.is_some())
 }
 
 #[cfg(test)]

@@ -43,6 +43,9 @@ pub mod metadata {
     pub const REASON: &str = "pontoon-reason";
 }
 
+/// Every service and message, as an encoded `FileDescriptorSet`: for programs that have not these files.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// Largest message that a daemon accepts, in bytes. Entries and batches are bounded well below.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 

@@ -16,6 +16,7 @@ mod durability;
 mod endpoints;
 mod engine;
 mod environment;
+mod growth;
 mod joining;
 mod lab;
 mod lagging;

@@ -58,7 +58,13 @@ pub(crate) enum NodeCommand {
         #[arg(required = true, value_name = "NODE")]
         nodes: Vec<String>,
     },
-    /// Take promote and demote back: the leader chooses
+    /// Move leadership and votes away from nodes, before their hosts are stopped; node auto takes it back
+    Drain {
+        /// Names or ids
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+    },
+    /// Take promote, demote and drain back: the leader chooses
     Auto {
         /// Names or ids
         #[arg(required = true, value_name = "NODE")]

@@ -41,6 +41,8 @@ fn these_lines_are_understood() {
         "pontoon node promote h1 h2",
         "pontoon node demote h1",
         "pontoon node auto h1",
+        "pontoon node drain h1 h2",
+        "pontoon upgrade check",
         "pontoon leave",
         "pontoon leave --force",
         "pontoon status -o json",

@@ -70,6 +70,20 @@ pub(super) async fn status(session: &Session, output: &Output) -> Result<(), Fai
     output.message(&answer, || render::cluster::status(&answer, Timestamp::now()))
 }
 
+/// Fails as long as something is in the way.
+pub(super) async fn check_upgrade(session: &Session, output: &Output) -> Result<(), Failure> {
+    let answer = session.call(Kind::READ, "reading the status", session.cluster().status(StatusRequest {})).await?;
+    let outlook = render::upgrade::outlook(&answer);
+    output.message(&answer, || render::upgrade::text(&answer, &outlook))?;
+    match outlook.in_the_way.as_slice() {
+        [] => Ok(()),
+        reasons => {
+            let hint = "mend that first: pontoon status and pontoon doctor say more";
+            Err(Failure::local("NOT_NOW", format!("no node should be stopped now: {}", reasons.join("; ")), hint))
+        }
+    }
+}
+
 pub(super) async fn run(command: &ClusterCommand, session: &Session, output: &Output) -> Result<(), Failure> {
     let ClusterCommand::Set { settings } = command;
     let mut request = ConfigureRequest::default();

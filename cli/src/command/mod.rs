@@ -13,7 +13,7 @@ mod watch;
 
 use pontoon_proto::v1::ReadOptions;
 
-use crate::args::{Command, ReadArgs};
+use crate::args::{Command, ReadArgs, UpgradeCommand};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::session::Session;
@@ -32,6 +32,7 @@ pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -
         Command::Restore(args) => backup::restore(args, session, output).await,
         Command::Recover(args) => backup::recover(args, session, output).await,
         Command::Status => cluster::status(session, output).await,
+        Command::Upgrade(UpgradeCommand::Check) => cluster::check_upgrade(session, output).await,
         Command::Doctor => doctor::run(session, output).await,
         Command::Watch(args) => watch::run(args, session, output).await,
         Command::Cluster(command) => cluster::run(command, session, output).await,

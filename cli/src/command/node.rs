@@ -27,6 +27,7 @@ pub(super) async fn run(command: &NodeCommand, session: &Session, output: &Outpu
         NodeCommand::Label { node, changes, rm } => label(node, changes, rm, session, output).await,
         NodeCommand::Promote { nodes } => vote(nodes, Voting::Promoted, session, output).await,
         NodeCommand::Demote { nodes } => vote(nodes, Voting::Demoted, session, output).await,
+        NodeCommand::Drain { nodes } => drain(nodes, session, output).await,
         NodeCommand::Auto { nodes } => vote(nodes, Voting::Auto, session, output).await,
     }
 }
@@ -37,6 +38,21 @@ async fn vote(nodes: &[String], voting: Voting, session: &Session, output: &Outp
         let waiting = format!("changing whether node {node} votes");
         let answer = session.call(Kind::WORK, &waiting, session.nodes().set_voting(request)).await?;
         output.warnings(&answer.warnings);
+        output.message(&answer, || line(answer.node.as_ref().map_or(node, |node| &node.name)))
+    })
+    .await;
+    Ok(())
+}
+
+/// As demote, and a failure as long as it is not so: whoever stops the host next relies on it.
+async fn drain(nodes: &[String], session: &Session, output: &Output) -> Result<(), Failure> {
+    each(nodes, output, async |node| {
+        let request = SetVotingRequest { node: node.to_owned(), voting: Voting::Demoted.into() };
+        let waiting = format!("moving leadership and the vote away from node {node}");
+        let answer = session.call(Kind::WORK, &waiting, session.nodes().set_voting(request)).await?;
+        if let Some(pending) = answer.warnings.first() {
+            return Err(Failure::local("NOT_DRAINED", pending, "pontoon status shows who votes; run it again"));
+        }
         output.message(&answer, || line(answer.node.as_ref().map_or(node, |node| &node.name)))
     })
     .await;

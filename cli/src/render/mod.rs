@@ -9,6 +9,7 @@ pub(crate) mod lease;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod token;
+pub(crate) mod upgrade;
 pub(crate) mod watch;
 
 use std::collections::BTreeMap;

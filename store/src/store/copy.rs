@@ -65,6 +65,7 @@ impl Copy {
             Some(mut seed) => {
                 // Nobody asks an observer for answers again.
                 seed.sessions.clear();
+                seed.sealed_key.clear();
                 describe(&mut meta, &seed);
                 db.replace(&seed, &mut meta)?;
                 db.flush()?;

@@ -73,14 +73,24 @@ impl Journal {
     ///
     /// What is lost, or was given twice, and on which node.
     pub fn check(&self, cluster: &Cluster, least: u64) -> Result<()> {
+        self.check_on(cluster, &(0..cluster.hosts().len()).collect::<Vec<_>>(), least)
+    }
+
+    /// The same of these nodes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::check`].
+    pub fn check_on(&self, cluster: &Cluster, hosts: &[usize], least: u64) -> Result<()> {
         let (networks, held) = (lock(&self.networks), lock(&self.held));
         let counted = (networks.len(), held.len(), lock(&self.released).len());
         let enough = u64::try_from(counted.0 + counted.1 + counted.2)? >= least;
         ensure!(enough, "too few writes to tell (networks, held, released): {counted:?}");
-        let members = cluster.status(0)?["members"].clone();
+        let members = cluster.status(hosts[0])?["members"].clone();
         let members = members.as_array().context("no members")?;
         let observes = |name: &str| members.iter().any(|m| m["node"]["name"] == name && m["observer"] == true);
-        for (host, Host { name, .. }) in cluster.hosts().iter().enumerate() {
+        for &host in hosts {
+            let Host { name, .. } = &cluster.hosts()[host];
             let answer = cluster.cli(host).run("network ls --stale")?;
             let views = answer["networks"].as_array().context("no networks")?;
             let known: BTreeSet<&str> = views.iter().filter_map(|view| view["network"]["name"].as_str()).collect();
