@@ -24,7 +24,8 @@ const ENUM_FIELDS: [(&str, &str); 15] = [
 ];
 
 /// Keys are bytes on the wire and hexadecimal digits in `-o json`.
-const HEX_FIELDS: [&str; 3] = ["pontoon.v1.Node.public_key", "pontoon.v1.AdmitNode.public_key", "pontoon.v1.Token.hash"];
+const HEX_FIELDS: [&str; 3] =
+    ["pontoon.v1.Node.public_key", "pontoon.v1.AdmitNode.public_key", "pontoon.v1.Token.hash"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let files = ["admin", "objects", "peer", "store", "watch"].map(|name| format!("pontoon/v1/{name}.proto"));

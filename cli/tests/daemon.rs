@@ -368,6 +368,11 @@ fn a_recovery_has_to_be_forced() {
     let daemon = Daemon::start();
     let ran = run(&daemon, "recover");
     assert_eq!(ran.code, Some(0));
-    assert!(ran.stdout.contains("Nothing was done") && ran.stderr.contains("look out"), "{} {}", ran.stdout, ran.stderr);
+    assert!(
+        ran.stdout.contains("Nothing was done") && ran.stderr.contains("look out"),
+        "{} {}",
+        ran.stdout,
+        ran.stderr
+    );
     assert!(run(&daemon, "recover --force").stdout.contains("goes on in cluster"));
 }

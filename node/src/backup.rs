@@ -57,7 +57,10 @@ pub(crate) fn read(file: &[u8]) -> Result<State, ApiError> {
         Ok(backup) if backup.format == FORMAT => backup,
         Ok(backup) => {
             let (found, version) = (backup.format, backup.version);
-            return refuse(format!("the backup has format {found} (version {version}), and {FORMAT} is known here"), newer);
+            return refuse(
+                format!("the backup has format {found} (version {version}), and {FORMAT} is known here"),
+                newer,
+            );
         }
         Err(error) => return refuse(format!("the backup cannot be understood: {error}"), newer),
     };

@@ -41,8 +41,8 @@ mod report;
 mod role;
 pub mod serve;
 pub mod status;
-mod visits;
 mod tokens;
+mod visits;
 mod voting;
 
 use std::path::Path;

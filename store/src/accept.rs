@@ -60,7 +60,9 @@ pub(crate) async fn accept(listener: TcpListener, key: NodeKey, doors: Doors, re
                     Ok(_) | Err(CertificateError::NoNode) => debug!(%address, "somebody connected and said nothing"),
                     Err(error) => refusals.note(address.ip(), &format!("its certificate is not believed: {error}")),
                 },
-                Ok(Ok((connection, true))) if connection.certified().is_ok() => drop(doors.nodes.send(connection).await),
+                Ok(Ok((connection, true))) if connection.certified().is_ok() => {
+                    drop(doors.nodes.send(connection).await)
+                }
                 Ok(Ok((connection, true))) => {
                     let connection = connection.end_soon(take_in(&strangers, address.ip()));
                     drop(doors.strangers.send(connection).await);

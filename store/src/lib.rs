@@ -7,6 +7,7 @@
 mod accept;
 pub mod codec;
 mod disk;
+mod entrance;
 mod feed;
 pub mod model;
 mod peer;
@@ -18,13 +19,14 @@ pub mod tasks;
 mod tls;
 mod watch;
 
+pub use entrance::{AdmitError, Admitted, Certificate, Door, Identified, hello, knock};
 pub use feed::{Changes, Compacted};
-pub use peer::{AdmitError, Admitted, Certificate, Door, Identified, PeerServer, StoreSlot, hello, knock};
+pub use peer::{PeerServer, StoreSlot};
 pub use raft::guard::StateGuard;
 pub use raft::types::Peer;
 pub use store::{
-    CertifyError, ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError, ReadError,
-    Requests, Role, Room, Store, StoreOptions, StoreStatus, Timing, Watched,
+    CertifyError, ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError,
+    ReadError, Requests, Role, Room, Store, StoreOptions, StoreStatus, Timing, Watched,
 };
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};

@@ -29,7 +29,8 @@ impl Refusals {
     /// Says who was refused and why, unless it was said of the same address a moment ago.
     pub(crate) fn note(&self, address: IpAddr, why: &dyn Display) {
         if let Some(unsaid) = self.count(address, now()) {
-            let before = if unsaid == 0 { String::new() } else { format!(", and {unsaid} times since the last such line") };
+            let before =
+                if unsaid == 0 { String::new() } else { format!(", and {unsaid} times since the last such line") };
             warn!(address = %address.to_canonical(), "a caller is refused: {why}{before}");
         }
     }
@@ -79,9 +80,7 @@ mod tests {
     #[test]
     fn many_addresses_take_no_more_memory() {
         let (refusals, start) = (Refusals::default(), now());
-        let said = (0..100_000).filter(|&number| {
-            refusals.count(IpAddr::V4(Ipv4Addr::from(number)), start).is_some()
-        });
+        let said = (0..100_000).filter(|&number| refusals.count(IpAddr::V4(Ipv4Addr::from(number)), start).is_some());
         assert_eq!(said.count(), MOST + 1);
         assert!(refusals.0.lock().unwrap().len() <= MOST + 1);
         assert!(refusals.count(IpAddr::V4(Ipv4Addr::from(7_000_000)), start + QUIET).is_some(), "there is room again");

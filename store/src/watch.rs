@@ -17,11 +17,11 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::entrance::{reason_of, with_reason};
 use crate::feed::{Changes, Compacted};
 use crate::model::apply::Change;
 use crate::model::id::{ClusterId, NetworkId};
 use crate::model::state::State;
-use crate::peer::{reason_of, with_reason};
 use crate::rt::{timeout, watch};
 use crate::store::{ReadError, Store};
 

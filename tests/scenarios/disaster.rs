@@ -42,7 +42,7 @@ fn two_of_three_voters_are_destroyed() -> Result<()> {
         }
         let gone = Instant::now();
         let told = wait_for("the leader to be gone", SOON, || cluster.cli(2).run("recover"))?;
-        ensure!(told["done"] == false && told["removed"].to_string() == r#"["h1","h2"]"#, "{told}");
+        ensure!(told["done"] == false && told["removed"] == serde_json::json!(["h1", "h2"]), "{told}");
         ensure!(told["warnings"].to_string().contains("is lost"), "{told}");
         ensure!(cluster.status(2)?["cluster_id"] == old["cluster_id"], "it was done without --force");
         let done = cluster.cli(2).run("recover --force")?;
@@ -117,7 +117,8 @@ fn a_recovery_that_is_cut_off() -> Result<()> {
         let told = wait_for("the leader to be gone", SOON, || cluster.cli(2).run("recover"))?;
         for moment in [20, 60, 100, 200] {
             let mut command = cluster.cli(2).command("recover --force")?;
-            let mut recovering = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
+            let mut recovering =
+                command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
             pontoon_tests::elapse(Duration::from_millis(moment));
             cluster.daemon(2).kill9()?;
             recovering.wait()?;

@@ -139,10 +139,14 @@ async fn bombs(place: &Place, stranger: &NodeKey, member: &NodeKey) -> Result<()
     // Groups in groups, in a field that there is not (wire type 3).
     let deep = message(0, &[0x7b; 60_000]);
     let huge = message(0, &vec![0; 9 << 20]);
-    for (who, key, method) in
-        [("a stranger", stranger, "Entrance/Admit"), ("a member", member, "Entrance/Admit"), ("a member", member, "Peer/Propose")]
-    {
-        for (bomb, encoding, what) in [(&compressed, "gzip", "compressed"), (&deep, "identity", "deep"), (&huge, "identity", "huge")] {
+    for (who, key, method) in [
+        ("a stranger", stranger, "Entrance/Admit"),
+        ("a member", member, "Entrance/Admit"),
+        ("a member", member, "Peer/Propose"),
+    ] {
+        for (bomb, encoding, what) in
+            [(&compressed, "gzip", "compressed"), (&deep, "identity", "deep"), (&huge, "identity", "huge")]
+        {
             let status = send_body(place.channel(key).await?, method, bomb.clone(), encoding).await;
             let status = status.with_context(|| format!("{what}, of {who}, to {method}"))?;
             // UNIMPLEMENTED, INTERNAL, OUT_OF_RANGE, PERMISSION_DENIED (there is no metadata).
@@ -180,8 +184,12 @@ fn they_are_refused_and_the_others_go_on() -> Result<()> {
                 Ok(())
             })?;
             drop(idle);
-            let refused = runtime.block_on(async { Ok::<_, anyhow::Error>(ask(place.channel(&stranger).await?, &id, 1, 2).await) })?;
-            ensure!(refused.code() == Code::Unauthenticated && refused.message().contains("in no cluster"), "{refused}");
+            let refused = runtime
+                .block_on(async { Ok::<_, anyhow::Error>(ask(place.channel(&stranger).await?, &id, 1, 2).await) })?;
+            ensure!(
+                refused.code() == Code::Unauthenticated && refused.message().contains("in no cluster"),
+                "{refused}"
+            );
             told(cluster, leader, &address, "in no cluster")?;
             runtime.block_on(bombs(&place, &stranger, &member))?;
             slow?;
@@ -211,7 +219,9 @@ async fn slowloris(place: &Place, stranger: &NodeKey) -> Result<()> {
         }
     };
     let read = async { while answers.read(&mut [0; 256]).await.is_ok_and(|read| read > 0) {} };
-    let closed = async { tokio::select! { () = trickle => {}, () = read => {} } };
+    let closed = async {
+        tokio::select! { () = trickle => {}, () = read => {} }
+    };
     tokio::time::timeout(Duration::from_secs(45), closed).await.context("it is not closed")
 }
 
@@ -252,7 +262,10 @@ fn certificates_that_are_not_good_here() -> Result<()> {
         cluster.cli(removed).run(&format!("init --advertise {address} --name {name}"))?;
         let foreign = cluster.daemon(removed).node_key()?;
         let refused = call(&foreign, theirs)?;
-        ensure!(refused.code() == Code::Unauthenticated && refused.message().contains("no authority of this"), "{refused}");
+        ensure!(
+            refused.code() == Code::Unauthenticated && refused.message().contains("no authority of this"),
+            "{refused}"
+        );
         told(cluster, leader, &address, "no authority of this cluster")
     })
 }

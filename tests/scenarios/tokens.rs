@@ -29,7 +29,11 @@ fn init_prints_the_command_for_one_more_host() -> Result<()> {
         let token = answer["join_token"].as_str().context("no token")?.to_owned();
         // It says where to ask, in either case and with blanks around it.
         cluster.cli(1).run(&format!("join {} --name h2", token.to_lowercase()))?;
-        cluster.cli(2).refuses(&format!("join {token} --name h3"), "TOKEN_USED_UP", &["h3", "1 hosts", "token create"])?;
+        cluster.cli(2).refuses(
+            &format!("join {token} --name h3"),
+            "TOKEN_USED_UP",
+            &["h3", "1 hosts", "token create"],
+        )?;
         let log = fs::read_to_string(cluster.daemon(0).log())?;
         let told = log.lines().find(|line| line.contains("TOKEN_USED_UP")).context("the log does not tell it")?;
         ensure!(told.contains("192.168.140.202") && told.contains("h3"), "{told}");
@@ -85,7 +89,8 @@ fn tokens_that_are_not_good_any_more() -> Result<()> {
         cluster.cli(1).run(&join(new))?;
         cluster.wait_all_ready()?;
         let listed = cluster.cli(1).run("token ls")?;
-        let states: Vec<_> = listed["tokens"].as_array().context("no tokens")?.iter().map(|t| t["used"].clone()).collect();
+        let states: Vec<_> =
+            listed["tokens"].as_array().context("no tokens")?.iter().map(|t| t["used"].clone()).collect();
         ensure!(states == [0, 0, 0, 0, 1], "{listed}");
         ensure!(!listed.to_string().contains("PTN1"), "{listed}");
         cluster.cli(0).refuses("token rm ffffffffffffffff", "TOKEN_NOT_FOUND", &["token ls"])?;

@@ -55,7 +55,8 @@ pub(super) async fn restore(args: &RestoreArgs, session: &Session, output: &Outp
         token_uses: args.token_uses.unwrap_or_default(),
     };
     let first = RestoreRequest { init: Some(init), data: Vec::new() };
-    let parts: Vec<_> = file.chunks(PART_BYTES).map(|part| RestoreRequest { init: None, data: part.to_vec() }).collect();
+    let parts: Vec<_> =
+        file.chunks(PART_BYTES).map(|part| RestoreRequest { init: None, data: part.to_vec() }).collect();
     let request = stream::iter(std::iter::once(first).chain(parts));
     let answer = session.call(Kind::WORK, "making a cluster of the backup", session.cluster().restore(request)).await?;
     output.message(&answer, || render::backup::restored(&answer, args.token_uses.unwrap_or(1), Timestamp::now()))

@@ -71,7 +71,8 @@ mod tests {
             ..RecoverResponse::default()
         };
         let text = recovered(&told, now());
-        for part in ["index 118", "1 minute ago", "2 networks", "3 of its own", "h1, h2", "Nothing was done", "--force"] {
+        for part in ["index 118", "1 minute ago", "2 networks", "3 of its own", "h1, h2", "Nothing was done", "--force"]
+        {
             assert!(text.contains(part), "{part}: {text}");
         }
         let done = RecoverResponse { done: true, cluster_id: "00ff".into(), join_token: "PTN1-ABC".into(), ..told };

@@ -1,8 +1,8 @@
 use pontoon_proto::v1::{
     AttachResponse, Cluster, DataPlane, DetachResponse, EgressInterface, Endpoint, EndpointState, EndpointView,
-    InspectLeaseResponse, InspectNetworkResponse, InspectNodeResponse, Lease, LeaseState, LeaseView,
-    Member, NameMatch, Network, NetworkView, Node, NodeState, PastHolder, Pool, QueryNameResponse, Route, Sandbox,
-    StatusResponse, Subnet, TaskState, TaskStatus, Voting,
+    InspectLeaseResponse, InspectNetworkResponse, InspectNodeResponse, Lease, LeaseState, LeaseView, Member, NameMatch,
+    Network, NetworkView, Node, NodeState, PastHolder, Pool, QueryNameResponse, Route, Sandbox, StatusResponse, Subnet,
+    TaskState, TaskStatus, Voting,
 };
 
 use super::*;

@@ -112,7 +112,9 @@ used      voter      3/3    used up              1 hour ago
 ended     voter      1/3    ended 0 seconds ago  1 hour ago
 revoked   observer   1/3    revoked 1 hour ago   1 hour ago
 ";
-        let words = |text: &str| text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+        let words = |text: &str| {
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
         assert_eq!(words(&list(&tokens, now())), words(expected));
     }
 }

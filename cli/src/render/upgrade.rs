@@ -91,7 +91,8 @@ mod tests {
 
     fn member(id: u64, version: &str, feature_level: u32) -> Member {
         let state = NodeState::Ready.into();
-        let node = Node { id, name: format!("h{id}"), version: version.into(), feature_level, state, ..Node::default() };
+        let node =
+            Node { id, name: format!("h{id}"), version: version.into(), feature_level, state, ..Node::default() };
         Member { node: Some(node), voter: true, leader: id == 1, ..Member::default() }
     }
 

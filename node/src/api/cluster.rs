@@ -76,10 +76,7 @@ impl ClusterService for Cluster {
         Ok(Response::new(super::to_the_end(work).await?))
     }
 
-    async fn recover(
-        &self,
-        request: Request<v1::RecoverRequest>,
-    ) -> Result<Response<v1::RecoverResponse>, Status> {
+    async fn recover(&self, request: Request<v1::RecoverRequest>) -> Result<Response<v1::RecoverResponse>, Status> {
         let daemon = self.0.clone();
         let answer =
             super::to_the_end(async move { lifecycle::recover(&daemon, request.into_inner().force).await }).await?;

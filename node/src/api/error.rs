@@ -259,16 +259,14 @@ fn code_of(reason: Reason) -> Code {
         AddressReserved, AddressTaken, AlreadyAttached, AlreadyFounded, EgressFull, EndpointNameTaken,
         EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
         InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
-        InvalidSubnet, InvalidToken, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound, NetworkProvisional,
-        NodeAddressTaken, NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NodeVoterOnly, NotFounded,
-        PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TokenExpired, TokenNotFound, TokenRevoked,
-        TokenRole, TokenUnknown, TokenUsedUp, TooLarge, TooManyNodes, VniExhausted, VniTaken, VotersFull,
+        InvalidSubnet, InvalidToken, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound,
+        NetworkProvisional, NodeAddressTaken, NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NodeVoterOnly,
+        NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TokenExpired, TokenNotFound,
+        TokenRevoked, TokenRole, TokenUnknown, TokenUsedUp, TooLarge, TooManyNodes, VniExhausted, VniTaken, VotersFull,
     };
     match reason {
         InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
-        | InvalidRange | InvalidMtu | InvalidAddress | InvalidIfname | InvalidToken | TooLarge => {
-            Code::InvalidArgument
-        }
+        | InvalidRange | InvalidMtu | InvalidAddress | InvalidIfname | InvalidToken | TooLarge => Code::InvalidArgument,
         NodeNotFound | NetworkNotFound | EndpointNotFound | TokenNotFound => Code::NotFound,
         TokenUnknown | TokenExpired | TokenUsedUp | TokenRevoked | TokenRole => Code::PermissionDenied,
         AlreadyFounded | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken | VniTaken

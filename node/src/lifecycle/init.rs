@@ -48,7 +48,8 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
     let store =
         open_store(daemon, &data, Membership { cluster: id, node: NodeId(0), raft_id: FOUNDER, observer: false })
             .await?;
-    let founding = Founding { cluster, sealed_key: authority.seal(&cluster_key), token: &token, uses: request.token_uses };
+    let founding =
+        Founding { cluster, sealed_key: authority.seal(&cluster_key), token: &token, uses: request.token_uses };
     let founded = found(&store, &data, founding, &entrant).await;
     let (node, certificate) = match founded {
         Ok(founded) => founded,
@@ -93,12 +94,7 @@ async fn found(
 }
 
 /// Lets the next hosts join a cluster that was just made, and gives its first node its certificate.
-pub(super) async fn welcome(
-    store: &Store,
-    node: &Node,
-    token: &JoinToken,
-    uses: u32,
-) -> Result<Certificate, ApiError> {
+pub(super) async fn welcome(store: &Store, node: &Node, token: &JoinToken, uses: u32) -> Result<Certificate, ApiError> {
     let (hash, role) = (token.secret.hash(), TokenRole::Voter);
     let uses = if uses == 0 { 1 } else { uses };
     let token = CreateToken { hash, role, uses, life_ms: Token::DEFAULT_LIFE_MS };

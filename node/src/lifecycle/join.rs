@@ -62,11 +62,7 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
 }
 
 /// The first address that a node of the token's cluster answers at.
-async fn first_door(
-    peers: &[SocketAddr],
-    me: &NodeKey,
-    token: &JoinToken,
-) -> Result<(Door, SocketAddr), ApiError> {
+async fn first_door(peers: &[SocketAddr], me: &NodeKey, token: &JoinToken) -> Result<(Door, SocketAddr), ApiError> {
     let mut errors = Vec::new();
     for peer in peers {
         match knock(me, *peer, token, HELLO_DEADLINE).await {
@@ -141,4 +137,3 @@ async fn caught_up(member: &Member) -> Result<Node, ApiError> {
         )
     })
 }
-

@@ -122,4 +122,3 @@ pub(crate) fn still_voting(error: &ApiError) -> String {
         error.message
     )
 }
-

@@ -175,7 +175,8 @@ async fn prepare(
 
 /// Nothing is lost as long as a majority of the voters answers; and what an observer or a removed node has is not the cluster's.
 async fn check_lost(member: &Member) -> Result<(), ApiError> {
-    let refuse = |message: String, hint: &str| Err(ApiError::new(Code::FailedPrecondition, "NOT_RECOVERABLE", message, hint));
+    let refuse =
+        |message: String, hint: &str| Err(ApiError::new(Code::FailedPrecondition, "NOT_RECOVERABLE", message, hint));
     if member.store().observes() {
         let message = "this node is an observer: it has a part of the state only";
         return refuse(message.to_owned(), "recover a node that was a voter or a learner, or restore a backup");

@@ -121,7 +121,10 @@ fn two_nodes_are_ready() {
 fn a_node_in_no_cluster_says_how_it_gets_into_one() {
     let status = v1::StatusResponse { version: "0.1.0".into(), ..Default::default() };
     let html = page(&View { node: "host1".into(), status, ..View::default() });
-    shows(&html, &["host1", "in no cluster", "pontoon init --advertise ADDR", "pontoon join TOKEN", "Background tasks"]);
+    shows(
+        &html,
+        &["host1", "in no cluster", "pontoon init --advertise ADDR", "pontoon join TOKEN", "Background tasks"],
+    );
     assert!(!html.contains("<h2>Nodes"), "{html}");
 }
 

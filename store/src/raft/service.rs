@@ -14,11 +14,12 @@ use zeroize::Zeroizing;
 
 use super::channel::{Caller, shown};
 use super::convert;
+use crate::entrance::{greet, rejected, unproposed, unreachable};
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
 use crate::model::object::Voting;
 use crate::model::rejection::Rejection;
-use crate::peer::{StoreSlot, greet, rejected, unproposed, unreachable};
+use crate::peer::StoreSlot;
 use crate::rt;
 use crate::store::{Level, ProposeError, Proposed, Store, hash_out};
 use crate::tls::{NodeKey, Shown};

@@ -7,8 +7,8 @@ use thiserror::Error;
 use tonic::Status;
 
 use super::Store;
+use crate::entrance::Certificate;
 use crate::model::id::NodeId;
-use crate::peer::Certificate;
 use crate::rt::timeout;
 use crate::tls::{Authority, AuthorityError, ClusterKey};
 

@@ -286,7 +286,7 @@ impl Store {
         let ask = |id: u64| async move {
             let peer = membership.get_node(&id).cloned().unwrap_or_default();
             let there = match peer.address.parse::<SocketAddr>() {
-                Ok(address) => match timeout(PROBE * 4 / 5, crate::peer::greet(key, address)).await {
+                Ok(address) => match timeout(PROBE * 4 / 5, crate::entrance::greet(key, address)).await {
                     Ok(Ok((hello, shown))) => hello.cluster_id == *cluster && hello.raft_id == id && shown == peer.key,
                     Ok(Err(_)) | Err(_) => false,
                 },

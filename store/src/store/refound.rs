@@ -53,7 +53,8 @@ impl Store {
         let last = LogId { leader_id, index: state.applied_index };
         let peer = Peer { address: advertise.to_string(), key: self.key().public() };
         let voters = vec![BTreeSet::from([me])];
-        let membership = Membership::new(voters, BTreeMap::from([(me, peer)])).map_err(|error| OpenError::raft(&error))?;
+        let membership =
+            Membership::new(voters, BTreeMap::from([(me, peer)])).map_err(|error| OpenError::raft(&error))?;
         let last_membership = StoredMembership::new(Some(last), membership);
         let meta = SnapshotMeta { last_log_id: Some(last), last_membership };
         let vote = Vote { leader_id, committed: true };

@@ -7,7 +7,8 @@ use crate::codec::{
 };
 use crate::model::apply::Change;
 use crate::model::command::{
-    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, Entry, Outcome, RequestId, WantedSubnet,
+    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, Entry, Outcome, RequestId,
+    WantedSubnet,
 };
 use crate::model::id::{EndpointId, NetworkId, NodeId, TokenId, Vni};
 use crate::model::object::{Cluster, Lease, NodeState, TokenRole, Voting};

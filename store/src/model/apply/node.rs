@@ -7,9 +7,7 @@ use ipnet::IpNet;
 use crate::model::command::{AdmitNode, OBSERVERS, Outcome, ReportNode};
 use crate::model::id::{NodeId, RaftId};
 use crate::model::name;
-use crate::model::object::{
-    Cluster, Endpoint, Family, Labels, Node, NodeState, Route, Token, TokenRole, Voting,
-};
+use crate::model::object::{Cluster, Endpoint, Family, Labels, Node, NodeState, Route, Token, TokenRole, Voting};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::state::State;
 use crate::model::voters::{self, MAX_NODES};

@@ -28,7 +28,10 @@ impl Changing<'_> {
         self.forget_tokens();
         if self.state.tokens.len() >= MAX_TOKENS {
             let message = format!("there are {MAX_TOKENS} tokens already");
-            return refuse(message, "they are forgotten a week after they end: use those that there are, or longer ones");
+            return refuse(
+                message,
+                "they are forgotten a week after they end: use those that there are, or longer ones",
+            );
         }
         if self.state.tokens.contains_key(&TokenId::of(&wanted.hash)) {
             return refuse("there is such a token already".to_owned(), "use another secret");

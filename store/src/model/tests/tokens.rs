@@ -78,7 +78,11 @@ fn a_token_ends() {
     world.now_ms += HOUR - 1;
     world.ok(with(7, 2));
     world.now_ms += 1;
-    world.refused(with(7, 3), Reason::TokenExpired, &["n3", "0707070707070707", "ended 0 s ago", "pontoon token create"]);
+    world.refused(
+        with(7, 3),
+        Reason::TokenExpired,
+        &["n3", "0707070707070707", "ended 0 s ago", "pontoon token create"],
+    );
 }
 
 #[test]
