@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     // Some hundred bytes that people look at with other programs.
     config = config.field_attribute("pontoon.v1.Cluster.authorities", "#[serde(skip)]");
+    config = config.field_attribute("pontoon.v1.Cluster.crossed", "#[serde(skip)]");
     // It tells a retry of an admission from a new one, and nothing to people.
     config = config.field_attribute("pontoon.v1.Node.attempt", "#[serde(skip)]");
     // For reflection, without the comments.

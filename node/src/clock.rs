@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use pontoon_store::AdmitError;
 use pontoon_store::model::id::{ClusterId, NodeId};
 use pontoon_store::model::state::State;
@@ -80,8 +79,7 @@ fn ahead(before: u64, theirs: u64, after: u64) -> i64 {
 
 /// A time as messages show it.
 pub(crate) fn text(ms: u64) -> String {
-    let ms = i64::try_from(ms - ms % 1_000).unwrap_or(i64::MAX);
-    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX).to_string()
+    pontoon_store::timestamp(ms).to_string()
 }
 
 /// What the administrator should know of a node's clock; none when it is right enough.

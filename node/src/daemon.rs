@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use pontoon_store::StoreSlot;
 use pontoon_store::tasks::TaskBoard;
 use tokio::sync::{Mutex, SetOnce};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -15,6 +16,8 @@ use crate::host;
 use crate::identity::DataDir;
 use crate::member::Member;
 use crate::names::Names;
+
+type Renewing = std::sync::Mutex<Option<AbortHandle>>;
 
 /// A daemon, in a cluster or not yet.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub struct Daemon {
     /// Data folder. Whoever has it may enter or leave a cluster: one at a time.
     pub(crate) data: Mutex<DataDir>,
     member: RwLock<Option<Arc<Member>>>,
+    /// Renews the certificate of the member that this is.
+    renewal: Renewing,
     settled: SetOnce<()>,
 }
 
@@ -49,6 +54,7 @@ impl Daemon {
             names: Arc::default(),
             data: Mutex::new(data),
             member: RwLock::new(None),
+            renewal: Renewing::default(),
             settled: SetOnce::new(),
         }
     }
@@ -68,6 +74,13 @@ impl Daemon {
     /// This daemon as a member, if it is one.
     pub fn try_member(&self) -> Option<Arc<Member>> {
         self.member.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What renews its certificate from now on; what did before ends.
+    pub(crate) fn set_renewal(&self, task: AbortHandle) {
+        if let Some(before) = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).replace(task) {
+            before.abort();
+        }
     }
 
     /// This node's name in its cluster, or what it would be.

@@ -30,6 +30,9 @@ use file::{IdentityFile, PeerFile, lock, read_cluster_key, read_identity, read_o
 /// Name of the file with the cluster's key.
 const CLUSTER_KEY: &str = "cluster.key";
 
+/// The same, of a recovery that is not finished.
+const NEXT_CLUSTER_KEY: &str = "cluster.key.next";
+
 /// Version of the data folder's format. A newer one is refused.
 const FORMAT: u32 = 1;
 
@@ -167,7 +170,8 @@ impl DataDir {
             (None, Some(_)) => return Err(DataDirError::NoCertificate { path: path.into() }),
             (_, None) => {}
         }
-        let cluster_key = read_cluster_key(path)?;
+        // The key of a recovery that is not finished is beside the one before.
+        let cluster_key = read_cluster_key(&path.join(if record.recovering { NEXT_CLUSTER_KEY } else { CLUSTER_KEY }))?;
         let mut dir = Self { path: path.into(), key, cluster_key, record, _lock: lock };
         if identity.is_none() {
             dir.write(Record::default())?;
@@ -232,24 +236,21 @@ impl DataDir {
         members: BTreeMap<RaftId, Peer>,
         credentials: Credentials,
     ) -> Result<(), DataDirError> {
-        let certificate = Some(self.take_on(credentials)?);
+        let Credentials { certificate, cluster_key } = credentials;
+        show(&self.key, &certificate, &self.path)?;
+        match &cluster_key {
+            Some(key) => self.write_cluster_key(CLUSTER_KEY, key)?,
+            None => remove_if_there(&self.path.join(CLUSTER_KEY))?,
+        }
+        self.cluster_key = cluster_key;
+        let certificate = Some(certificate);
         // What an earlier membership has left on the host, the first pass of this one removes.
         self.write(Record { membership: Some(membership), members, certificate, ..Record::default() })
     }
 
-    fn take_on(&mut self, credentials: Credentials) -> Result<Certificate, DataDirError> {
-        let Credentials { certificate, cluster_key } = credentials;
-        show(&self.key, &certificate, &self.path)?;
-        let path = self.cluster_key_path();
-        match &cluster_key {
-            Some(key) => {
-                let text = Zeroizing::new(hex::encode(key.bytes()));
-                write_durably(&path, text.as_bytes(), 0o600).map_err(io_error("write", &path))?;
-            }
-            None => remove_if_there(&path)?,
-        }
-        self.cluster_key = cluster_key;
-        Ok(certificate)
+    fn write_cluster_key(&self, name: &str, key: &ClusterKey) -> Result<(), DataDirError> {
+        let (path, text) = (self.path.join(name), Zeroizing::new(hex::encode(key.bytes())));
+        write_durably(&path, text.as_bytes(), 0o600).map_err(io_error("write", &path))
     }
 
     /// Folder of the store of a cluster that is to go on with what this node has.
@@ -259,20 +260,22 @@ impl DataDir {
 
     /// Removes what a recovery that did not finish left there.
     pub fn remove_recovered(&self) -> Result<(), DataDirError> {
-        let path = self.recovered_path();
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
-            _ => Ok(()),
-        }
+        remove_if_there(&self.path.join(NEXT_CLUSTER_KEY))?;
+        remove_folder(&self.recovered_path())
     }
 
     /// Records the place in the cluster whose store is at [`DataDir::recovered_path`], durably. From here on a restart goes on
     /// as its member, once [`DataDir::finish_recovery`] has put that store in its place.
     pub fn begin_recovery(&mut self, membership: Membership, credentials: Credentials) -> Result<(), DataDirError> {
-        let certificate = Some(self.take_on(credentials)?);
-        let record =
-            Record { membership: Some(membership), certificate, recovering: true, begun: true, ..Record::default() };
-        self.write(record)
+        let Credentials { certificate, cluster_key } = credentials;
+        // What is there stays as it is until the record says otherwise.
+        if let Some(key) = &cluster_key {
+            self.write_cluster_key(NEXT_CLUSTER_KEY, key)?;
+        }
+        let (membership, known) = (Some(membership), Some(certificate.clone()));
+        self.write(Record { membership, certificate: known, recovering: true, begun: true, ..Record::default() })?;
+        self.cluster_key = cluster_key;
+        show(&self.key, &certificate, &self.path)
     }
 
     /// Puts the store of a recovery in the place of the one before, which stays beside it, if there is a recovery to finish.
@@ -288,6 +291,11 @@ impl DataDir {
             }
             fs::rename(&new, &store).map_err(io_error("rename to", &store))?;
         }
+        let (next, key) = (self.path.join(NEXT_CLUSTER_KEY), self.path.join(CLUSTER_KEY));
+        if next.exists() {
+            fs::rename(&next, &key).map_err(io_error("rename to", &key))?;
+        }
+        File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(io_error("sync", &self.path))?;
         self.write(Record { recovering: false, ..self.record.clone() })
     }
 
@@ -332,7 +340,6 @@ impl DataDir {
         self.write(Record { unclean, ..Record::default() })?;
         self.key.decertify();
         self.cluster_key = None;
-        remove_if_there(&self.cluster_key_path())?;
         self.remove_store()
     }
 
@@ -346,14 +353,12 @@ impl DataDir {
         self.write(Record { unclean: false, ..self.record.clone() })
     }
 
-    /// Removes a store and a journal that no membership goes with: what an init or join that did not finish left behind.
+    /// Removes a store, a journal and a key that no membership goes with: what an init or join that did not finish left behind.
     pub fn remove_store(&self) -> Result<(), DataDirError> {
-        let (store, journal) = (self.store_path(), self.journal_path());
-        let removed = [(fs::remove_dir_all(&store), store), (fs::remove_file(&journal), journal)];
-        removed.into_iter().try_for_each(|(removed, path)| match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
-            _ => Ok(()),
-        })
+        remove_if_there(&self.path.join(CLUSTER_KEY))?;
+        self.remove_recovered()?;
+        remove_folder(&self.store_path())?;
+        remove_if_there(&self.journal_path())
     }
 
     /// Removes what an observer keeps of a log that it had: it must not vote by it again.
@@ -379,10 +384,6 @@ impl DataDir {
         }
     }
 
-    fn cluster_key_path(&self) -> PathBuf {
-        self.path.join(CLUSTER_KEY)
-    }
-
     fn write(&mut self, record: Record) -> Result<(), DataDirError> {
         let membership = record.membership;
         let member = |(id, peer): (&RaftId, &Peer)| {
@@ -402,6 +403,7 @@ impl DataDir {
             reached: record.reached,
             recovering: record.recovering,
             certificate: record.certificate.as_ref().map(|known| known.own.clone()).unwrap_or_default(),
+            crossed: record.certificate.as_ref().map(|known| known.crossed.clone()).unwrap_or_default(),
             authorities: record.certificate.iter().flat_map(|known| &known.authorities).map(hex::encode).collect(),
         };
         let text = serde_json::to_string_pretty(&file).expect("strings and numbers always serialise");
@@ -414,7 +416,7 @@ impl DataDir {
 
 /// Has a key show its node's certificate.
 fn show(key: &NodeKey, certificate: &Certificate, dir: &Path) -> Result<(), DataDirError> {
-    key.certify(&certificate.own, certificate.authorities.clone()).map_err(|error| DataDirError::Corrupt {
+    key.certify(certificate.clone()).map_err(|error| DataDirError::Corrupt {
         path: dir.join("identity.json"),
         why: format!("the node's certificate: {error}"),
     })
@@ -422,6 +424,13 @@ fn show(key: &NodeKey, certificate: &Certificate, dir: &Path) -> Result<(), Data
 
 fn remove_if_there(path: &Path) -> Result<(), DataDirError> {
     match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn remove_folder(path: &Path) -> Result<(), DataDirError> {
+    match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
         _ => Ok(()),
     }

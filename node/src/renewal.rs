@@ -2,10 +2,11 @@
 //! once. A node that was off for longer comes back with the key that the cluster knows it by.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pontoon_store::Certified;
+use pontoon_store::model::command::Command;
 use pontoon_store::model::id::{ClusterId, NodeId};
+use pontoon_store::{Certificate, Certified};
 use tokio::time::sleep;
 use tonic::Code;
 use tracing::info;
@@ -21,29 +22,92 @@ const LOOK: Duration = Duration::from_secs(60);
 /// How long it waits after a failure.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Renews the certificate of a node of a cluster for as long as this daemon is that node.
+/// What there is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    /// A new certificate.
+    Renew,
+    /// Believe what the cluster believes now.
+    Trust(Certificate),
+    /// Tell the cluster.
+    Tell(Box<Command>),
+}
+
+/// Renews the certificate of a node of a cluster for as long as this daemon is that node, and believes the authorities that the
+/// cluster has.
 pub(crate) fn follow(daemon: &Arc<Daemon>, cluster: ClusterId, node: NodeId) {
-    let daemon = Arc::clone(daemon);
-    tokio::spawn(async move {
+    let renewing = Arc::clone(daemon);
+    let task = tokio::spawn(async move {
+        let daemon = renewing;
         let task = daemon.tasks.task("certificate");
         // Where in the time of each certificate: the same until this daemon ends.
         let place = rand::random_range(0.5..0.8);
-        let mut wait = Duration::ZERO;
-        while daemon.stop.run_until_cancelled(sleep(wait)).await.is_some() {
+        // That others do not believe it is a reason once in a while: there may be no certificate that they do believe.
+        let mut doubted = None::<Instant>;
+        loop {
             let same = |member: &Arc<Member>| member.cluster() == cluster && member.node() == node;
             let Some(member) = daemon.try_member().filter(same) else { return };
-            wait = LOOK;
-            if member.store().key().certified().is_some_and(|own| host::now_ms() < due_ms(&own, place)) {
-                continue;
+            let mut applied = member.store().applied();
+            applied.borrow_and_update();
+            let may_doubt = doubted.is_none_or(|since| since.elapsed() >= LOOK);
+            let next = |member: &Member| next(member, place, may_doubt);
+            let wait = match next(&member) {
+                None => LOOK,
+                Some(step) => {
+                    if member.store().is_disbelieved() {
+                        doubted = Some(Instant::now());
+                    }
+                    task.begin();
+                    let done = carry_out(&daemon, &member, step).await;
+                    let wait = if done.is_ok() { Duration::ZERO } else { AGAIN };
+                    task.end(done);
+                    wait
+                }
+            };
+            // Most changes ask for nothing here.
+            let asked = async {
+                while applied.changed().await.is_ok() {
+                    if wait == LOOK && next(&member).is_some() {
+                        return;
+                    }
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = daemon.stop.cancelled() => return,
+                () = sleep(wait) => {}
+                () = asked => {}
             }
-            task.begin();
-            let renewed = renew(&daemon, &member).await;
-            if renewed.is_err() {
-                wait = AGAIN;
-            }
-            task.end(renewed);
         }
     });
+    daemon.set_renewal(task.abort_handle());
+}
+
+fn next(member: &Member, place: f64, may_doubt: bool) -> Option<Step> {
+    let key = member.store().key();
+    let (own, certificate) = (key.certified()?, key.certificate()?);
+    let leads = member.store().status().is_leader;
+    let disbelieved = may_doubt && member.store().is_disbelieved();
+    let due = host::now_ms() >= due_ms(&own, place);
+    let state = member.store().state();
+    let cluster = state.cluster.as_ref().filter(|cluster| !cluster.authorities.is_empty());
+    let Some(cluster) = cluster else { return (due || disbelieved).then_some(Step::Renew) };
+    let issuing = std::slice::from_ref(cluster.authorities.last()?);
+    let of_now = Certified::verify(std::slice::from_ref(&certificate.own), issuing, own.from_ms).is_ok();
+    if due || disbelieved || !of_now {
+        return Some(Step::Renew);
+    }
+    let (authorities, crossed) = (cluster.authorities.clone(), cluster.crossed.clone());
+    if certificate.authorities != authorities || certificate.crossed != crossed {
+        return Some(Step::Trust(Certificate { own: certificate.own, authorities, crossed }));
+    }
+    let (node, authority, until_ms) = (member.node(), cluster.authority, own.until_ms);
+    let known = state.nodes.get(&node)?;
+    if (known.authority, known.certificate_until_ms) != (authority, until_ms) {
+        return Some(Step::Tell(Box::new(Command::ReportCertificate { node, authority, until_ms })));
+    }
+    let over = leads && cluster.authorities.len() > 1 && state.without_new_certificate().next().is_none();
+    over.then(|| Step::Tell(Box::new(Command::DropAuthorities)))
 }
 
 /// When a certificate is to be renewed, in milliseconds since the Unix epoch.
@@ -52,18 +116,21 @@ fn due_ms(own: &Certified, place: f64) -> u64 {
     own.from_ms + (time as f64 * place) as u64
 }
 
-async fn renew(daemon: &Daemon, member: &Member) -> Result<(), ApiError> {
-    let certificate = member.store().certificate_of(member.node()).await.map_err(|status| {
-        let hint = "pontoon status on a member says how the cluster is; it is tried again";
-        ApiError::new(Code::Unavailable, "CERTIFICATE", status.message(), hint)
-    })?;
+async fn carry_out(daemon: &Daemon, member: &Member, step: Step) -> Result<(), ApiError> {
+    let certificate = match step {
+        Step::Tell(command) => return member.propose(*command).await.map(drop),
+        Step::Trust(certificate) => certificate,
+        Step::Renew => member.store().certificate_of(member.node()).await.map_err(|status| {
+            let hint = "pontoon status on a member says how the cluster is; it is tried again";
+            ApiError::new(Code::Unavailable, "CERTIFICATE", status.message(), hint)
+        })?,
+    };
     let mut data = daemon.data.lock().await;
     // It may have left meanwhile.
     if data.membership().is_some_and(|known| known.cluster == member.cluster() && known.node == member.node()) {
         data.renew(certificate)?;
-        member.store().reconnect();
         let until = member.store().key().certified().map_or(0, |own| own.until_ms);
-        info!(until = clock::text(until), "this node's certificate is renewed");
+        info!(until = clock::text(until), "what this node shows and believes is renewed");
     }
     Ok(())
 }

@@ -274,8 +274,10 @@ async fn report_health(daemon: Arc<Daemon>, reporter: HealthReporter) {
 }
 
 fn can_write(daemon: &Daemon) -> bool {
-    let status = daemon.try_member().map(|member| member.store().status());
-    status.is_some_and(|status| status.stopped.is_none() && status.leader.is_some())
+    daemon.try_member().is_some_and(|member| {
+        let status = member.store().status();
+        status.stopped.is_none() && status.leader.is_some() && member.store().is_connected()
+    })
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ fn of_cluster(member: &Member, without_addresses: bool) -> Result<JoinToken, Api
     let authority = state.cluster.as_ref().and_then(|cluster| cluster.authorities.last());
     let authority = authority.ok_or_else(|| {
         let message = "this cluster has no authority: it was founded by a version before there were any";
-        ApiError::new(Code::FailedPrecondition, Reason::TokenUnknown.as_str(), message, "make the cluster anew")
+        ApiError::new(Code::FailedPrecondition, "NO_AUTHORITY_KEY", message, "make the cluster anew")
     })?;
     let mut addresses = Vec::new();
     if !without_addresses {
@@ -70,6 +70,20 @@ fn of_cluster(member: &Member, without_addresses: bool) -> Result<JoinToken, Api
         addresses.extend(own.chain(others).take(ADDRESSES).map(|node| node.advertise));
     }
     Ok(random(authority, addresses))
+}
+
+/// What to do about tokens when a node is removed that may be in other hands.
+pub(crate) fn warning(member: &Member, removed: &str) -> Option<String> {
+    let state = member.store().state();
+    let good =
+        |token: &&Token| token.revoked_ms.is_none() && token.used < token.uses && token.until_ms > state.clock_ms;
+    let count = state.tokens.values().filter(good).count();
+    (count > 0).then(|| {
+        format!(
+            "{count} tokens are good still (pontoon token ls): if somebody else has the host of {removed}, revoke them, and \
+             exchange the authority (pontoon cluster rotate-authority)"
+        )
+    })
 }
 
 /// The token whose id begins so.

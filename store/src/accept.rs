@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::refusals::Refusals;
+use crate::peer::StoreSlot;
 use crate::tls::{CONNECT, CertificateError, Connection, NodeKey};
 
 /// How many handshakes may be under way.
@@ -35,7 +35,7 @@ pub(crate) struct Doors {
 
 /// Shakes hands with whoever connects, many at once, and passes on those who then say something. It never waits for a
 /// handshake: one that is too many ends another. The same goes for strangers that are connected.
-pub(crate) async fn accept(listener: TcpListener, key: NodeKey, doors: Doors, refusals: Refusals) -> Infallible {
+pub(crate) async fn accept(listener: TcpListener, slot: StoreSlot, doors: Doors) -> Infallible {
     // They end with this.
     let mut tasks = JoinSet::new();
     let mut under_way: Vec<(IpAddr, AbortHandle)> = Vec::new();
@@ -48,19 +48,20 @@ pub(crate) async fn accept(listener: TcpListener, key: NodeKey, doors: Doors, re
         if under_way.len() >= HANDSHAKES {
             let addresses: Vec<_> = under_way.iter().map(|(address, _)| *address).collect();
             let (address, task) = under_way.remove(crowding(&addresses));
-            refusals.note(address, &"too many handshakes are under way, and this one ends for a newer one");
+            slot.refusals().note(address, &"too many handshakes are under way, and this one ends for a newer one");
             task.abort();
         }
-        let (key, doors, refusals, strangers) = (key.clone(), doors.clone(), refusals.clone(), Arc::clone(&strangers));
+        let (slot, doors, strangers) = (slot.clone(), doors.clone(), Arc::clone(&strangers));
         let task = tasks.spawn(async move {
-            match timeout(CONNECT, shake(stream, address, &key)).await {
+            let refusals = slot.refusals();
+            match timeout(CONNECT, shake(stream, address, slot.key())).await {
                 // Nobody is there to take it while the port is being closed.
                 // A certificate of another cluster, or one that has ended, is worth a word also if nothing is said.
                 Ok(Ok((connection, false))) => match connection.certified() {
                     Ok(_) | Err(CertificateError::NoNode) => debug!(%address, "somebody connected and said nothing"),
                     Err(error) => refusals.note(address.ip(), &format!("its certificate is not believed: {error}")),
                 },
-                Ok(Ok((connection, true))) if connection.certified().is_ok() => {
+                Ok(Ok((connection, true))) if connection.certified().is_ok_and(|it| slot.may_be_node(&it.key)) => {
                     drop(doors.nodes.send(connection).await)
                 }
                 Ok(Ok((connection, true))) => {

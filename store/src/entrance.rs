@@ -18,7 +18,7 @@ use crate::raft::convert::{Malformed, peer_in};
 use crate::raft::types::Peer;
 use crate::rt::{now, timeout, timeout_at, wall_ms};
 use crate::store::ProposeError;
-use crate::tls::{CertificateError, Certified, ClusterKey, NodeKey, PublicKey, public_key, timestamp};
+use crate::tls::{Certificate, CertificateError, Certified, ClusterKey, NodeKey, PublicKey, public_key, timestamp};
 
 /// Carries an encoded `Rejection` (store.proto) with a status.
 const REJECTION: &str = "pontoon-rejection-bin";
@@ -55,27 +55,6 @@ pub struct Admitted {
     pub certificate: Certificate,
     /// The key that the authority's is encrypted with, if the one that was asked has it.
     pub cluster_key: Option<ClusterKey>,
-}
-
-/// A node's certificate, and what to believe others from (X.509, DER).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
-    /// The node's own.
-    pub own: Vec<u8>,
-    /// Those of the cluster's authorities.
-    pub authorities: Vec<Vec<u8>>,
-}
-
-impl From<Certificate> for v1::Certificate {
-    fn from(certificate: Certificate) -> Self {
-        Self { own: certificate.own, authorities: certificate.authorities }
-    }
-}
-
-impl From<v1::Certificate> for Certificate {
-    fn from(certificate: v1::Certificate) -> Self {
-        Self { own: certificate.own, authorities: certificate.authorities }
-    }
 }
 
 /// Why another daemon did not do what was asked.
@@ -260,7 +239,8 @@ fn issued(shown: &[Vec<u8>], token: &JoinToken, address: SocketAddr) -> Result<C
     };
     let authority = shown.iter().find(|certificate| JoinToken::digest_of(certificate) == token.digest);
     let authority = authority.ok_or_else(other)?;
-    Ok(Certified::verify(own, std::slice::from_ref(authority), certified.from_ms).map_err(|_| other())?)
+    Ok(Certified::verify(std::slice::from_ref(own), std::slice::from_ref(authority), certified.from_ms)
+        .map_err(|_| other())?)
 }
 
 impl Door {

@@ -19,7 +19,7 @@ pub mod tasks;
 mod tls;
 mod watch;
 
-pub use entrance::{AdmitError, Admitted, Certificate, Door, Identified, hello, knock};
+pub use entrance::{AdmitError, Admitted, Door, Identified, hello, knock};
 pub use feed::{Changes, Compacted};
 pub use peer::{PeerServer, StoreSlot};
 pub use raft::guard::StateGuard;
@@ -30,7 +30,10 @@ pub use store::{
 };
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};
-pub use tls::{Authority, AuthorityError, CertificateError, Certified, ClusterKey, KeyError, NodeKey, PublicKey};
+pub use tls::{
+    Authority, AuthorityError, Certificate, CertificateError, Certified, ClusterKey, KeyError, NodeKey, PublicKey,
+    timestamp,
+};
 pub use watch::{WatchError, Watching};
 
 /// Largest command, in bytes of its encoding. A request between members carries about 1 MiB of entries,

@@ -82,6 +82,16 @@ impl StoreSlot {
         &self.watching
     }
 
+    /// Who was refused lately.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// Whether somebody with this key may be a node of the cluster, as far as is known here.
+    pub(crate) fn may_be_node(&self, key: &PublicKey) -> bool {
+        self.get().is_none_or(|store| store.knows(key))
+    }
+
     pub(crate) fn key(&self) -> &NodeKey {
         &self.key
     }
@@ -107,28 +117,48 @@ impl StoreSlot {
     pub(crate) async fn current_member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
         let (store, caller) = self.meant(request)?;
         let shown = shown(request)?.clone();
-        let store = identified(store, caller, &shown).await?;
-        if store.has_node(caller.from, &shown.key) { Ok(store) } else { Err(no_member(&store, caller, &shown.key)) }
+        let store = self.identified(store, caller, &shown).await?;
+        if store.has_node(caller.from, &shown.key) {
+            Ok(store)
+        } else {
+            Err(self.refused(&shown, no_member(&store, caller, &shown.key)))
+        }
     }
 
     /// The store, if another member of its cluster asks, over a connection made with that member's certificate. One that came
     /// later than what is known here is believed if a member that is known vouches for it.
     pub(crate) async fn member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
         let (store, caller) = self.meant(request)?;
-        identified(store, caller, &shown(request)?.clone()).await
+        self.identified(store, caller, &shown(request)?.clone()).await
     }
 
     /// The same for what any member can answer: an observer that was away may know this one under a Raft id that it has had.
     pub(crate) async fn any_member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
         let (store, caller) = self.of_cluster(request)?;
-        identified(store, caller, &shown(request)?.clone()).await
+        self.identified(store, caller, &shown(request)?.clone()).await
     }
 
     /// The same, for those only that are known here: whoever vouches asks nobody else.
     pub(crate) fn known_member<T>(&self, request: &Request<T>) -> Result<Store, Status> {
         let (store, caller) = self.meant(request)?;
-        let known = store.key_of(caller.from);
-        admit_call(store, caller, shown(request)?, known)
+        let (known, shown) = (store.key_of(caller.from), shown(request)?);
+        admit_call(store, caller, shown, known).map_err(|status| self.refused(shown, status))
+    }
+
+    /// The store for a caller that has shown a certificate, who may be one that came later than what is known here.
+    async fn identified(&self, store: Store, caller: Caller, shown: &Shown) -> Result<Store, Status> {
+        let known = match store.key_of(caller.from) {
+            Some(known) => Some(known),
+            None if store.may_be_newer(caller.from) => store.vouched_key_of(caller.from).await,
+            None => None,
+        };
+        admit_call(store, caller, shown, known).map_err(|status| self.refused(shown, status))
+    }
+
+    /// A refusal that the log tells.
+    fn refused(&self, shown: &Shown, status: Status) -> Status {
+        self.refusals.note(shown.address.ip(), &status.message());
+        status
     }
 
     /// The store, if the call is meant for its cluster, whoever makes it.
@@ -153,16 +183,6 @@ impl StoreSlot {
         }
         Ok((store, caller))
     }
-}
-
-/// The store for a caller that has shown a certificate, who may be one that came later than what is known here.
-async fn identified(store: Store, caller: Caller, shown: &Shown) -> Result<Store, Status> {
-    let known = match store.key_of(caller.from) {
-        Some(known) => Some(known),
-        None if store.may_be_newer(caller.from) => store.vouched_key_of(caller.from).await,
-        None => None,
-    };
-    admit_call(store, caller, shown, known)
 }
 
 /// Whether whoever has shown a certificate may call as the member that he says he is.
@@ -225,18 +245,27 @@ fn disbelieved(shown: &Shown, error: &CertificateError, theirs_ms: Option<u64>) 
     Status::unauthenticated(message)
 }
 
-/// Lets those go on to what members say to each other whose certificate is believed, before anything that they send is read.
+/// Lets those go on to what members say to each other whose certificate is believed, and who were not removed, before anything
+/// that they send is read.
 #[derive(Debug, Clone)]
-struct Check(Refusals);
+struct Check(StoreSlot);
 
 impl Interceptor for Check {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
         let shown = shown(&request)?;
-        let Err(error) = shown.certified() else { return Ok(request) };
-        let theirs = request.metadata().get(metadata::TIME).and_then(|ms| ms.to_str().ok()?.parse().ok());
-        let status = disbelieved(shown, &error, theirs);
-        self.0.note(shown.address.ip(), &status.message());
-        Err(status)
+        if let Err(error) = shown.certified() {
+            let theirs = request.metadata().get(metadata::TIME).and_then(|ms| ms.to_str().ok()?.parse().ok());
+            return Err(self.0.refused(shown, disbelieved(shown, &error, theirs)));
+        }
+        let (store, caller) = self.0.of_cluster(&request)?;
+        let known = store.key_of(caller.from);
+        if store.knows(&shown.key) || known.is_none() && store.may_be_newer(caller.from) {
+            return Ok(request);
+        }
+        match admit_call(store, caller, shown, known) {
+            Ok(_) => Ok(request),
+            Err(status) => Err(self.0.refused(shown, status)),
+        }
     }
 }
 
@@ -263,8 +292,7 @@ impl PeerServer {
     /// When the server ends by itself.
     pub async fn serve(self, listener: TcpListener, until: impl Future<Output = ()>) -> io::Result<()> {
         let ((nodes, of_nodes), (strangers, of_strangers)) = (mpsc::channel(HANDSHAKES), mpsc::channel(HANDSHAKES));
-        let accepting =
-            accept(listener, self.slot.key().clone(), Doors { nodes, strangers }, self.slot.refusals.clone());
+        let accepting = accept(listener, self.slot.clone(), Doors { nodes, strangers });
         let (raft, peer, entrance) = self.services();
         let for_nodes = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -321,7 +349,7 @@ impl PeerServer {
     }
 
     fn services(self) -> (RaftServer, MembersServer, EntranceServer) {
-        let check = Check(self.slot.refusals.clone());
+        let check = Check(self.slot.clone());
         let service = Service::new(self.slot);
         let raft = v1::raft_server::RaftServer::new(service.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -112,7 +112,7 @@ fn a_token_of_another_cluster() -> Result<()> {
         ensure!(start.elapsed() < AT_ONCE * 2, "only after {:?}", start.elapsed());
         cluster.cli(1).run("leave")?;
         let (without, _) = create(cluster, "--no-addresses")?;
-        cluster.cli(1).refuses(&format!("join {without} 192.168.140.202 --name h2"), "OTHER_CLUSTER", &words)?;
+        cluster.cli(1).refuses(&format!("join {without} 192.168.140.202 --name h2"), "TOKEN_OTHER_CLUSTER", &words)?;
         cluster.cli(1).refuses(&format!("join {without} --name h2"), "NO_MEMBER", &["names no node"])?;
         let log = fs::read_to_string(cluster.daemon(2).log())?;
         ensure!(!log.contains("h2"), "{log}");

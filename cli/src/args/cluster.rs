@@ -124,6 +124,8 @@ pub(crate) enum ClusterCommand {
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<Setting>,
     },
+    /// Put another authority in the place of the one that issues the nodes' certificates; tokens are revoked
+    RotateAuthority,
 }
 
 /// A setting of the cluster and its value.

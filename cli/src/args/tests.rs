@@ -37,6 +37,7 @@ fn these_lines_are_understood() {
         "pontoon join - h1 --voter-only",
         "pontoon cluster set voters=3 replace-after=10m",
         "pontoon cluster set voters=auto",
+        "pontoon cluster rotate-authority",
         "pontoon cluster set replace-after=default",
         "pontoon node promote h1 h2",
         "pontoon node demote h1",

@@ -4,7 +4,10 @@ use std::io;
 
 use jiff::Timestamp;
 use pontoon_proto::JoinToken;
-use pontoon_proto::v1::{ConfigureRequest, InitRequest, JoinRequest, LeaveRequest, Pool, StatusRequest};
+use pontoon_proto::v1::{
+    ConfigureRequest, InitRequest, JoinRequest, LeaveRequest, ListNodesRequest, Pool, RotateAuthorityRequest,
+    StatusRequest,
+};
 
 use crate::args::{ClusterCommand, InitArgs, JoinArgs, JoinWith, LeaveArgs, Setting};
 use crate::failure::Failure;
@@ -73,7 +76,10 @@ pub(super) async fn status(session: &Session, output: &Output) -> Result<(), Fai
 /// Fails as long as something is in the way.
 pub(super) async fn check_upgrade(session: &Session, output: &Output) -> Result<(), Failure> {
     let answer = session.call(Kind::READ, "reading the status", session.cluster().status(StatusRequest {})).await?;
-    let outlook = render::upgrade::outlook(&answer);
+    let listed =
+        session.call(Kind::READ, "asking the leader", session.nodes().list_nodes(ListNodesRequest::default())).await;
+    let fresh = listed.ok().and_then(|listed| listed.freshness).unwrap_or_default();
+    let outlook = render::upgrade::outlook(&answer, &fresh);
     output.message(&answer, || render::upgrade::text(&answer, &outlook))?;
     match outlook.in_the_way.as_slice() {
         [] => Ok(()),
@@ -84,8 +90,21 @@ pub(super) async fn check_upgrade(session: &Session, output: &Output) -> Result<
     }
 }
 
+async fn rotate_authority(session: &Session, output: &Output) -> Result<(), Failure> {
+    let request = RotateAuthorityRequest {};
+    let answer =
+        session.call(Kind::WRITE, "exchanging the authority", session.cluster().rotate_authority(request)).await?;
+    output.message(&answer, || {
+        let number = answer.cluster.as_ref().map_or(0, |cluster| cluster.authority);
+        format!("Authority {number} issues certificates from now on; pontoon status shows who has one\n")
+    })
+}
+
 pub(super) async fn run(command: &ClusterCommand, session: &Session, output: &Output) -> Result<(), Failure> {
-    let ClusterCommand::Set { settings } = command;
+    let settings = match command {
+        ClusterCommand::Set { settings } => settings,
+        ClusterCommand::RotateAuthority => return rotate_authority(session, output).await,
+    };
     let mut request = ConfigureRequest::default();
     for setting in settings {
         match *setting {

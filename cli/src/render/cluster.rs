@@ -30,6 +30,18 @@ pub(crate) fn join(answer: &JoinResponse) -> String {
     format!("Node {} (id {}) is in cluster {}.\n", node.name, node.id, answer.cluster_id)
 }
 
+/// Who issues certificates, and who has one of another still.
+fn authority(answer: &StatusResponse, cluster: &Cluster) -> String {
+    let nodes = answer.members.iter().filter_map(|member| member.node.as_ref());
+    let behind: Vec<String> =
+        nodes.filter(|node| node.authority != cluster.authority).map(|node| node.name.clone()).collect();
+    match (cluster.authorities.len(), behind.as_slice()) {
+        (..=1, []) => format!("number {}", cluster.authority),
+        (..=1, _) => format!("number {}; not told by {}", cluster.authority, list(&behind)),
+        (_, _) => format!("number {}; the one before is believed, too, for {}", cluster.authority, list(&behind)),
+    }
+}
+
 /// How the daemon and its cluster are.
 pub(crate) fn status(answer: &StatusResponse, now: Timestamp) -> String {
     let mut text = if answer.cluster_id.is_empty() {
@@ -63,6 +75,7 @@ fn summary(answer: &StatusResponse, now: Timestamp) -> Vec<(&'static str, String
     if let Some(cluster) = &answer.cluster {
         let mut pools: Vec<_> = cluster.pools.iter().map(|pool| format!("{} in /{}", pool.cidr, pool.prefix)).collect();
         pools.extend((!cluster.pool6.is_empty()).then(|| cluster.pool6.clone()));
+        lines.push(("Authority", authority(answer, cluster)));
         let underlay = name::<AddressFamily>(cluster.underlay);
         lines.extend([
             ("Voters", voters(cluster)),

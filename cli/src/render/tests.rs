@@ -364,6 +364,7 @@ Applied:       index 118, written 1 minute ago; 2 more to apply
 State hash:    abcd
 Certificate:   renews itself, ends 2026-05-30T12:00:00Z (in 90 days)
 Quorum:        2 of 3 voters; 1 more may fail
+Authority:     number 0
 Voters:        by the number of nodes; replaced after 5m without an answer
 Pools:         10.0.0.0/8 in /24, fd12::/48
 Underlay:      ipv4, VXLAN port 4789

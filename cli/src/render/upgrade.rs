@@ -1,6 +1,6 @@
 //! `pontoon upgrade check`.
 
-use pontoon_proto::v1::{Member, Node, NodeState, StatusResponse};
+use pontoon_proto::v1::{Freshness, Member, Node, NodeState, StatusResponse};
 
 use super::{name, or_none, table};
 
@@ -29,14 +29,14 @@ fn version(node: &Node) -> Vec<u64> {
     node.version.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
 }
 
-/// What a status says of it.
-pub(crate) fn outlook(status: &StatusResponse) -> Outlook {
+/// What a status, and what a read was worth, say of it.
+pub(crate) fn outlook(status: &StatusResponse, read: &Freshness) -> Outlook {
     let nodes = || status.members.iter().filter_map(|member| Some((member, member.node.as_ref()?)));
     let mut in_the_way = Vec::new();
     if status.cluster_id.is_empty() {
         in_the_way.push("this daemon is in no cluster".to_owned());
-    } else if status.leader == 0 {
-        in_the_way.push("there is no leader".to_owned());
+    } else if !read.linearizable {
+        in_the_way.push(format!("no majority of the voters answers: {}", or_none(&read.reason)));
     }
     let away = nodes().filter(|(_, node)| node.state() != NodeState::Ready);
     in_the_way.extend(away.map(|(_, node)| format!("node {} is {}", node.name, name::<NodeState>(node.state))));
@@ -101,11 +101,15 @@ mod tests {
         StatusResponse { cluster_id: "00ff".into(), leader: 1, tolerates: 1, members, cluster, ..Default::default() }
     }
 
+    fn answered() -> Freshness {
+        Freshness { linearizable: true, ..Freshness::default() }
+    }
+
     #[test]
     fn the_leader_is_last_and_versions_are_numbers() {
         let observer = Member { voter: false, observer: true, ..member(4, "0.9.0", 4) };
         let nodes = vec![member(1, "0.9.0", 4), member(2, "0.10.0", 5), member(3, "0.9.0", 4), observer];
-        let found = outlook(&status(nodes.clone()));
+        let found = outlook(&status(nodes.clone()), &answered());
         assert_eq!(found.next, ["h4", "h3", "h1"]);
         assert_eq!(found.in_the_way, Vec::<String>::new());
         assert_eq!(found.remarks, ["feature level 4 is in use; 5 switches on by itself once h1, h3, h4 know it"]);
@@ -116,10 +120,11 @@ mod tests {
     #[test]
     fn nothing_is_stopped_while_somebody_is_away() {
         let mut nodes = vec![member(1, "0.9.0", 4), member(2, "0.9.0", 4)];
-        assert_eq!(outlook(&status(nodes.clone())).next, Vec::<String>::new());
+        assert_eq!(outlook(&status(nodes.clone()), &answered()).next, Vec::<String>::new());
         nodes[1].node.as_mut().unwrap().state = NodeState::Down.into();
-        let found = outlook(&StatusResponse { leader: 0, tolerates: 0, ..status(nodes) });
-        assert_eq!(found.in_the_way, ["there is no leader", "node h2 is down"]);
+        let alone = Freshness { reason: "h2 is away".into(), ..Freshness::default() };
+        let found = outlook(&StatusResponse { tolerates: 0, ..status(nodes) }, &alone);
+        assert_eq!(found.in_the_way, ["no majority of the voters answers: h2 is away", "node h2 is down"]);
         assert_eq!(found.remarks.len(), 1);
     }
 }

@@ -148,6 +148,11 @@ impl ClusterService for Canned {
         unknown()
     }
 
+    async fn rotate_authority(&self, _: Request<RotateAuthorityRequest>) -> Answer<RotateAuthorityResponse> {
+        let cluster = Some(Cluster { authority: 2, ..Default::default() });
+        Ok(Response::new(RotateAuthorityResponse { cluster }))
+    }
+
     type BackupStream = tokio_stream::Iter<std::vec::IntoIter<Result<BackupResponse, Status>>>;
 
     async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::stream::{BoxStream, StreamExt};
 use pontoon_proto::v1;
 use pontoon_proto::v1::cluster_service_server::ClusterService;
+use pontoon_store::model::command::{Command, Outcome};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::error::ApiError;
@@ -40,15 +41,42 @@ impl ClusterService for Cluster {
         Ok(Response::new(status::status(&self.0)))
     }
 
+    async fn rotate_authority(
+        &self,
+        _: Request<v1::RotateAuthorityRequest>,
+    ) -> Result<Response<v1::RotateAuthorityResponse>, Status> {
+        let member = self.0.member()?;
+        let next = member.store().next_authority().map_err(|error| {
+            let message = format!("the authority cannot be exchanged here: {}", pontoon_store::error_chain(&error));
+            ApiError::new(
+                Code::FailedPrecondition,
+                "NO_AUTHORITY_KEY",
+                message,
+                "ask a node that is a voter or a learner",
+            )
+        })?;
+        match member.propose(Command::RotateAuthority(next)).await? {
+            Outcome::Cluster(cluster) => {
+                Ok(Response::new(v1::RotateAuthorityResponse { cluster: Some((&cluster).into()) }))
+            }
+            other => Err(super::unexpected(&other).into()),
+        }
+    }
+
     type BackupStream = BoxStream<'static, Result<v1::BackupResponse, Status>>;
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
-        let member = self.0.member()?;
-        let basis = member.read(Some(v1::ReadOptions { stale: request.get_ref().stale })).await;
+        let (member, stale) = (self.0.member()?, request.get_ref().stale);
+        let basis = member.read(Some(v1::ReadOptions { stale })).await;
         let (file, freshness) = {
             let state = basis.look(&member);
             (backup::write(&state), basis.of(&state))
         };
+        if !freshness.linearizable && (!stale || member.store().observes()) {
+            let message = format!("there is no backup of everything: {}", freshness.reason);
+            let hint = "pontoon backup --stale on a voter or a learner writes what that one has";
+            return Err(ApiError::new(Code::Unavailable, "NO_QUORUM", message, hint).into());
+        }
         let parts: Vec<_> = file.chunks(backup::PART_BYTES).map(<[u8]>::to_vec).collect();
         let told = parts.into_iter().enumerate().map(move |(number, data)| {
             Ok(v1::BackupResponse { data, freshness: (number == 0).then(|| freshness.clone()) })

@@ -206,7 +206,7 @@ impl From<AdmitError> for ApiError {
                 Self::new(Code::Unavailable, "NO_MEMBER", message, "the first node needs pontoon init")
             }
             AdmitError::OtherCluster { .. } => {
-                Self::new(Code::PermissionDenied, "OTHER_CLUSTER", message, "use a token of that cluster")
+                Self::new(Code::PermissionDenied, "TOKEN_OTHER_CLUSTER", message, "use a token of that cluster")
             }
             AdmitError::Certificate { .. } => {
                 Self::new(Code::FailedPrecondition, "CERTIFICATE", message, "set the clocks of both hosts right")
@@ -256,7 +256,7 @@ impl From<KernelError> for ApiError {
 
 fn code_of(reason: Reason) -> Code {
     use Reason::{
-        AddressReserved, AddressTaken, AlreadyAttached, AlreadyFounded, EgressFull, EndpointNameTaken,
+        AddressReserved, AddressTaken, AlreadyAttached, AlreadyFounded, AuthorityInUse, EgressFull, EndpointNameTaken,
         EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
         InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
         InvalidSubnet, InvalidToken, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound,
@@ -271,8 +271,8 @@ fn code_of(reason: Reason) -> Code {
         TokenUnknown | TokenExpired | TokenUsedUp | TokenRevoked | TokenRole => Code::PermissionDenied,
         AlreadyFounded | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken | VniTaken
         | AddressTaken | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
-        NotFounded | AddressReserved | FeatureLevelTooLow | NodeInUse | NetworkInUse | SubnetOverlap | RouteOverlap
-        | NetworkProvisional | NodeVoterOnly | VotersFull => Code::FailedPrecondition,
+        NotFounded | AddressReserved | AuthorityInUse | FeatureLevelTooLow | NodeInUse | NetworkInUse
+        | SubnetOverlap | RouteOverlap | NetworkProvisional | NodeVoterOnly | VotersFull => Code::FailedPrecondition,
         TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,
         EpochMismatch => Code::Aborted,
         RequestTooOld => Code::Unknown,

@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::view;
 use crate::daemon::Daemon;
 use crate::lifecycle;
+use crate::tokens;
 use crate::voting::{self, Going};
 
 /// The service, answered by this daemon.
@@ -70,11 +71,10 @@ impl NodeService for Nodes {
         };
         match member.write_named(&request.node, write).await? {
             Outcome::Node(node) => {
-                let warnings = member.expel(node.raft_id).await.map_err(|error| lifecycle::still_voting(&error)).err();
-                Ok(Response::new(v1::RemoveNodeResponse {
-                    node: Some((&node).into()),
-                    warnings: warnings.into_iter().collect(),
-                }))
+                let voting = member.expel(node.raft_id).await.map_err(|error| lifecycle::still_voting(&error)).err();
+                let tokens = if request.force { tokens::warning(&member, &node.name) } else { None };
+                let warnings = voting.into_iter().chain(tokens);
+                Ok(Response::new(v1::RemoveNodeResponse { node: Some((&node).into()), warnings: warnings.collect() }))
             }
             other => Err(super::unexpected(&other).into()),
         }

@@ -13,7 +13,7 @@ use ring::signature::Ed25519KeyPair;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{CLUSTER_KEY, DataDirError, FORMAT, Membership, Record, io_error};
+use super::{DataDirError, FORMAT, Membership, Record, io_error};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct IdentityFile {
@@ -38,6 +38,8 @@ pub(super) struct IdentityFile {
     pub(super) certificate: Vec<u8>,
     #[serde(default)]
     pub(super) authorities: Vec<String>,
+    #[serde(default, with = "hex::serde")]
+    pub(super) crossed: Vec<u8>,
     #[serde(default)]
     pub(super) recovering: bool,
 }
@@ -111,7 +113,7 @@ fn certificate_of(file: &IdentityFile, dir: &Path) -> Result<Option<Certificate>
         path: dir.join("identity.json"),
         why: format!("an authority's certificate: {error}"),
     })?;
-    Ok(Some(Certificate { own: file.certificate.clone(), authorities }))
+    Ok(Some(Certificate { own: file.certificate.clone(), authorities, crossed: file.crossed.clone() }))
 }
 
 fn membership_of(file: &IdentityFile, dir: &Path) -> Result<Option<Membership>, DataDirError> {
@@ -126,12 +128,11 @@ fn membership_of(file: &IdentityFile, dir: &Path) -> Result<Option<Membership>, 
     }
 }
 
-pub(super) fn read_cluster_key(dir: &Path) -> Result<Option<ClusterKey>, DataDirError> {
-    let path = dir.join(CLUSTER_KEY);
-    let Some(text) = read_optional(&path)?.map(Zeroizing::new) else { return Ok(None) };
+pub(super) fn read_cluster_key(path: &Path) -> Result<Option<ClusterKey>, DataDirError> {
+    let Some(text) = read_optional(path)?.map(Zeroizing::new) else { return Ok(None) };
     let mut key = Zeroizing::new([0; 32]);
     hex::decode_to_slice(text.trim_ascii(), &mut *key)
-        .map_err(|error| DataDirError::Corrupt { path, why: error.to_string() })?;
+        .map_err(|error| DataDirError::Corrupt { path: path.into(), why: error.to_string() })?;
     Ok(Some(ClusterKey::new(*key)))
 }
 

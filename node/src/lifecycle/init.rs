@@ -41,6 +41,8 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
         voters: None,
         replace_after_ms: None,
         authorities: vec![authority.certificate().to_vec()],
+        crossed: Vec::new(),
+        authority: 1,
     };
     let token = tokens::random(authority.certificate(), vec![entrant.advertise]);
     data.remove_store()?;

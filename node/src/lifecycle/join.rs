@@ -83,7 +83,7 @@ async fn first_door(peers: &[SocketAddr], me: &NodeKey, token: &JoinToken) -> Re
     }
     if telling(|error| matches!(error, AdmitError::OtherCluster { .. })) {
         let hint = "nothing was told to it; use a token of that cluster, or an address of the token's";
-        return Err(ApiError::new(Code::PermissionDenied, "OTHER_CLUSTER", message, hint));
+        return Err(ApiError::new(Code::PermissionDenied, "TOKEN_OTHER_CLUSTER", message, hint));
     }
     let hint = "name a node of the cluster after the token: its advertise address, as pontoon node ls shows it there";
     Err(ApiError::new(Code::Unavailable, "NO_MEMBER", message, hint))

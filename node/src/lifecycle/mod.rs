@@ -157,7 +157,7 @@ fn end_process(reason: &str) {
 
 fn exclusive(daemon: &Daemon) -> Result<MutexGuard<'_, DataDir>, ApiError> {
     daemon.data.try_lock().map_err(|_| {
-        let message = "another init, join or leave is under way on this node";
+        let message = "another init, join, leave, restore or recovery is under way on this node, or it is becoming something else";
         ApiError::new(Code::Unavailable, "BUSY", message, "wait for it to end; pontoon status shows what came of it")
     })
 }

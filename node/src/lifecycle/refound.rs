@@ -10,6 +10,7 @@ use pontoon_store::model::apply::{FirstNode, Refounding};
 use pontoon_store::model::id::ClusterId;
 use pontoon_store::model::object::Node;
 use pontoon_store::model::state::State;
+use pontoon_store::model::voters;
 use pontoon_store::{Authority, Certificate, ClusterKey, ReadError, Requests, Store, StoreOptions};
 use tonic::Code;
 use tracing::{info, warn};
@@ -23,6 +24,7 @@ use crate::api::error::ApiError;
 use crate::backup;
 use crate::clock;
 use crate::daemon::Daemon;
+use crate::host;
 use crate::identity::{Credentials, DataDir, Membership};
 use crate::member::Member;
 use crate::tokens;
@@ -45,7 +47,7 @@ impl New {
 
     fn refound(&self, state: State, first: FirstNode) -> Result<(State, Node), ApiError> {
         let (authority, sealed_key) = (self.authority.certificate().to_vec(), self.authority.seal(&self.cluster_key));
-        Ok(state.refound(Refounding { cluster: self.id, authority, sealed_key, first })?)
+        Ok(state.refound(Refounding { cluster: self.id, authority, sealed_key, first, now_ms: host::now_ms() })?)
     }
 
     fn membership(&self, node: &Node) -> Membership {
@@ -132,17 +134,18 @@ pub async fn recover(daemon: &Arc<Daemon>, force: bool) -> Result<v1::RecoverRes
     daemon.set_member(None);
     // What it has in the kernel stays: containers go on.
     drop(member.stop().await);
-    let prepared = prepare(daemon, &data, &new, (&state, &node), &token).await;
-    let certificate = match (prepared, before) {
-        (Ok(certificate), _) => certificate,
-        (Err(error), Some(before)) => {
-            resume_as(daemon, &mut data, before).await?;
-            return Err(error);
-        }
-        (Err(error), None) => return Err(error),
-    };
     let cluster = new.id;
-    data.begin_recovery(membership, new.credentials(certificate))?;
+    let begun = match prepare(daemon, &data, &new, (&state, &node), &token).await {
+        Ok(certificate) => data.begin_recovery(membership, new.credentials(certificate)).map_err(ApiError::from),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = begun {
+        // It is what it was.
+        if let Some(before) = before {
+            resume_as(daemon, &mut data, before).await?;
+        }
+        return Err(error);
+    }
     data.finish_recovery()?;
     warn!(%cluster, index = response.index, "went on in a new cluster with what this node had");
     resume_as(daemon, &mut data, membership).await?;
@@ -186,7 +189,14 @@ async fn check_lost(member: &Member) -> Result<(), ApiError> {
         return refuse(message, "pontoon leave --force, then join again");
     }
     match member.store().read_barrier(ASKING).await {
-        Err(ReadError::NoQuorum { .. }) => Ok(()),
+        Err(ReadError::NoQuorum { missing }) => {
+            let voters = member.store().status().voters.len();
+            if voters.saturating_sub(missing.len()) < voters::quorum(voters) {
+                return Ok(());
+            }
+            let message = "a majority of the voters answers, although none of them leads at the moment";
+            refuse(message.to_owned(), "wait until one leads; pontoon status and pontoon doctor say what is in the way")
+        }
         Err(ReadError::Stopped { reason }) => {
             refuse(format!("this node has stopped: {reason}"), "recover another node, or restore a backup")
         }

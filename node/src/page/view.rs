@@ -103,7 +103,7 @@ fn no_cluster() -> Markup {
                 dt { code { "pontoon init --advertise ADDR" } }
                 dd { "makes a cluster; ADDR is where other hosts reach this one" }
                 dt { code { "pontoon join TOKEN" } }
-                dd { "enters the cluster of the node at ADDR" }
+                dd { "enters the cluster that pontoon token create there made TOKEN for" }
             }
         }
     }

@@ -44,6 +44,8 @@ pub(crate) fn node(id: u64, egress: &[&str]) -> Node {
         engine: String::new(),
         voting: Voting::Auto,
         voter_only: false,
+        authority: 0,
+        certificate_until_ms: 0,
     }
 }
 
@@ -118,6 +120,8 @@ pub(crate) fn state(networks: Vec<Network>, endpoints: Vec<Endpoint>) -> State {
         voters: None,
         replace_after_ms: None,
         authorities: Vec::new(),
+        crossed: Vec::new(),
+        authority: 1,
     });
     state.nodes = (1..4).map(|id| (NodeId(id), node(id, &["172.18.0.0/16", "fd00:1:2:3::/64"]))).collect();
     state.networks = networks.into_iter().map(|n| (n.id, n)).collect();

@@ -263,6 +263,8 @@ impl Cluster1 {
             voters: None,
             replace_after_ms: None,
             authorities: Vec::new(),
+            crossed: Vec::new(),
+            authority: 1,
         });
         for host in hosts {
             let node = node(host.id, host.address);
@@ -354,5 +356,7 @@ pub(crate) fn node(id: NodeId, address: IpAddr) -> Node {
         engine: String::new(),
         voting: Voting::Auto,
         voter_only: false,
+        authority: 0,
+        certificate_until_ms: 0,
     }
 }

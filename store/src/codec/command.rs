@@ -5,7 +5,7 @@ use prost::Message;
 
 use crate::model::command::{
     AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, EngineRef, Entry, Outcome, ReportNode,
-    RequestId, WantedSubnet,
+    RequestId, RotateAuthority, WantedSubnet,
 };
 use crate::model::id::{EndpointId, NetworkId, NodeId, RaftId};
 use crate::model::object::Route;
@@ -110,6 +110,19 @@ impl From<&Command> for v1::Command {
             Command::RebindEndpoint(rebound) => Kind::RebindEndpoint(rebound.into()),
             Command::CreateToken(wanted) => Kind::CreateToken(wanted.into()),
             Command::RevokeToken { token } => Kind::RevokeToken(v1::RevokeToken { id: token.to_string() }),
+            Command::RotateAuthority(new) => Kind::RotateAuthority(v1::RotateAuthority {
+                certificate: new.certificate.clone(),
+                crossed: new.crossed.clone(),
+                sealed_key: new.sealed_key.clone(),
+            }),
+            Command::DropAuthorities => Kind::DropAuthorities(v1::DropAuthorities {}),
+            Command::ReportCertificate { node, authority, until_ms } => {
+                Kind::ReportCertificate(v1::ReportCertificate {
+                    node: node.0,
+                    authority: *authority,
+                    until_ms: *until_ms,
+                })
+            }
             Command::RotateToken { token, hash } => {
                 Kind::RotateToken(v1::RotateToken { id: token.to_string(), hash: hash.to_vec() })
             }
@@ -174,6 +187,17 @@ impl TryFrom<v1::Command> for Command {
             Kind::RebindEndpoint(rebound) => Self::RebindEndpoint(rebound.try_into()?),
             Kind::CreateToken(wanted) => Self::CreateToken(wanted.try_into()?),
             Kind::RevokeToken(revoke) => Self::RevokeToken { token: token_id("revoke_token", &revoke.id)? },
+            Kind::RotateAuthority(new) => Self::RotateAuthority(RotateAuthority {
+                certificate: new.certificate,
+                crossed: new.crossed,
+                sealed_key: new.sealed_key,
+            }),
+            Kind::DropAuthorities(_) => Self::DropAuthorities,
+            Kind::ReportCertificate(report) => Self::ReportCertificate {
+                node: NodeId(report.node),
+                authority: report.authority,
+                until_ms: report.until_ms,
+            },
             Kind::RotateToken(rotate) => Self::RotateToken {
                 token: token_id("rotate_token", &rotate.id)?,
                 hash: hash("rotate_token", &rotate.hash)?,

@@ -27,6 +27,8 @@ impl From<&Cluster> for v1::Cluster {
             voters: cluster.voters.map_or(0, u32::from),
             replace_after_ms: cluster.replace_after_ms.unwrap_or(0),
             authorities: cluster.authorities.clone(),
+            crossed: cluster.crossed.clone(),
+            authority: cluster.authority,
         }
     }
 }
@@ -51,6 +53,8 @@ impl TryFrom<v1::Cluster> for Cluster {
             voters: (voters != 0).then(|| voters.try_into()).transpose().map_err(|_| too_many())?,
             replace_after_ms: (cluster.replace_after_ms != 0).then_some(cluster.replace_after_ms),
             authorities: cluster.authorities,
+            crossed: cluster.crossed,
+            authority: cluster.authority,
         })
     }
 }
@@ -131,6 +135,8 @@ impl From<&Node> for v1::Node {
             engine: node.engine.clone(),
             voting: v1::Voting::from(node.voting).into(),
             voter_only: node.voter_only,
+            authority: node.authority,
+            certificate_until_ms: node.certificate_until_ms,
         }
     }
 }
@@ -159,6 +165,8 @@ impl TryFrom<v1::Node> for Node {
             engine: node.engine,
             voting: voting(WHAT, node.voting)?,
             voter_only: node.voter_only,
+            authority: node.authority,
+            certificate_until_ms: node.certificate_until_ms,
         })
     }
 }

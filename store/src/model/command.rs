@@ -176,6 +176,19 @@ pub enum Command {
         /// SHA-256 of the new secret.
         hash: [u8; 32],
     },
+    /// Puts another authority in the place of the one that issues certificates.
+    RotateAuthority(RotateAuthority),
+    /// Ends the belief in the authorities before.
+    DropAuthorities,
+    /// A node tells which certificate it has.
+    ReportCertificate {
+        /// Node.
+        node: NodeId,
+        /// Number of the authority that has issued it.
+        authority: u32,
+        /// Until when it is good.
+        until_ms: u64,
+    },
 }
 
 impl Command {
@@ -193,7 +206,12 @@ impl Command {
             | Self::RebindEndpoint(_) => 2,
             Self::ConfigureCluster(_) | Self::SetVoting { .. } => 3,
             Self::RetireMember { .. } => OBSERVERS,
-            Self::CreateToken(_) | Self::RevokeToken { .. } | Self::RotateToken { .. } => TOKENS,
+            Self::CreateToken(_)
+            | Self::RevokeToken { .. }
+            | Self::RotateToken { .. }
+            | Self::RotateAuthority(_)
+            | Self::DropAuthorities
+            | Self::ReportCertificate { .. } => TOKENS,
             Self::FoundCluster { sealed_key, .. } if !sealed_key.is_empty() => TOKENS,
             Self::AdmitNode(admit) if admit.token.is_some() => TOKENS,
             Self::AdmitNode(admit) if admit.voter_only => 3,
@@ -240,6 +258,17 @@ pub struct CreateToken {
     pub uses: u32,
     /// How long it lasts, in milliseconds.
     pub life_ms: u64,
+}
+
+/// Puts another authority in the place of the one that issues certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RotateAuthority {
+    /// Its certificate (X.509, DER).
+    pub certificate: Vec<u8>,
+    /// The same, by the one before.
+    pub crossed: Vec<u8>,
+    /// Its key, encrypted.
+    pub sealed_key: Vec<u8>,
 }
 
 /// Changes settings of the cluster. What is none stays as it is.

@@ -65,6 +65,10 @@ pub struct Cluster {
     /// Certificates (X.509, DER) of the authorities that nodes are believed from; the last one issues theirs. None: it was
     /// founded before there were any.
     pub authorities: Vec<Vec<u8>>,
+    /// Certificate of the one that issues, by the one before it; empty: it was never exchanged.
+    pub crossed: Vec<u8>,
+    /// Number of the one that issues, from 1.
+    pub authority: u32,
 }
 
 impl Cluster {
@@ -195,6 +199,10 @@ pub struct Node {
     pub voting: Voting,
     /// It only votes: it has no containers, and nothing of the networks is in its kernel.
     pub voter_only: bool,
+    /// Number of the authority that has issued its certificate; 0: it has not said so yet.
+    pub authority: u32,
+    /// Until when its certificate is good; 0: it has not said so yet.
+    pub certificate_until_ms: u64,
 }
 
 /// A route of a host.

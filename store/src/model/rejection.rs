@@ -48,6 +48,8 @@ reasons! {
     TokenRevoked "TOKEN_REVOKED",
     /// The token makes nodes that do not vote, and this one is to do nothing else.
     TokenRole "TOKEN_ROLE",
+    /// Another authority is being exchanged, or nodes have certificates of the one before.
+    AuthorityInUse "AUTHORITY_IN_USE",
     /// A label without key, too long, or too many of them.
     InvalidLabel "INVALID_LABEL",
     /// A setting of the cluster that cannot be.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pontoon_proto::{MAX_MESSAGE_BYTES, metadata, v1};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::model::id::{ClusterId, RaftId};
 use crate::rt::{self, Instant};
@@ -49,6 +49,8 @@ pub(crate) struct Channels {
 struct Standing {
     /// What the latest member that answered said, if that this one is no member any more.
     removed: Option<String>,
+    /// As of which change of what this node shows the latest member that answered did not believe it.
+    disbelieved: Option<u64>,
     /// The Raft id that this node has now, as a member said that knows this one no more.
     renewed: Option<RaftId>,
     /// When a leader last sent something.
@@ -57,8 +59,8 @@ struct Standing {
 
 pub(crate) use link::{Link, Unusable};
 
-/// Whom a connection is to, and the connection.
-type Open = (Peer, Link);
+/// Whom a connection is to, as of which change of what this node shows it was made, and the connection.
+type Open = (Peer, u64, Link);
 
 impl Channels {
     pub(crate) fn new(cluster: ClusterId, me: RaftId, key: NodeKey) -> Self {
@@ -71,14 +73,16 @@ impl Channels {
     ///
     /// An address that cannot be one.
     pub(crate) fn to(&self, member: u64, peer: &Peer, purpose: Purpose) -> Result<Link, Unusable> {
+        let shown = self.key.generation();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, link)) = open.get(&(member, purpose))
-            && known == peer
+        // One that was made with another certificate would end with that.
+        if let Some((known, made, link)) = open.get(&(member, purpose))
+            && (known, *made) == (peer, shown)
         {
             return Ok(link.clone());
         }
         let link = link::lazy(&self.key, member, peer, purpose)?;
-        open.insert((member, purpose), (peer.clone(), link.clone()));
+        open.insert((member, purpose), (peer.clone(), shown, link.clone()));
         Ok(link)
     }
 
@@ -112,9 +116,15 @@ impl Channels {
     /// nothing about this member: the one that answered may be the one that changed.
     pub(crate) fn note<T>(&self, answer: &Result<T, Status>) {
         let status = match answer {
-            Ok(_) => return self.standing().removed = None,
+            Ok(_) => {
+                let mut standing = self.standing();
+                return (standing.removed, standing.disbelieved) = (None, None);
+            }
             Err(status) => status,
         };
+        if status.code() == Code::Unauthenticated {
+            self.standing().disbelieved = Some(self.key.generation());
+        }
         let id = status.metadata().get(metadata::RAFT_ID).and_then(|id| id.to_str().ok()?.parse().ok());
         let mut standing = self.standing();
         if let Some(id) = id {
@@ -122,6 +132,11 @@ impl Channels {
         } else if status.metadata().contains_key(metadata::REMOVED) {
             standing.removed = Some(status.message().to_owned());
         }
+    }
+
+    /// Whether the latest member that answered did not believe this node's certificate.
+    pub(crate) fn is_disbelieved(&self) -> bool {
+        self.standing().disbelieved == Some(self.key.generation())
     }
 
     /// The Raft id that this node has now, if it is known to be another.

@@ -43,14 +43,14 @@ pub(crate) fn lazy(key: &NodeKey, member: u64, peer: &Peer, purpose: Purpose) ->
         let (key, peer) = (key.clone(), peer.clone());
         async move {
             let (stream, shown) = key.connect(&peer.address).await?;
-            let shown = shown.first().map_or(&[][..], Vec::as_slice);
-            if !public_key(shown).is_ok_and(|shown| shown == peer.key) {
+            let own = shown.first().map_or(&[][..], Vec::as_slice);
+            if !public_key(own).is_ok_and(|shown| shown == peer.key) {
                 return Err(io::Error::other(format!(
                     "whoever answers at {} has not the key of member {member}: another daemon has that address now",
                     peer.address
                 )));
             }
-            key.verify(shown).map_err(|error| {
+            key.verify(&shown).map_err(|error| {
                 let (address, now) = (&peer.address, timestamp(wall_ms()));
                 io::Error::other(format!(
                     "the certificate of member {member} at {address} is not believed: {error}, and the clock here says {now}"
@@ -82,7 +82,7 @@ pub(crate) async fn dial<T, E: From<Status>>(
     Ok((channel, checked))
 }
 
-/// The settings of a connection. Its URI names no scheme that tonic would act on: who is there is checked in tls.rs.
+/// The settings of a connection. Its URI names no scheme that tonic would act on: who is there is checked in the folder tls.
 fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)

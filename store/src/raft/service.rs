@@ -9,7 +9,7 @@ use futures::stream::{BoxStream, StreamExt};
 use openraft::Snapshot;
 use pontoon_proto::{Secret, v1};
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{info, warn};
+use tracing::info;
 use zeroize::Zeroizing;
 
 use super::channel::{Caller, shown};
@@ -18,14 +18,14 @@ use crate::entrance::{greet, rejected, unproposed, unreachable};
 use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
 use crate::model::id::{NodeId, RaftId};
 use crate::model::object::Voting;
-use crate::model::rejection::Rejection;
+use crate::model::rejection::{Reason, Rejection};
 use crate::peer::StoreSlot;
 use crate::rt;
-use crate::store::{Level, ProposeError, Proposed, Store, hash_out};
+use crate::store::{Level, ProposeError, Proposed, ReadError, Store, hash_out};
 use crate::tls::{NodeKey, Shown};
 use crate::watch::{Concern, Following, Watcher};
 
-/// How long writing an admission may take. With the call back it stays below 5 s.
+/// How long writing an admission may take. With looking whether it may, the call back and the certificate it stays below 10 s.
 const ADMIT: Duration = Duration::from_secs(3);
 /// How long a newcomer that is called back may take to answer.
 const CALL_BACK: Duration = Duration::from_millis(1500);
@@ -241,13 +241,13 @@ impl v1::entrance_server::Entrance for Service {
         // Which Raft id it gets is not for the newcomer to say.
         let node = AdmitNode { raft_id: None, token: token.map(|secret| secret.hash()), ..node };
         // Nobody who cannot join makes this node call somewhere.
-        store.state().may_admit(&node).map_err(|rejection| refuse(&node, address, &rejection))?;
+        self.may_admit(&store, &node).await.map_err(|refused| self.tell(address, refused))?;
         reachable(self.slot.key(), &node).await?;
         // A member proposes on the leader, so this needs no forwarding of its own.
         let admitted = match store.propose(Command::AdmitNode(node.clone()), ADMIT).await {
             Ok(Outcome::Node(node)) => node,
             Ok(_) => return Err(Status::internal("an admission made no node")),
-            Err(ProposeError::Rejected(rejection)) => return Err(refuse(&node, address, &rejection)),
+            Err(ProposeError::Rejected(rejection)) => return Err(self.tell(address, Refused::Rejected(rejection))),
             Err(error) => return Err(unproposed(&error)),
         };
         let certificate = store.certificate_of(admitted.id).await?;
@@ -265,16 +265,51 @@ impl v1::entrance_server::Entrance for Service {
 
     async fn certify(&self, request: Request<v1::CertifyRequest>) -> Answer<v1::CertifyResponse> {
         let store = self.slot.any()?;
-        let certificate = store.certify(NodeId(request.get_ref().node_id));
+        let (shown, node) = (shown(&request)?, NodeId(request.get_ref().node_id));
+        let own = || store.state().node_with_key(&shown.key).is_some_and(|known| known.id == node);
+        if shown.certified().is_err() && !own() {
+            return Err(Status::permission_denied(format!("node {node} has another key than whoever asks")));
+        }
+        let certificate = store.certify(node);
         let certificate = certificate.map_err(|error| Status::failed_precondition(crate::error_chain(&error)))?;
         Ok(Response::new(v1::CertifyResponse { certificate: Some(certificate.into()) }))
     }
 }
 
-/// Tells a newcomer why it is not admitted, and the log who that was.
-fn refuse(node: &AdmitNode, address: SocketAddr, rejection: &Rejection) -> Status {
-    warn!(%address, name = node.name, reason = rejection.reason.as_str(), "a host may not join: {rejection}");
-    rejected(rejection)
+/// Why a newcomer is not admitted.
+enum Refused {
+    Rejected(Rejection),
+    Unknown(ProposeError),
+}
+
+impl Service {
+    /// Whether a node can be admitted as far as its key and its token go. What this node does not know may only be new.
+    async fn may_admit(&self, store: &Store, node: &AdmitNode) -> Result<(), Refused> {
+        let rejection = match store.state().may_admit(node) {
+            Ok(()) => return Ok(()),
+            Err(rejection) => rejection,
+        };
+        if ![Reason::TokenUnknown, Reason::NodeKeyTaken, Reason::NotFounded].contains(&rejection.reason) {
+            return Err(Refused::Rejected(rejection));
+        }
+        match store.read_barrier(ADMIT / 2).await {
+            Ok(()) => store.state().may_admit(node).map_err(Refused::Rejected),
+            Err(ReadError::NoQuorum { missing }) => Err(Refused::Unknown(ProposeError::NoQuorum { missing })),
+            Err(ReadError::Stopped { reason }) => Err(Refused::Unknown(ProposeError::Stopped { reason })),
+        }
+    }
+
+    /// Tells a newcomer why it is not admitted, and the log who that was.
+    fn tell(&self, address: SocketAddr, refused: Refused) -> Status {
+        match refused {
+            Refused::Unknown(error) => unproposed(&error),
+            Refused::Rejected(rejection) => {
+                let reason = rejection.reason.as_str();
+                self.slot.refusals().note(address.ip(), &format!("it may not join, {reason}: {rejection}"));
+                rejected(&rejection)
+            }
+        }
+    }
 }
 
 /// Calls a newcomer back: one that the others cannot reach would be a member in name only.

@@ -79,7 +79,7 @@ impl Store {
     }
 
     /// Whether what this member knows is what the cluster knows: a leader was heard of, or it leads and hears from a majority.
-    pub(crate) fn is_connected(&self) -> bool {
+    pub fn is_connected(&self) -> bool {
         let metrics = self.metrics();
         let lately = self.0.options.timing.down_after;
         if metrics.current_leader != Some(self.id().0) {

@@ -7,10 +7,10 @@ use thiserror::Error;
 use tonic::Status;
 
 use super::Store;
-use crate::entrance::Certificate;
+use crate::model::command::RotateAuthority;
 use crate::model::id::NodeId;
 use crate::rt::timeout;
-use crate::tls::{Authority, AuthorityError, ClusterKey};
+use crate::tls::{Authority, AuthorityError, Certificate, ClusterKey};
 
 /// How long a member may take to issue a certificate.
 const ISSUING: Duration = Duration::from_secs(1);
@@ -46,29 +46,65 @@ impl Store {
             return Err(CertifyError::Observer);
         }
         let key = self.cluster_key().ok_or(CertifyError::NoKey)?;
-        let (public, sealed, authorities) = {
+        let (public, sealed, authorities, crossed) = {
             let state = self.state();
             let public = state.nodes.get(&node).map(|node| node.public_key).ok_or(CertifyError::NoNode(node))?;
-            let authorities = state.cluster.as_ref().map(|cluster| cluster.authorities.clone());
-            (public, state.sealed_key.clone(), authorities.unwrap_or_default())
+            let cluster = state.cluster.as_ref().ok_or(CertifyError::NoAuthority)?;
+            (public, state.sealed_key.clone(), cluster.authorities.clone(), cluster.crossed.clone())
         };
         if sealed.is_empty() {
             return Err(CertifyError::NoAuthority);
         }
         let authority = Authority::open(self.cluster(), &sealed, key)?;
-        Ok(Certificate { own: authority.issue(node, &public, (self.0.options.clock)())?, authorities })
+        Ok(Certificate { own: authority.issue(node, &public, (self.0.options.clock)())?, authorities, crossed })
     }
 
-    /// The same from whichever member can issue it.
+    /// Makes an authority that is to take the place of the one that issues, for the log.
+    ///
+    /// # Errors
+    ///
+    /// This node does not have the authority's key.
+    pub fn next_authority(&self) -> Result<RotateAuthority, CertifyError> {
+        if self.observes() {
+            return Err(CertifyError::Observer);
+        }
+        let key = self.cluster_key().ok_or(CertifyError::NoKey)?;
+        let sealed = self.state().sealed_key.clone();
+        if sealed.is_empty() {
+            return Err(CertifyError::NoAuthority);
+        }
+        let (before, next) = (Authority::open(self.cluster(), &sealed, key)?, Authority::found(self.cluster())?);
+        let (certificate, crossed) = (next.certificate().to_vec(), before.cross(&next)?);
+        Ok(RotateAuthority { certificate, crossed, sealed_key: next.seal(key) })
+    }
+
+    /// The same from whichever member can issue it: this one, unless the others do not believe this node any more. Then the
+    /// authority that it knows may not be theirs.
     ///
     /// # Errors
     ///
     /// None does.
     pub async fn certificate_of(&self, node: NodeId) -> Result<Certificate, Status> {
-        let mut reason = match self.certify(node) {
-            Ok(certificate) => return Ok(certificate),
-            Err(error) => crate::error_chain(&error),
-        };
+        let issued = self.certify(node).map_err(|error| Status::unavailable(crate::error_chain(&error)));
+        match issued {
+            Ok(certificate) if !self.is_disbelieved() => Ok(certificate),
+            issued => {
+                let late = |_| Status::unavailable(format!("no member issues a certificate for node {node} in time"));
+                timeout(ISSUING * 3, self.certificate_of_others(node))
+                    .await
+                    .unwrap_or_else(|error| Err(late(error)))
+                    .or(issued)
+            }
+        }
+    }
+
+    /// Whether the latest member that answered did not believe this node's certificate.
+    pub fn is_disbelieved(&self) -> bool {
+        self.channels().is_disbelieved()
+    }
+
+    async fn certificate_of_others(&self, node: NodeId) -> Result<Certificate, Status> {
+        let mut reason = "there is no other".to_owned();
         for (id, peer) in self.peers() {
             if id == self.id() {
                 continue;
@@ -84,11 +120,6 @@ impl Store {
             }
         }
         Err(Status::unavailable(format!("no member issues a certificate for node {node}: {reason}")))
-    }
-
-    /// Makes its connections anew, with the certificate that its key shows now. What is under way goes on.
-    pub fn reconnect(&self) {
-        self.channels().keep(|_| false);
     }
 
     /// The key that the authority's is encrypted with, if it is here.

@@ -23,6 +23,11 @@ impl Store {
         member.0 > membership.min(*self.applied().borrow())
     }
 
+    /// Whether a node of this cluster has this key, or a member that was not taken out of the Raft membership yet.
+    pub(crate) fn knows(&self, key: &PublicKey) -> bool {
+        self.membership().nodes().any(|(_, peer)| peer.key == *key) || self.state().node_with_key(key).is_some()
+    }
+
     /// Whether a node of this cluster has this key, or one may that came later than what is known here.
     pub(crate) fn has_node(&self, member: RaftId, key: &PublicKey) -> bool {
         self.state().node_with_key(key).is_some() || self.may_be_newer(member)

@@ -113,13 +113,26 @@ impl Authority {
     }
 
     fn with_key(cluster: ClusterId, key: KeyPair) -> Result<Self, AuthorityError> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = name(cluster);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.serial_number = Some(serial(key.public_key_raw(), 0));
-        let certificate = params.self_signed(&key)?.der().to_vec();
+        let certificate = of_authority(cluster, key.public_key_raw(), 0).self_signed(&key)?.der().to_vec();
         Ok(Self { cluster, certificate, key })
+    }
+
+    /// The certificate (DER) of the authority that comes after this one, by this one: who believes this one only can believe
+    /// that one's, too.
+    ///
+    /// # Errors
+    ///
+    /// None that a key can cause.
+    pub fn cross(&self, next: &Self) -> Result<Vec<u8>, AuthorityError> {
+        let key = next.key.public_key_raw();
+        let subject: &PublicKey = key.try_into().map_err(|_| AuthorityError::OtherKey)?;
+        Ok(of_authority(self.cluster, key, 1).signed_by(&Subject(subject), &self.issuer())?.der().to_vec())
+    }
+
+    fn issuer(&self) -> Issuer<'_, &KeyPair> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name(self.cluster);
+        Issuer::new(params, &self.key)
     }
 
     /// Its certificate (DER). It does not end: a new authority takes its place when somebody wants one.
@@ -146,10 +159,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let mut issuer = CertificateParams::default();
-        issuer.distinguished_name = name(self.cluster);
-        let issuer = Issuer::new(issuer, &self.key);
-        Ok(params.signed_by(&Subject(key), &issuer)?.der().to_vec())
+        Ok(params.signed_by(&Subject(key), &self.issuer())?.der().to_vec())
     }
 
     /// Its key, encrypted. The nonce follows from what is encrypted, so that no two texts have the same.
@@ -192,6 +202,17 @@ pub(super) fn own(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
     params.distinguished_name.push(DnType::CommonName, "pontoond in no cluster");
     params.serial_number = Some(serial(key.public_key_raw(), 0));
     Ok(params.self_signed(key)?.der().to_vec())
+}
+
+/// What is said of an authority with this key.
+fn of_authority(cluster: ClusterId, key: &[u8], number: u64) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name(cluster);
+    // Itself, and the one that comes after it.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.serial_number = Some(serial(key, number));
+    params
 }
 
 fn name(cluster: ClusterId) -> DistinguishedName {

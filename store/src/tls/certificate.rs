@@ -75,22 +75,26 @@ impl Certified {
         Ok(Self { cluster, node, key: key_of(&parsed)?, from_ms: ms(from), until_ms: ms(until) })
     }
 
-    /// Reads a certificate that one of these authorities must have issued.
+    /// Reads a certificate, the first of these, that one of these authorities must have issued, or one that it has certified,
+    /// of which there is a certificate among the others.
     ///
     /// # Errors
     ///
     /// None of them has, it does not begin or has ended, or it is no node's.
-    pub fn verify(certificate: &[u8], authorities: &[Vec<u8>], now_ms: u64) -> Result<Self, CertificateError> {
+    pub fn verify(shown: &[Vec<u8>], authorities: &[Vec<u8>], now_ms: u64) -> Result<Self, CertificateError> {
+        let (certificate, issuers) = shown.split_first().ok_or(CertificateError::Malformed)?;
         let certified = Self::read(certificate)?;
         // Whether the clocks are right, is said only of what they are right about.
         let seconds = now_ms.max(certified.from_ms).min(certified.until_ms) / 1_000;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        let der = CertificateDer::from(certificate);
+        let der = CertificateDer::from(certificate.as_slice());
+        // As many as a node shows: whoever shows more makes more work.
+        let between: Vec<_> = issuers.iter().take(2).map(|issuer| CertificateDer::from(issuer.as_slice())).collect();
         let end = EndEntityCert::try_from(&der).map_err(|_| CertificateError::Malformed)?;
         let issued = authorities.iter().any(|authority| {
             let authority = CertificateDer::from(authority.as_slice());
             let Ok(anchor) = anchor_from_trusted_cert(&authority) else { return false };
-            end.verify_for_usage(&[ED25519], &[anchor], &[], time, KeyUsage::client_auth(), None, None).is_ok()
+            end.verify_for_usage(&[ED25519], &[anchor], &between, time, KeyUsage::client_auth(), None, None).is_ok()
         });
         if !issued {
             return Err(CertificateError::OtherAuthority);
@@ -115,8 +119,8 @@ impl Certified {
     }
 }
 
-/// A time as messages show it.
-pub(crate) fn timestamp(ms: u64) -> Timestamp {
+/// A time, in milliseconds since the Unix epoch, as messages show it: in whole seconds.
+pub fn timestamp(ms: u64) -> Timestamp {
     let ms = i64::try_from(ms - ms % 1_000).unwrap_or(i64::MAX);
     Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
 }

@@ -24,17 +24,16 @@ pub(crate) struct Shown {
     pub(crate) address: SocketAddr,
     /// His key.
     pub(crate) key: PublicKey,
-    certificate: Arc<[u8]>,
+    chain: Arc<[Vec<u8>]>,
     me: NodeKey,
     /// What it says, and as of which change of what is believed here.
     believed: Arc<Mutex<Option<(u64, Certified)>>>,
 }
 
 impl Shown {
-    pub(crate) fn new(certificate: &[u8], address: SocketAddr, me: &NodeKey) -> io::Result<Self> {
-        let key = public_key(certificate).map_err(io::Error::other)?;
-        let (certificate, me) = (certificate.into(), me.clone());
-        Ok(Self { address, key, certificate, me, believed: Arc::default() })
+    pub(crate) fn new(chain: Vec<Vec<u8>>, address: SocketAddr, me: &NodeKey) -> io::Result<Self> {
+        let key = public_key(chain.first().ok_or_else(no_key)?).map_err(io::Error::other)?;
+        Ok(Self { address, key, chain: chain.into(), me: me.clone(), believed: Arc::default() })
     }
 
     /// What his certificate says, if it is to be believed now. What is believed can change while he is connected.
@@ -46,7 +45,7 @@ impl Shown {
         {
             return certified.check_time(wall_ms()).map(|()| certified.clone());
         }
-        let certified = self.me.verify(&self.certificate)?;
+        let certified = self.me.verify(&self.chain)?;
         *believed = Some((generation, certified.clone()));
         Ok(certified)
     }
@@ -67,8 +66,8 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(stream: TlsStream<TcpStream>, address: SocketAddr, me: &NodeKey) -> io::Result<Self> {
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).ok_or_else(no_key)?;
-        let shown = Shown::new(certificate, address, me)?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let shown = Shown::new(chain.iter().map(|certificate| certificate.to_vec()).collect(), address, me)?;
         Ok(Self { stream, shown, end: None, _closed: None })
     }
 

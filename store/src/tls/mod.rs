@@ -13,6 +13,7 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use pontoon_proto::v1;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::ring::{default_provider, sign::any_eddsa_type};
@@ -30,8 +31,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 pub use authority::{Authority, AuthorityError, ClusterKey};
-pub(crate) use certificate::timestamp;
-pub use certificate::{CertificateError, Certified};
+pub use certificate::{CertificateError, Certified, timestamp};
 pub(crate) use connection::{Connection, Shown};
 
 use crate::rt::wall_ms;
@@ -59,6 +59,31 @@ impl std::fmt::Debug for NodeKey {
     }
 }
 
+/// A node's certificate, and what goes with it (X.509, DER).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// The node's own.
+    pub own: Vec<u8>,
+    /// Those of the authorities to believe others from. The last one issues.
+    pub authorities: Vec<Vec<u8>>,
+    /// That of the one that issues, by the one before it; empty: there was none.
+    pub crossed: Vec<u8>,
+}
+
+impl From<Certificate> for v1::Certificate {
+    fn from(certificate: Certificate) -> Self {
+        let Certificate { own, authorities, crossed } = certificate;
+        Self { own, authorities, crossed }
+    }
+}
+
+impl From<v1::Certificate> for Certificate {
+    fn from(certificate: v1::Certificate) -> Self {
+        let v1::Certificate { own, authorities, crossed } = certificate;
+        Self { own, authorities, crossed }
+    }
+}
+
 /// What a node shows and what it believes, which change while connections are there.
 #[derive(Debug)]
 struct Credentials {
@@ -71,7 +96,8 @@ struct Credentials {
 #[derive(Debug)]
 struct Now {
     shown: Arc<CertifiedKey>,
-    certified: Option<Certified>,
+    /// What its certificate says, and the certificate; none: it is in no cluster.
+    certified: Option<(Certified, Certificate)>,
     authorities: Vec<Vec<u8>>,
 }
 
@@ -80,7 +106,7 @@ impl Credentials {
         self.now.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, chain: &[&[u8]], certified: Option<Certified>, authorities: Vec<Vec<u8>>) {
+    fn set(&self, chain: &[&[u8]], certified: Option<(Certified, Certificate)>, authorities: Vec<Vec<u8>>) {
         let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let shown = Arc::new(CertifiedKey::new(chain, Arc::clone(&self.key)));
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = Now { shown, certified, authorities };
@@ -154,27 +180,32 @@ impl NodeKey {
         self.public
     }
 
-    /// Shows this certificate from now on, and believes the nodes that these authorities have certified. One that has
-    /// ended is shown, too: it can still be renewed.
+    /// Shows this certificate from now on, and believes the nodes that its authorities have certified. One that has ended is
+    /// shown, too: it can still be renewed.
     ///
     /// # Errors
     ///
-    /// It is none, or is not about this key.
-    pub fn certify(&self, certificate: &[u8], authorities: Vec<Vec<u8>>) -> Result<(), CertificateError> {
-        let certified = Certified::read(certificate)?;
+    /// It is none, is not about this key, or was issued by another authority.
+    pub fn certify(&self, certificate: Certificate) -> Result<(), CertificateError> {
+        let Certificate { own, authorities, crossed } = &certificate;
+        let certified = Certified::read(own)?;
         if certified.key != self.public {
             return Err(CertificateError::Malformed);
         }
-        let issuer = authorities.iter().find(|authority| {
-            Certified::verify(certificate, std::slice::from_ref(authority), certified.from_ms).is_ok()
-        });
-        let issuer = issuer.ok_or(CertificateError::OtherAuthority)?.clone();
-        self.credentials.set(&[certificate, &issuer], Some(certified), authorities);
+        let issued = |authority: &&Vec<u8>| {
+            let (own, authority) = (std::slice::from_ref(own), std::slice::from_ref(*authority));
+            Certified::verify(own, authority, certified.from_ms).is_ok()
+        };
+        let issuer = authorities.iter().find(issued).ok_or(CertificateError::OtherAuthority)?;
+        // Who has not heard of its issuer yet believes it by the one before.
+        let chain: Vec<&[u8]> = [own.as_slice(), issuer, crossed].into_iter().filter(|der| !der.is_empty()).collect();
+        self.credentials.set(&chain, Some((certified, certificate.clone())), authorities.clone());
         Ok(())
     }
 
     /// Believes the nodes that these authorities have certified from now on.
-    pub fn trust(&self, authorities: Vec<Vec<u8>>) {
+    #[cfg(test)]
+    pub(crate) fn trust(&self, authorities: Vec<Vec<u8>>) {
         self.credentials.now.write().unwrap_or_else(PoisonError::into_inner).authorities = authorities;
         self.credentials.generation.send_modify(|count| *count += 1);
     }
@@ -186,10 +217,16 @@ impl NodeKey {
 
     /// What its certificate says; none: it is in no cluster.
     pub fn certified(&self) -> Option<Certified> {
-        self.credentials.now().certified.clone()
+        self.credentials.now().certified.as_ref().map(|(certified, _)| certified.clone())
     }
 
-    fn generation(&self) -> u64 {
+    /// Its certificate, and what goes with it; none: it is in no cluster.
+    pub fn certificate(&self) -> Option<Certificate> {
+        self.credentials.now().certified.as_ref().map(|(_, certificate)| certificate.clone())
+    }
+
+    /// Counts the changes of what it shows or believes.
+    pub(crate) fn generation(&self) -> u64 {
         *self.credentials.generation.borrow()
     }
 
@@ -204,8 +241,9 @@ impl NodeKey {
         self.credentials.now().shown.cert.iter().map(|certificate| certificate.to_vec()).collect()
     }
 
-    /// Reads the certificate that somebody has shown, if an authority that is believed has issued it and it is good now.
-    pub(crate) fn verify(&self, shown: &[u8]) -> Result<Certified, CertificateError> {
+    /// Reads the certificate that somebody has shown, with those of his issuers, if an authority that is believed has issued it
+    /// and it is good now.
+    pub(crate) fn verify(&self, shown: &[Vec<u8>]) -> Result<Certified, CertificateError> {
         Certified::verify(shown, &self.credentials.now().authorities, wall_ms())
     }
 

@@ -15,8 +15,12 @@ const CLUSTER: ClusterId = ClusterId(0xabc);
 const DEADLINE: Duration = Duration::from_secs(5);
 const DAY: u64 = 24 * 3_600_000;
 
+fn document() -> Vec<u8> {
+    Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap().as_ref().to_vec()
+}
+
 fn key() -> NodeKey {
-    NodeKey::from_pkcs8(Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap().as_ref()).unwrap()
+    NodeKey::from_pkcs8(&document()).unwrap()
 }
 
 fn token(authority: &Authority) -> JoinToken {
@@ -24,12 +28,42 @@ fn token(authority: &Authority) -> JoinToken {
     JoinToken { digest, secret: Secret::new([9; 16]), addresses: Vec::new() }
 }
 
+fn with(own: Vec<u8>, authorities: Vec<Vec<u8>>) -> Certificate {
+    Certificate { own, authorities, crossed: Vec::new() }
+}
+
+/// Who was away while it was exchanged believes the next authority by the one that he knows, and not one that says so itself.
+#[test]
+fn the_next_authority_is_believed_by_the_one_before() {
+    let [before, next, other] = [(); 3].map(|()| Authority::found(CLUSTER).unwrap());
+    let key = key();
+    let own = next.issue(NodeId(7), &key.public(), wall_ms()).unwrap();
+    let known = [before.certificate().to_vec()];
+    let verify = |chain: &[Vec<u8>]| Certified::verify(chain, &known, wall_ms()).map(|certified| certified.node);
+    let crossed = before.cross(&next).unwrap();
+    let self_made = next.certificate().to_vec();
+    assert_eq!(verify(&[own.clone(), self_made.clone(), crossed.clone()]), Ok(NodeId(7)));
+    assert_eq!(verify(&[own.clone(), crossed.clone()]), Ok(NodeId(7)));
+    assert_eq!(verify(&[own.clone(), self_made.clone()]), Err(CertificateError::OtherAuthority));
+    let by_another = other.cross(&next).unwrap();
+    assert_eq!(verify(&[own.clone(), self_made, by_another]), Err(CertificateError::OtherAuthority));
+    // It does not make the others of the one before believable to those who believe the next one only.
+    let old = before.issue(NodeId(7), &key.public(), wall_ms()).unwrap();
+    let only_next = [next.certificate().to_vec()];
+    let shown = [old, before.certificate().to_vec(), crossed];
+    assert_eq!(Certified::verify(&shown, &only_next, wall_ms()), Err(CertificateError::OtherAuthority));
+    // A node is no authority.
+    let node = Authority::of_pkcs8(CLUSTER, &document()).unwrap();
+    let forged = node.issue(NodeId(8), &key.public(), wall_ms()).unwrap();
+    assert_eq!(verify(&[forged, own]), Err(CertificateError::OtherAuthority));
+}
+
 #[test]
 fn a_certificate_says_which_node_of_which_cluster_it_is_about() {
     let (authority, key) = (Authority::found(CLUSTER).unwrap(), key());
     let now = wall_ms();
     let issued = authority.issue(NodeId(7), &key.public(), now).unwrap();
-    let certified = Certified::verify(&issued, &[authority.certificate().to_vec()], now).unwrap();
+    let certified = Certified::verify(std::slice::from_ref(&issued), &[authority.certificate().to_vec()], now).unwrap();
     assert_eq!((certified.cluster, certified.node, certified.key), (CLUSTER, NodeId(7), key.public()));
     // Whole seconds, a day before and 90 days behind.
     assert_eq!(certified.from_ms, (now - DAY) / 1_000 * 1_000);
@@ -44,7 +78,7 @@ fn a_certificate_is_believed_of_its_authority_in_its_time_alone() {
     let (ours, theirs, key) = (Authority::found(CLUSTER).unwrap(), Authority::found(CLUSTER).unwrap(), key());
     let (now, authorities) = (wall_ms(), [ours.certificate().to_vec()]);
     let issue = |authority: &Authority| authority.issue(NodeId(7), &key.public(), now).unwrap();
-    let verify = |certificate: &[u8], at| Certified::verify(certificate, &authorities, at).map(drop);
+    let verify = |certificate: &[u8], at| Certified::verify(&[certificate.to_vec()], &authorities, at).map(drop);
     assert_eq!(verify(&issue(&ours), now), Ok(()));
     assert_eq!(verify(&issue(&theirs), now), Err(CertificateError::OtherAuthority));
     assert!(matches!(verify(&issue(&ours), now - 2 * DAY), Err(CertificateError::NotYet { .. })));
@@ -57,7 +91,7 @@ fn a_certificate_is_believed_of_its_authority_in_its_time_alone() {
     // While it is exchanged, both are believed.
     let both = [theirs.certificate().to_vec(), ours.certificate().to_vec()];
     for authority in [&ours, &theirs] {
-        assert!(Certified::verify(&issue(authority), &both, now).is_ok());
+        assert!(Certified::verify(&[issue(authority)], &both, now).is_ok());
     }
 }
 
@@ -70,9 +104,12 @@ fn a_certificate_with_a_wrong_byte_is_not_believed() {
     for at in 0..issued.len() {
         let mut wrong = issued.clone();
         wrong[at] ^= 1;
-        let read = Certified::verify(&wrong, &[authority.certificate().to_vec()], now);
+        let read = Certified::verify(&[wrong], &[authority.certificate().to_vec()], now);
         assert!(read.is_err(), "byte {at}");
-        assert!(Certified::verify(&issued[..at], &[authority.certificate().to_vec()], now).is_err(), "cut at {at}");
+        assert!(
+            Certified::verify(&[issued[..at].to_vec()], &[authority.certificate().to_vec()], now).is_err(),
+            "cut at {at}"
+        );
     }
 }
 
@@ -104,14 +141,14 @@ fn a_key_shows_its_own_certificates_alone() {
     let (authority, mine, other) = (Authority::found(CLUSTER).unwrap(), key(), key());
     let authorities = vec![authority.certificate().to_vec()];
     let foreign = authority.issue(NodeId(7), &other.public(), wall_ms()).unwrap();
-    assert_eq!(mine.certify(&foreign, authorities.clone()), Err(CertificateError::Malformed));
+    assert_eq!(mine.certify(with(foreign, authorities.clone())), Err(CertificateError::Malformed));
     let own = authority.issue(NodeId(7), &mine.public(), wall_ms()).unwrap();
-    assert_eq!(mine.certify(&own, Vec::new()), Err(CertificateError::OtherAuthority));
+    assert_eq!(mine.certify(with(own.clone(), Vec::new())), Err(CertificateError::OtherAuthority));
     assert_eq!(mine.certified(), None);
     // One that has ended is shown: it can still be renewed.
     let old = authority.issue(NodeId(7), &mine.public(), wall_ms() - 400 * DAY).unwrap();
     for certificate in [own, old] {
-        mine.certify(&certificate, authorities.clone()).unwrap();
+        mine.certify(with(certificate, authorities.clone())).unwrap();
         assert_eq!(mine.certified().map(|own| own.node), Some(NodeId(7)));
     }
     mine.decertify();
@@ -124,7 +161,7 @@ async fn nothing_is_told_to_somebody_in_between() {
     let (ours, theirs) = (Authority::found(CLUSTER).unwrap(), Authority::found(CLUSTER).unwrap());
     let between = key();
     let forged = theirs.issue(NodeId(1), &between.public(), wall_ms()).unwrap();
-    between.certify(&forged, vec![theirs.certificate().to_vec()]).unwrap();
+    between.certify(with(forged, vec![theirs.certificate().to_vec()])).unwrap();
     let with_ours_beside = key();
     let forged = theirs.issue(NodeId(1), &with_ours_beside.public(), wall_ms()).unwrap();
     with_ours_beside.credentials.set(&[&forged, ours.certificate()], None, Vec::new());

@@ -274,6 +274,8 @@ impl Daemon {
                 voters: None,
                 replace_after_ms: Some(REPLACE_AFTER_MS),
                 authorities: vec![authority()?.certificate().to_vec()],
+                crossed: Vec::new(),
+                authority: 1,
             };
             let node = AdmitNode { raft_id: Some(FOUNDER), ..this.admission() };
             let sealed_key = authority()?.seal(&cluster_key());
@@ -282,7 +284,7 @@ impl Daemon {
                 return None;
             };
             let certificate = store.certify(node.id).ok()?;
-            this.key.certify(&certificate.own, certificate.authorities).ok()?;
+            this.key.certify(certificate).ok()?;
             let token = CreateToken {
                 hash: token()?.secret.hash(),
                 role: TokenRole::Voter,
@@ -307,7 +309,7 @@ impl Daemon {
             let (node, token) = (this.admission(), token()?);
             let door = knock(&this.key, through, &token, JOINING).await.ok()?;
             let admitted = door.enter(&node, &token, JOINING).await.ok()?;
-            this.key.certify(&admitted.certificate.own, admitted.certificate.authorities).ok()?;
+            this.key.certify(admitted.certificate).ok()?;
             let identity = Identity {
                 raft_id: admitted.raft_id,
                 node: admitted.node,

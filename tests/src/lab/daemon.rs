@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Pid;
-use pontoon_store::NodeKey;
+use pontoon_store::{Certificate, NodeKey};
 use serde_json::Value;
 
 use super::cli::{Cli, program};
@@ -95,7 +95,8 @@ impl Daemon {
         let bytes = |value: &Value| Ok::<_, anyhow::Error>(hex::decode(value.as_str().context("it is no text")?)?);
         let authorities = identity["authorities"].as_array().context("it has no authorities")?;
         let authorities = authorities.iter().map(bytes).collect::<Result<_>>()?;
-        key.certify(&bytes(&identity["certificate"])?, authorities)?;
+        let (own, crossed) = (bytes(&identity["certificate"])?, bytes(&identity["crossed"])?);
+        key.certify(Certificate { own, authorities, crossed })?;
         Ok(key)
     }
 

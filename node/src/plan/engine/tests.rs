@@ -45,6 +45,8 @@ impl World {
             voters: None,
             replace_after_ms: None,
             authorities: Vec::new(),
+            crossed: Vec::new(),
+            authority: 1,
         };
         let admitted = |outcome| match outcome {
             Outcome::Node(node) => node.id,

@@ -8,7 +8,7 @@ use crate::codec::{
 use crate::model::apply::Change;
 use crate::model::command::{
     AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, Entry, Outcome, RequestId,
-    WantedSubnet,
+    RotateAuthority, WantedSubnet,
 };
 use crate::model::id::{EndpointId, NetworkId, NodeId, TokenId, Vni};
 use crate::model::object::{Cluster, Lease, NodeState, TokenRole, Voting};
@@ -54,11 +54,14 @@ fn commands() -> Vec<Command> {
         Command::AdmitNode(AdmitNode { voter_only: true, ..admission(3) }),
         Command::AdmitNode(AdmitNode { token: Some([7; 32]), ..admission(3) }),
         Command::FoundCluster {
-            cluster: Cluster { authorities: vec![vec![1, 2], vec![3]], ..settings() },
+            cluster: Cluster { authorities: vec![vec![1, 2], vec![3]], crossed: vec![5], authority: 2, ..settings() },
             node: admission(1),
             sealed_key: vec![4],
         },
         Command::CreateToken(CreateToken { hash: [7; 32], role: TokenRole::Observer, uses: 3, life_ms: 5_000 }),
+        Command::RotateAuthority(RotateAuthority { certificate: vec![1], crossed: vec![2], sealed_key: vec![3] }),
+        Command::DropAuthorities,
+        Command::ReportCertificate { node, authority: 2, until_ms: 77 },
         Command::RevokeToken { token: TokenId(0xff) },
         Command::RotateToken { token: TokenId(u64::MAX), hash: [9; 32] },
         Command::ConfigureCluster(ConfigureCluster { voters: Some(0), replace_after_ms: None }),

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::codec::{decode_entry, decode_snapshot, encode_entry, encode_snapshot, object_hash};
 use crate::model::command::{
     AdmitNode, ClaimSubnet, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, EngineRef, Entry,
-    HoldAddress, PlaceEndpoint, RebindEndpoint, ReportNode, RequestId, WantedSubnet,
+    HoldAddress, PlaceEndpoint, RebindEndpoint, ReportNode, RequestId, RotateAuthority, WantedSubnet,
 };
 use crate::model::id::{EndpointId, Mac, NetworkId, NodeId, TokenId, Vni};
 use crate::model::object::{
@@ -34,7 +34,7 @@ struct Dice {
 
 fn dice() -> impl Strategy<Value = Dice> {
     let step_ms = prop_oneof![3 => 0..2_000_i64, 1 => -90_000..90_000_i64];
-    (0..43_u8, any::<[u8; 3]>(), step_ms, 0..3_u64, prop_oneof![6 => Just(0_u64), 1 => 0..4_u64])
+    (0..46_u8, any::<[u8; 3]>(), step_ms, 0..3_u64, prop_oneof![6 => Just(0_u64), 1 => 0..4_u64])
         .prop_map(|(kind, [a, b, c], step_ms, asker, again)| Dice { kind, a, b, c, step_ms, asker, again })
 }
 
@@ -275,6 +275,12 @@ fn command(state: &State, dice: &Dice) -> Command {
             uses: u32::from(a % 4),
             life_ms: u64::from(c) * 20_000,
         }),
+        43 => Command::RotateAuthority(RotateAuthority { certificate: vec![b], crossed: vec![c], sealed_key: vec![a] }),
+        44 => Command::DropAuthorities,
+        45 => {
+            let authority = state.cluster.as_ref().map_or(0, |cluster| cluster.authority);
+            Command::ReportCertificate { node, authority, until_ms: u64::from(c) }
+        }
         41 => Command::RevokeToken { token: token(state, b) },
         42 => Command::RotateToken { token: token(state, b), hash: [c; 32] },
         _ => Command::RemoveEndpoint { endpoint: id, epoch },
@@ -388,7 +394,7 @@ fn random_logs_reach_every_kind_of_object() {
         }
     }
     let counts: Vec<i32> = accepted.into_values().collect();
-    assert!(counts.len() == 26 && counts.iter().all(|count| *count >= 15), "{counts:?}");
+    assert!(counts.len() == 29 && counts.iter().all(|count| *count >= 10), "{counts:?}");
     assert!(reasons.len() >= 18, "{reasons:?}");
     assert!(refused < 3_500, "{refused} of 4800 were refused");
 }

@@ -1,6 +1,7 @@
 //! What a command does to the state: all or nothing, the same on every node.
 
 mod address;
+mod authority;
 mod cluster;
 mod endpoint;
 mod engine;
@@ -182,6 +183,11 @@ impl Changing<'_> {
             Command::RebindEndpoint(rebound) => self.rebind_endpoint(rebound),
             Command::CreateToken(wanted) => self.create_token(wanted),
             Command::RevokeToken { token } => self.revoke_token(*token),
+            Command::RotateAuthority(new) => self.rotate_authority(new),
+            Command::DropAuthorities => self.drop_authorities(),
+            Command::ReportCertificate { node, authority, until_ms } => {
+                self.report_certificate(*node, *authority, *until_ms)
+            }
             Command::RotateToken { token, hash } => self.rotate_token(*token, *hash),
         }
     }

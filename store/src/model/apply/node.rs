@@ -28,6 +28,7 @@ impl State {
     ///
     /// Why it cannot.
     pub fn may_admit(&self, admit: &AdmitNode) -> Result<(), Rejection> {
+        name::check("node", &admit.name, name::MAX_NAME)?;
         if self.retried(admit)?.is_none() {
             self.token_of(admit)?;
         }
@@ -112,6 +113,8 @@ impl Changing<'_> {
             attempt: admit.attempt,
             voting: Voting::Auto,
             voter_only: admit.voter_only,
+            authority: 0,
+            certificate_until_ms: 0,
         })
     }
 

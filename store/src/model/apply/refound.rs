@@ -17,6 +17,8 @@ pub struct Refounding {
     pub sealed_key: Vec<u8>,
     /// Its only node.
     pub first: FirstNode,
+    /// When it begins, in milliseconds since the Unix epoch: addresses cool from then on.
+    pub now_ms: u64,
 }
 
 /// The node that a cluster begins with.
@@ -46,7 +48,7 @@ impl State {
         let mut seq = 0;
         let mut entry = |command| {
             seq += 1;
-            Entry { time_ms: 0, request: RequestId { node: NodeId(0), run: 0, seq }, command }
+            Entry { time_ms: new.now_ms, request: RequestId { node: NodeId(0), run: 0, seq }, command }
         };
         let gone: Vec<NodeId> = self.nodes.keys().copied().filter(|node| Some(*node) != stays).collect();
         for node in gone {
@@ -67,12 +69,14 @@ impl State {
         self.applied_index += 1;
         let cluster = self.cluster.as_mut().ok_or_else(missing)?;
         (cluster.id, cluster.authorities) = (new.cluster, vec![new.authority]);
+        (cluster.crossed, cluster.authority) = (Vec::new(), 1);
         self.sealed_key = new.sealed_key;
         self.sessions.clear();
         let raft_id = RaftId(self.applied_index);
         let lost = || Rejection::new(Reason::NodeNotFound, format!("there is no node {first}"), "use another backup");
         let node = self.nodes.get_mut(&first).ok_or_else(lost)?;
         node.raft_id = raft_id;
+        (node.authority, node.certificate_until_ms) = (0, 0);
         let node = node.clone();
         self.reindex();
         Ok((self, node))

@@ -25,8 +25,10 @@ impl Changing<'_> {
         if !Token::LIFE_MS.contains(&wanted.life_ms) {
             return refuse(format!("a token cannot last {} ms", wanted.life_ms), "use 1s to 8760h (a year)");
         }
-        self.forget_tokens();
-        if self.state.tokens.len() >= MAX_TOKENS {
+        let now = self.state.clock_ms;
+        let over = |token: &Token| token.revoked_ms.unwrap_or(token.until_ms) + KEEP_MS <= now;
+        let forgotten: Vec<_> = self.state.tokens.values().filter(|token| over(token)).map(Token::id).collect();
+        if self.state.tokens.len() - forgotten.len() >= MAX_TOKENS {
             let message = format!("there are {MAX_TOKENS} tokens already");
             return refuse(
                 message,
@@ -36,7 +38,10 @@ impl Changing<'_> {
         if self.state.tokens.contains_key(&TokenId::of(&wanted.hash)) {
             return refuse("there is such a token already".to_owned(), "use another secret");
         }
-        let now = self.state.clock_ms;
+        for id in forgotten {
+            self.state.tokens.remove(&id);
+            self.changes.insert(Change::Token(id));
+        }
         let token = Token {
             hash: wanted.hash,
             role: wanted.role,
@@ -62,7 +67,10 @@ impl Changing<'_> {
     pub(super) fn rotate_token(&mut self, id: TokenId, hash: [u8; 32]) -> Result<Outcome, Rejection> {
         let Token { role, uses, created_ms, until_ms, .. } = *self.token(id)?;
         let made = self.create_token(&CreateToken { hash, role, uses, life_ms: until_ms - created_ms })?;
-        self.revoke_token(id)?;
+        // One that ended long ago is forgotten by now.
+        if self.state.tokens.contains_key(&id) {
+            self.revoke_token(id)?;
+        }
         Ok(made)
     }
 
@@ -70,17 +78,6 @@ impl Changing<'_> {
         let missing =
             || Rejection::new(Reason::TokenNotFound, format!("there is no token {id}"), "see `pontoon token ls`");
         self.state.tokens.get(&id).ok_or_else(missing)
-    }
-
-    /// Forgets the tokens that ended long ago.
-    fn forget_tokens(&mut self) {
-        let now = self.state.clock_ms;
-        let over = |token: &Token| token.revoked_ms.unwrap_or(token.until_ms) + KEEP_MS <= now;
-        let gone = self.state.tokens.values().filter(|token| over(token)).map(Token::id);
-        for id in gone.collect::<Vec<_>>() {
-            self.state.tokens.remove(&id);
-            self.changes.insert(Change::Token(id));
-        }
     }
 }
 
@@ -90,8 +87,13 @@ impl State {
         let refuse = |reason: Reason, why: String, hint: &str| {
             Err(Rejection::new(reason, format!("node {} cannot be admitted: {why}", admit.name), hint))
         };
-        if self.cluster.as_ref().is_none_or(|cluster| cluster.authorities.is_empty()) {
-            return Ok(None);
+        match &self.cluster {
+            Some(cluster) if cluster.authorities.is_empty() => return Ok(None),
+            Some(_) => {}
+            None => {
+                let why = "this node does not know its cluster yet".to_owned();
+                return refuse(Reason::NotFounded, why, "try again in a moment, or ask another node");
+            }
         }
         let known = admit.token.and_then(|hash| {
             let token = self.tokens.get(&TokenId::of(&hash))?;

@@ -130,6 +130,8 @@ pub(crate) fn settings() -> Cluster {
         voters: None,
         replace_after_ms: None,
         authorities: Vec::new(),
+        crossed: Vec::new(),
+        authority: 1,
     }
 }
 

@@ -1,9 +1,9 @@
 //! Tokens that hosts join with.
 
-use super::{World, admission, settings};
-use crate::model::command::{AdmitNode, Command, CreateToken, Outcome};
+use super::{World, admission, report, settings};
+use crate::model::command::{AdmitNode, Command, CreateToken, Outcome, RotateAuthority};
 use crate::model::id::TokenId;
-use crate::model::object::{Cluster, Token, TokenRole, Voting};
+use crate::model::object::{Cluster, NodeState, Token, TokenRole, Voting};
 use crate::model::rejection::Reason;
 
 const HOUR: u64 = 3_600_000;
@@ -164,4 +164,54 @@ fn there_are_a_thousand_tokens_at_most() {
         world.ok(Command::CreateToken(numbered(number)));
     }
     world.refused(Command::CreateToken(numbered(1_000)), Reason::InvalidToken, &["1000 tokens"]);
+}
+
+/// One is exchanged at a time, and the one before is believed until nobody that answers needs it.
+#[test]
+fn an_authority_is_exchanged() {
+    let mut world = closed();
+    world.ok(Command::CreateToken(create(7, 9)));
+    world.ok(with(7, 2));
+    let (first, second) = (world.node(1).id, world.node(2).id);
+    for node in [first, second] {
+        world.ok(Command::ReportNode(report(node)));
+        world.ok(Command::ReportCertificate { node, authority: 1, until_ms: 5 });
+    }
+    world.ok(Command::DropAuthorities);
+    let new = RotateAuthority { certificate: vec![9], crossed: vec![8], sealed_key: vec![7] };
+    let Outcome::Cluster(cluster) = world.ok(Command::RotateAuthority(new.clone())) else { panic!("the settings") };
+    assert_eq!((cluster.authorities, cluster.crossed, cluster.authority), (vec![vec![1], vec![9]], vec![8], 2));
+    assert_eq!(world.state.sealed_key, [7]);
+    world.refused(with(7, 3), Reason::TokenRevoked, &["n3"]);
+    world.refused(Command::RotateAuthority(new), Reason::AuthorityInUse, &["a moment ago", "n1, n2"]);
+    world.ok(Command::ReportCertificate { node: first, authority: 2, until_ms: 6 });
+    world.refused(Command::DropAuthorities, Reason::AuthorityInUse, &["n2 have certificates", "pontoon status"]);
+    // One that is down gets it when it is back.
+    world.ok(Command::SetNodeState { node: second, state: NodeState::Down });
+    let Outcome::Cluster(cluster) = world.ok(Command::DropAuthorities) else { panic!("the settings") };
+    assert_eq!((cluster.authorities, cluster.crossed, cluster.authority), (vec![vec![9]], vec![8], 2));
+    assert_eq!(world.node(1).certificate_until_ms, 6);
+}
+
+/// The new one was there already when it was found that the one before was forgotten.
+#[test]
+fn a_token_that_ended_long_ago_is_rotated_all_the_same() {
+    let mut world = closed();
+    let id = token(&mut world, Command::CreateToken(create(7, 3))).id();
+    world.now_ms += 8 * 24 * HOUR;
+    let made = token(&mut world, Command::RotateToken { token: id, hash: [8; 32] });
+    assert_eq!((made.uses, world.state.tokens.len()), (3, 1));
+    world.ok(with(8, 2));
+}
+
+/// It cannot know whether a token is good, and would call wherever it is told to.
+#[test]
+fn a_node_that_knows_nothing_yet_lets_nobody_in() {
+    let state = crate::model::state::State::empty();
+    let refused = state.may_admit(&admission(2)).unwrap_err();
+    assert_eq!(refused.reason, Reason::NotFounded);
+    let long = AdmitNode { name: "x\n".repeat(30_000), ..admission(2) };
+    let refused = closed().state.may_admit(&long).unwrap_err();
+    assert_eq!(refused.reason, Reason::InvalidName);
+    assert!(refused.message.len() < 400 && !refused.message.contains('\n'), "{}", refused.message);
 }

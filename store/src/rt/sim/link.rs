@@ -200,9 +200,9 @@ impl Link {
             if expected != there.key.public() {
                 return Err(failed(io::Error::other("another daemon has that address now")));
             }
-            self.key.verify(&there.key.chain()[0]).map_err(|error| failed(io::Error::other(error)))?;
+            self.key.verify(&there.key.chain()).map_err(|error| failed(io::Error::other(error)))?;
         }
-        let shown = Shown::new(&self.key.chain()[0], self.address, &there.key).map_err(failed)?;
+        let shown = Shown::new(self.key.chain(), self.address, &there.key).map_err(failed)?;
         *self.open() = Some((there.run.clone(), shown.clone()));
         Ok((there, shown))
     }

@@ -88,7 +88,7 @@ async fn a_call_needs_a_certificate_of_the_cluster_for_the_node_that_calls() {
         if let Some((authority, node, issued_ms)) = certificate {
             let own = authority.issue(node, &key.public(), issued_ms).unwrap();
             let authorities = vec![authority.certificate().to_vec()];
-            key.certify(&own, authorities.clone()).unwrap();
+            key.certify(Certificate { own, authorities: authorities.clone(), crossed: Vec::new() }).unwrap();
             // It believes the others, so that it is they who refuse.
             key.trust(vec![authorities[0].clone(), super::authority().certificate().to_vec()]);
         } else {
@@ -155,7 +155,7 @@ async fn one_that_came_later_is_believed_if_a_known_member_vouches_for_it() {
     let newcomer = Daemon::start(4).await;
     let admitted = admit(&newcomer.key, sponsor.address, &newcomer.admission(), DEADLINE).await.unwrap();
     assert_eq!(admitted.members.len(), 3);
-    newcomer.key.certify(&admitted.certificate.own, admitted.certificate.authorities).unwrap();
+    newcomer.key.certify(admitted.certificate).unwrap();
     let only = |daemon: &Daemon| [(daemon.store().id(), daemon.peer())].into();
     let options = |members| StoreOptions { members, ..newcomer.options(admitted.raft_id) };
     newcomer.slot.set(Some(Store::open(options(only(sponsor))).await.unwrap()));
@@ -214,4 +214,32 @@ async fn a_silent_connection_holds_up_no_other() {
         silent.push(TcpStream::connect(daemon.address).await.unwrap());
     }
     hello(&new_key(), daemon.address, Duration::from_secs(2)).await.unwrap();
+}
+
+/// Connections last for months. One that was kept although the certificate that it was made with had been renewed ended with
+/// that, and the node was shut out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_made_anew_once_the_certificate_is_another() {
+    let daemons = three().await;
+    let leader = &daemons[leader(&daemons)];
+    let other = daemons.iter().find(|daemon| daemon.address != leader.address).unwrap();
+    let (me, node) = (other.store().id(), other.store().node());
+    let key = NodeKey::from_pkcs8(&std::fs::read(other.dir.path().join(KEY)).unwrap()).unwrap();
+    let issued = |at_ms| {
+        let own = authority().issue(node, &key.public(), at_ms).unwrap();
+        let authorities = vec![authority().certificate().to_vec()];
+        Certificate { own, authorities, crossed: Vec::new() }
+    };
+    key.certify(issued(clock())).unwrap();
+    let channels = channels(me, &key);
+    read_index(&channels, leader, &leader.peer()).await.unwrap();
+    // What it shows from now on has ended: only a new connection shows it.
+    key.certify(issued(clock() - 91 * 24 * 3_600_000)).unwrap();
+    let refused = read_index(&channels, leader, &leader.peer()).await;
+    assert_eq!(refused.as_ref().unwrap_err().code(), Code::Unauthenticated, "{refused:?}");
+    channels.note(&refused);
+    assert!(channels.is_disbelieved());
+    key.certify(issued(clock())).unwrap();
+    assert!(!channels.is_disbelieved(), "it shows another");
+    read_index(&channels, leader, &leader.peer()).await.unwrap();
 }

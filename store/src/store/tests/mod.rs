@@ -30,7 +30,7 @@ use crate::model::command::{AdmitNode, Command, CreateNetwork, CreateToken, FEAT
 use crate::model::id::FOUNDER;
 use crate::model::object::{Cluster, Family, NodeState, Pool, Token, TokenRole};
 use crate::model::rejection::Reason;
-use crate::{AdmitError, Admitted, Authority, PeerServer, StoreSlot, hello, knock};
+use crate::{AdmitError, Admitted, Authority, Certificate, PeerServer, StoreSlot, hello, knock};
 
 const CLUSTER: ClusterId = ClusterId(0x5eed);
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -70,7 +70,8 @@ fn certified_key(node: u64) -> NodeKey {
 
 fn certify(key: NodeKey, node: u64) -> NodeKey {
     let own = authority().issue(NodeId(node), &key.public(), clock()).unwrap();
-    key.certify(&own, vec![authority().certificate().to_vec()]).unwrap();
+    let authorities = vec![authority().certificate().to_vec()];
+    key.certify(Certificate { own, authorities, crossed: Vec::new() }).unwrap();
     key
 }
 
@@ -201,13 +202,15 @@ impl Daemon {
             voters: None,
             replace_after_ms: None,
             authorities: vec![authority().certificate().to_vec()],
+            crossed: Vec::new(),
+            authority: 1,
         };
         let node = AdmitNode { raft_id: Some(FOUNDER), ..self.admission() };
         let sealed_key = authority().seal(&cluster_key());
         let founded = store.propose(Command::FoundCluster { cluster, node, sealed_key }, DEADLINE).await;
         let Ok(Outcome::Node(node)) = founded else { panic!("{founded:?}") };
         let certificate = store.certify(node.id).unwrap();
-        self.key.certify(&certificate.own, certificate.authorities).unwrap();
+        self.key.certify(certificate).unwrap();
         let (hash, role) = (token().secret.hash(), TokenRole::Voter);
         let token = CreateToken { hash, role, uses: 100, life_ms: Token::DEFAULT_LIFE_MS };
         store.propose(Command::CreateToken(token), DEADLINE).await.unwrap();
@@ -218,7 +221,7 @@ impl Daemon {
         let node = self.admission();
         let admitted = admit(&self.key, through.address, &node, DEADLINE).await.unwrap();
         assert_eq!(admitted.cluster, CLUSTER);
-        self.key.certify(&admitted.certificate.own, admitted.certificate.authorities).unwrap();
+        self.key.certify(admitted.certificate).unwrap();
         let options = StoreOptions { members: admitted.members, ..self.options(admitted.raft_id) };
         self.slot.set(Some(Store::open(options).await.unwrap()));
     }
@@ -252,7 +255,10 @@ impl Daemon {
         let store = self.store();
         self.slot.set(None);
         self.stop = None;
-        self.server.take().unwrap().abort();
+        let server = self.server.take().unwrap();
+        server.abort();
+        // Its port is free then.
+        let _ = server.await;
         let id = store.id();
         store.0.ending.cancel();
         store.in_raft().unwrap().raft.shutdown().await.unwrap();

@@ -24,6 +24,7 @@ async fn a_survivor_goes_on_in_a_new_cluster() {
         authority: authority.certificate().to_vec(),
         sealed_key: authority.seal(&cluster_key()),
         first: FirstNode::Stays(node),
+        now_ms: clock(),
     };
     let old_index = state.applied_index;
     let (state, first) = state.refound(new).unwrap();
@@ -40,7 +41,7 @@ async fn a_survivor_goes_on_in_a_new_cluster() {
     let write = |name: &str| Command::CreateNetwork(CreateNetwork { name: name.into(), ..CreateNetwork::default() });
     new.propose(write("after"), DEADLINE).await.unwrap();
     let certificate = new.certify(node).unwrap();
-    survivor.key.certify(&certificate.own, certificate.authorities).unwrap();
+    survivor.key.certify(certificate).unwrap();
     assert_eq!(survivor.key.certified().unwrap().cluster, OTHER);
     new.shutdown().await;
     let again = Store::open(StoreOptions { begun: true, ..options }).await.unwrap();
@@ -65,6 +66,7 @@ async fn a_new_node_begins_with_what_another_cluster_had() {
         authority: authority.certificate().to_vec(),
         sealed_key: authority.seal(&cluster_key()),
         first: FirstNode::Enters(founder.admission()),
+        now_ms: clock(),
     };
     let (state, first) = state.refound(new).unwrap();
     assert_eq!(state.check(), []);

@@ -242,6 +242,8 @@ async fn found(options: StoreOptions, admission: AdmitNode, slot: &StoreSlot) ->
         voters: None,
         replace_after_ms: None,
         authorities: vec![authority()?.certificate().to_vec()],
+        crossed: Vec::new(),
+        authority: 1,
     };
     let node = AdmitNode { raft_id: Some(FOUNDER), ..admission };
     let sealed_key = authority()?.seal(&cluster_key());
@@ -250,7 +252,7 @@ async fn found(options: StoreOptions, admission: AdmitNode, slot: &StoreSlot) ->
         other => bail!("founding made {other:?}"),
     };
     let certificate = store.certify(node.id)?;
-    store.key().certify(&certificate.own, certificate.authorities)?;
+    store.key().certify(certificate)?;
     let hash = token()?.secret.hash();
     let token = CreateToken { hash, role: TokenRole::Voter, uses: 1_000, life_ms: Token::DEFAULT_LIFE_MS };
     store.propose(Command::CreateToken(token), DEADLINE).await?;
@@ -266,7 +268,7 @@ async fn join(
 ) -> Result<(Store, NodeId)> {
     let through = founder.store.state().nodes.values().next().context("no founder")?.advertise;
     let admitted = knock(key, through, &token()?, DEADLINE).await?.enter(&admission, &token()?, DEADLINE).await?;
-    key.certify(&admitted.certificate.own, admitted.certificate.authorities)?;
+    key.certify(admitted.certificate)?;
     let options = options(admitted.raft_id, admitted.node, admitted.members);
     let store = if admitted.observer { Store::observe(options, None).await? } else { Store::open(options).await? };
     slot.set(Some(store.clone()));
