@@ -17,10 +17,12 @@ use crate::daemon::Daemon;
 use crate::host;
 use crate::member::Member;
 
-/// How often it is looked: a clock may be set, and a host suspended.
-const LOOK: Duration = Duration::from_secs(60);
+/// How often it is looked: a clock may be set, a host suspended, and one that nobody believes is told of no change.
+const LOOK: Duration = Duration::from_secs(5);
+/// How often a node gets another certificate because the others do not believe the one that it has.
+const DOUBT: Duration = Duration::from_secs(60);
 /// How long it waits after a failure.
-const AGAIN: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// What there is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub(crate) fn follow(daemon: &Arc<Daemon>, cluster: ClusterId, node: NodeId) {
             let Some(member) = daemon.try_member().filter(same) else { return };
             let mut applied = member.store().applied();
             applied.borrow_and_update();
-            let may_doubt = doubted.is_none_or(|since| since.elapsed() >= LOOK);
+            let may_doubt = doubted.is_none_or(|since| since.elapsed() >= DOUBT);
             let next = |member: &Member| next(member, place, may_doubt);
             let wait = match next(&member) {
                 None => LOOK,

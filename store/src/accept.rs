@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::peer::StoreSlot;
+use crate::refusals::What;
 use crate::tls::{CONNECT, CertificateError, Connection, NodeKey};
 
 /// How many handshakes may be under way.
@@ -48,7 +49,11 @@ pub(crate) async fn accept(listener: TcpListener, slot: StoreSlot, doors: Doors)
         if under_way.len() >= HANDSHAKES {
             let addresses: Vec<_> = under_way.iter().map(|(address, _)| *address).collect();
             let (address, task) = under_way.remove(crowding(&addresses));
-            slot.refusals().note(address, &"too many handshakes are under way, and this one ends for a newer one");
+            slot.refusals().note(
+                address,
+                What::Handshake,
+                &"too many handshakes are under way, and this one ends for a newer one",
+            );
             task.abort();
         }
         let (slot, doors, strangers) = (slot.clone(), doors.clone(), Arc::clone(&strangers));
@@ -59,7 +64,11 @@ pub(crate) async fn accept(listener: TcpListener, slot: StoreSlot, doors: Doors)
                 // A certificate of another cluster, or one that has ended, is worth a word also if nothing is said.
                 Ok(Ok((connection, false))) => match connection.certified() {
                     Ok(_) | Err(CertificateError::NoNode) => debug!(%address, "somebody connected and said nothing"),
-                    Err(error) => refusals.note(address.ip(), &format!("its certificate is not believed: {error}")),
+                    Err(error) => refusals.note(
+                        address.ip(),
+                        What::Certificate,
+                        &format!("its certificate is not believed: {error}"),
+                    ),
                 },
                 Ok(Ok((connection, true))) if connection.certified().is_ok_and(|it| slot.may_be_node(&it.key)) => {
                     drop(doors.nodes.send(connection).await)
@@ -68,8 +77,14 @@ pub(crate) async fn accept(listener: TcpListener, slot: StoreSlot, doors: Doors)
                     let connection = connection.end_soon(take_in(&strangers, address.ip()));
                     drop(doors.strangers.send(connection).await);
                 }
-                Ok(Err(error)) => refusals.note(address.ip(), &format!("the handshake has failed: {error}")),
-                Err(_) => refusals.note(address.ip(), &format!("the handshake is not over within {CONNECT:?}")),
+                Ok(Err(error)) => {
+                    refusals.note(address.ip(), What::Handshake, &format!("the handshake has failed: {error}"))
+                }
+                Err(_) => refusals.note(
+                    address.ip(),
+                    What::Handshake,
+                    &format!("the handshake is not over within {CONNECT:?}"),
+                ),
             }
         });
         under_way.push((address.ip(), task));

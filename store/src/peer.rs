@@ -23,12 +23,12 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::accept::{Doors, HANDSHAKES, accept};
 use crate::raft::channel::{Caller, shown};
 use crate::raft::service::Service;
-use crate::refusals::Refusals;
+use crate::refusals::{Refusals, What};
 #[cfg(feature = "sim")]
 use crate::rt::sim::link;
 use crate::rt::wall_ms;
@@ -157,7 +157,8 @@ impl StoreSlot {
 
     /// A refusal that the log tells.
     fn refused(&self, shown: &Shown, status: Status) -> Status {
-        self.refusals.note(shown.address.ip(), &status.message());
+        let what = if status.code() == Code::Unauthenticated { What::Certificate } else { What::Caller };
+        self.refusals.note(shown.address.ip(), what, &status.message());
         status
     }
 

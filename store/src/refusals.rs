@@ -1,4 +1,4 @@
-//! Who was refused at the port, and why, in the log: each address at once, and then no more often than it is useful.
+//! Who was refused at the port, and why, in the log: each address at once, and then no more often than is useful.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -17,7 +17,23 @@ const MOST: usize = 256;
 
 /// Who was refused lately. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Refusals(Arc<Mutex<BTreeMap<Option<IpAddr>, Lately>>>);
+pub(crate) struct Refusals(Arc<Mutex<BTreeMap<Option<Whom>, Lately>>>);
+
+/// Somebody, and what he was refused for.
+type Whom = (IpAddr, What);
+
+/// What somebody is refused for. Each is said by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum What {
+    /// The handshake.
+    Handshake,
+    /// His certificate.
+    Certificate,
+    /// Who he says he is.
+    Caller,
+    /// His token, or what he wants to be.
+    Admission,
+}
 
 #[derive(Debug)]
 struct Lately {
@@ -27,8 +43,8 @@ struct Lately {
 
 impl Refusals {
     /// Says who was refused and why, unless it was said of the same address a moment ago.
-    pub(crate) fn note(&self, address: IpAddr, why: &dyn Display) {
-        if let Some(unsaid) = self.count(address, now()) {
+    pub(crate) fn note(&self, address: IpAddr, what: What, why: &dyn Display) {
+        if let Some(unsaid) = self.count((address, what), now()) {
             let before =
                 if unsaid == 0 { String::new() } else { format!(", and {unsaid} times since the last such line") };
             warn!(address = %address.to_canonical(), "a caller is refused: {why}{before}");
@@ -36,13 +52,13 @@ impl Refusals {
     }
 
     /// Counts one. If something is to be said: how many there were that nothing was said of.
-    fn count(&self, address: IpAddr, now: Instant) -> Option<u64> {
+    fn count(&self, whom: Whom, now: Instant) -> Option<u64> {
         let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lately.contains_key(&Some(address));
+        let known = lately.contains_key(&Some(whom));
         if !known && lately.len() >= MOST {
             lately.retain(|_, lately| now - lately.said < QUIET);
         }
-        let place = if known || lately.len() < MOST { Some(address) } else { None };
+        let place = if known || lately.len() < MOST { Some(whom) } else { None };
         match lately.get_mut(&place) {
             Some(lately) if now - lately.said < QUIET => {
                 lately.unsaid += 1;
@@ -69,10 +85,11 @@ mod tests {
     #[test]
     fn each_address_is_named_and_none_fills_the_log() {
         let (refusals, start) = (Refusals::default(), now());
-        let address = |number: u32| IpAddr::V4(Ipv4Addr::from(number));
+        let address = |number: u32| (IpAddr::V4(Ipv4Addr::from(number)), What::Caller);
         assert_eq!(refusals.count(address(1), start), Some(0));
         assert_eq!([(); 1_000].map(|()| refusals.count(address(1), start)), [None; 1_000]);
         assert_eq!(refusals.count(address(2), start), Some(0));
+        assert_eq!(refusals.count((address(1).0, What::Certificate), start), Some(0), "for something else");
         assert_eq!(refusals.count(address(1), start + QUIET), Some(1_000));
         assert_eq!(refusals.count(address(1), start + QUIET), None);
     }
@@ -80,9 +97,13 @@ mod tests {
     #[test]
     fn many_addresses_take_no_more_memory() {
         let (refusals, start) = (Refusals::default(), now());
-        let said = (0..100_000).filter(|&number| refusals.count(IpAddr::V4(Ipv4Addr::from(number)), start).is_some());
+        let said = (0..100_000)
+            .filter(|&number| refusals.count((IpAddr::V4(Ipv4Addr::from(number)), What::Caller), start).is_some());
         assert_eq!(said.count(), MOST + 1);
         assert!(refusals.0.lock().unwrap().len() <= MOST + 1);
-        assert!(refusals.count(IpAddr::V4(Ipv4Addr::from(7_000_000)), start + QUIET).is_some(), "there is room again");
+        assert!(
+            refusals.count((IpAddr::V4(Ipv4Addr::from(7_000_000)), What::Caller), start + QUIET).is_some(),
+            "there is room again"
+        );
     }
 }

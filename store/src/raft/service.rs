@@ -20,6 +20,7 @@ use crate::model::id::{NodeId, RaftId};
 use crate::model::object::Voting;
 use crate::model::rejection::{Reason, Rejection};
 use crate::peer::StoreSlot;
+use crate::refusals::What;
 use crate::rt;
 use crate::store::{Level, ProposeError, Proposed, ReadError, Store, hash_out};
 use crate::tls::{NodeKey, Shown};
@@ -305,7 +306,11 @@ impl Service {
             Refused::Unknown(error) => unproposed(&error),
             Refused::Rejected(rejection) => {
                 let reason = rejection.reason.as_str();
-                self.slot.refusals().note(address.ip(), &format!("it may not join, {reason}: {rejection}"));
+                self.slot.refusals().note(
+                    address.ip(),
+                    What::Admission,
+                    &format!("it may not join, {reason}: {rejection}"),
+                );
                 rejected(&rejection)
             }
         }
