@@ -5,7 +5,7 @@ use prost::Message;
 
 use crate::model::command::{
     AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, EngineRef, Entry, Outcome, ReportNode,
-    RequestId, RotateAuthority, WantedSubnet,
+    RequestId, WantedSubnet,
 };
 use crate::model::id::{EndpointId, NetworkId, NodeId, RaftId};
 use crate::model::object::Route;
@@ -110,11 +110,7 @@ impl From<&Command> for v1::Command {
             Command::RebindEndpoint(rebound) => Kind::RebindEndpoint(rebound.into()),
             Command::CreateToken(wanted) => Kind::CreateToken(wanted.into()),
             Command::RevokeToken { token } => Kind::RevokeToken(v1::RevokeToken { id: token.to_string() }),
-            Command::RotateAuthority(new) => Kind::RotateAuthority(v1::RotateAuthority {
-                certificate: new.certificate.clone(),
-                crossed: new.crossed.clone(),
-                sealed_key: new.sealed_key.clone(),
-            }),
+            Command::RotateAuthority(new) => Kind::RotateAuthority(new.into()),
             Command::DropAuthorities => Kind::DropAuthorities(v1::DropAuthorities {}),
             Command::ReportCertificate { node, authority, until_ms } => {
                 Kind::ReportCertificate(v1::ReportCertificate {
@@ -187,11 +183,7 @@ impl TryFrom<v1::Command> for Command {
             Kind::RebindEndpoint(rebound) => Self::RebindEndpoint(rebound.try_into()?),
             Kind::CreateToken(wanted) => Self::CreateToken(wanted.try_into()?),
             Kind::RevokeToken(revoke) => Self::RevokeToken { token: token_id("revoke_token", &revoke.id)? },
-            Kind::RotateAuthority(new) => Self::RotateAuthority(RotateAuthority {
-                certificate: new.certificate,
-                crossed: new.crossed,
-                sealed_key: new.sealed_key,
-            }),
+            Kind::RotateAuthority(new) => Self::RotateAuthority(new.into()),
             Kind::DropAuthorities(_) => Self::DropAuthorities,
             Kind::ReportCertificate(report) => Self::ReportCertificate {
                 node: NodeId(report.node),

@@ -1,8 +1,8 @@
-//! Tokens that hosts join with.
+//! Tokens that hosts join with, and the authority that they name.
 
 use pontoon_proto::v1;
 
-use crate::model::command::CreateToken;
+use crate::model::command::{CreateToken, RotateAuthority};
 use crate::model::id::TokenId;
 use crate::model::object::{Token, TokenRole};
 
@@ -70,6 +70,20 @@ impl TryFrom<v1::CreateToken> for CreateToken {
             uses: wanted.uses,
             life_ms: wanted.life_ms,
         })
+    }
+}
+
+impl From<&RotateAuthority> for v1::RotateAuthority {
+    fn from(new: &RotateAuthority) -> Self {
+        let RotateAuthority { certificate, crossed, sealed_key } = new.clone();
+        Self { certificate, crossed, sealed_key }
+    }
+}
+
+impl From<v1::RotateAuthority> for RotateAuthority {
+    fn from(new: v1::RotateAuthority) -> Self {
+        let v1::RotateAuthority { certificate, crossed, sealed_key } = new;
+        Self { certificate, crossed, sealed_key }
     }
 }
 

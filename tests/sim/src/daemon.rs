@@ -10,7 +10,6 @@ use pontoon_node::kernel::memory::Memory;
 use pontoon_node::plan::desired::{Names, desired};
 use pontoon_node::plan::diff::plan;
 use pontoon_node::reconcile::{self, StateSource};
-use pontoon_proto::{JoinToken, Secret};
 use pontoon_store::model::command::{AdmitNode, Command, CreateToken, FEATURE_LEVEL, Outcome, ReportNode};
 use pontoon_store::model::id::{ClusterId, EndpointId, FOUNDER, NodeId, RaftId};
 use pontoon_store::model::object::{Cluster, Family, Pool, Token, TokenRole};
@@ -20,17 +19,16 @@ use pontoon_store::rt::sim::link::Net;
 use pontoon_store::rt::sim::{Chance, Host, Run};
 use pontoon_store::rt::{fs, sleep, spawn, wall_ms};
 use pontoon_store::tasks::TaskBoard;
-use pontoon_store::{
-    Authority, ClusterKey, NodeKey, Peer, PeerServer, Requests, Role, Store, StoreOptions, StoreSlot, Timing, knock,
-};
+use pontoon_store::{NodeKey, Peer, PeerServer, Requests, Role, Store, StoreOptions, StoreSlot, Timing, knock};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::bug::Bug;
 use crate::notes::Notes;
+use crate::secrets::{authority, cluster_key, document, token};
 
 /// The cluster.
-const CLUSTER: ClusterId = ClusterId(0x5eed);
+pub(crate) const CLUSTER: ClusterId = ClusterId(0x5eed);
 /// How long a request may take.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(3);
 /// How long a voter may be away before another takes its place.
@@ -89,28 +87,6 @@ fn clock() -> u64 {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An Ed25519 key pair in PKCS #8 (RFC 8410, section 7).
-fn document(number: u8) -> Vec<u8> {
-    let mut document = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
-    document.extend_from_slice(&[number; 32]);
-    document
-}
-
-/// What the cluster's authority is encrypted with.
-fn cluster_key() -> ClusterKey {
-    ClusterKey::new([7; 32])
-}
-
-fn authority() -> Option<Authority> {
-    Authority::of_pkcs8(CLUSTER, &document(255)).ok()
-}
-
-/// What all join with.
-fn token() -> Option<JoinToken> {
-    let digest = JoinToken::digest_of(authority()?.certificate());
-    Some(JoinToken { digest, secret: Secret::new([7; 16]), addresses: Vec::new() })
 }
 
 /// Removes the log of a member that has become an observer.

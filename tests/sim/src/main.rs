@@ -9,6 +9,7 @@ mod linear;
 mod nemesis;
 mod notes;
 mod run;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod watcher;
