@@ -403,6 +403,7 @@ impl DataDir {
             reached: record.reached,
             recovering: record.recovering,
             certificate: record.certificate.as_ref().map(|known| known.own.clone()).unwrap_or_default(),
+            authority: record.certificate.as_ref().map_or(0, |known| known.authority),
             crossed: record.certificate.as_ref().map(|known| known.crossed.clone()).unwrap_or_default(),
             authorities: record.certificate.iter().flat_map(|known| &known.authorities).map(hex::encode).collect(),
         };

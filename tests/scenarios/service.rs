@@ -6,10 +6,18 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pontoon_tests::lab::{DaemonOptions, Options, run, run_with};
-use pontoon_tests::{elapse, wait_for};
+use pontoon_tests::{elapse, socket, wait_for};
 use serde_json::Value;
+use tokio::runtime::Runtime;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 #[test]
 fn a_json_log_is_one_object_a_line() -> Result<()> {
@@ -138,4 +146,44 @@ fn the_unit_files_are_understood() -> Result<()> {
     // What it does not know, it only warns of.
     ensure!(output.status.success() && said.is_empty(), "{}: {said}", output.status);
     Ok(())
+}
+
+/// What tells an orchestrator, and a program that has not the proto files.
+#[test]
+fn health_and_reflection_are_served() -> Result<()> {
+    let runtime = Runtime::new()?;
+    run_with(Options { hosts: 1, ..Options::default() }, |cluster| {
+        let socket = cluster.daemon(0).socket();
+        let health = |service: &str| {
+            let request = HealthCheckRequest { service: service.to_owned() };
+            runtime.block_on(async {
+                let mut client = HealthClient::new(socket::connect(&socket).await?);
+                Ok::<_, anyhow::Error>(client.check(request).await?.into_inner().status())
+            })
+        };
+        ensure!(health("")? == ServingStatus::Serving, "the daemon answers");
+        let writing = "pontoon.v1.NetworkService";
+        wait_for("nothing to be written", Duration::from_secs(10), || {
+            ensure!(health(writing)? == ServingStatus::NotServing, "it is in no cluster");
+            Ok(())
+        })?;
+        cluster.form()?;
+        wait_for("something to be written", Duration::from_secs(10), || {
+            ensure!(health(writing)? == ServingStatus::Serving, "it leads");
+            Ok(())
+        })?;
+        let names = runtime.block_on(async {
+            let mut client = ServerReflectionClient::new(socket::connect(&socket).await?);
+            let message_request = Some(MessageRequest::ListServices(String::new()));
+            let asked = futures::stream::iter([ServerReflectionRequest { host: String::new(), message_request }]);
+            let mut answers = client.server_reflection_info(asked).await?.into_inner();
+            let answer = answers.message().await?.context("no answer")?.message_response;
+            let Some(MessageResponse::ListServicesResponse(listed)) = answer else { bail!("{answer:?}") };
+            Ok::<_, anyhow::Error>(listed.service.into_iter().map(|service| service.name).collect::<Vec<_>>())
+        })?;
+        for service in ["pontoon.v1.ClusterService", "pontoon.v1.TokenService", "grpc.health.v1.Health"] {
+            ensure!(names.iter().any(|name| name == service), "{service} is not among {names:?}");
+        }
+        Ok(())
+    })
 }

@@ -41,6 +41,8 @@ pub(super) struct IdentityFile {
     #[serde(default, with = "hex::serde")]
     pub(super) crossed: Vec<u8>,
     #[serde(default)]
+    pub(super) authority: u32,
+    #[serde(default)]
     pub(super) recovering: bool,
 }
 
@@ -113,7 +115,8 @@ fn certificate_of(file: &IdentityFile, dir: &Path) -> Result<Option<Certificate>
         path: dir.join("identity.json"),
         why: format!("an authority's certificate: {error}"),
     })?;
-    Ok(Some(Certificate { own: file.certificate.clone(), authorities, crossed: file.crossed.clone() }))
+    let (own, crossed) = (file.certificate.clone(), file.crossed.clone());
+    Ok(Some(Certificate { own, authorities, crossed, authority: file.authority }))
 }
 
 fn membership_of(file: &IdentityFile, dir: &Path) -> Result<Option<Membership>, DataDirError> {

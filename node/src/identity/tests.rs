@@ -14,7 +14,8 @@ fn members() -> BTreeMap<RaftId, Peer> {
 fn credentials(data: &DataDir) -> Credentials {
     let authority = Authority::found(MEMBERSHIP.cluster).unwrap();
     let own = authority.issue(MEMBERSHIP.node, &data.public_key(), crate::host::now_ms()).unwrap();
-    let certificate = Certificate { own, authorities: vec![authority.certificate().to_vec()], crossed: Vec::new() };
+    let certificate =
+        Certificate { own, authorities: vec![authority.certificate().to_vec()], crossed: Vec::new(), authority: 1 };
     Credentials { certificate, cluster_key: Some(ClusterKey::new([5; 32])) }
 }
 

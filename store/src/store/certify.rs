@@ -9,6 +9,7 @@ use tonic::Status;
 use super::Store;
 use crate::model::command::RotateAuthority;
 use crate::model::id::NodeId;
+use crate::model::object::Cluster;
 use crate::rt::timeout;
 use crate::tls::{Authority, AuthorityError, Certificate, ClusterKey};
 
@@ -46,36 +47,18 @@ impl Store {
             return Err(CertifyError::Observer);
         }
         let key = self.cluster_key().ok_or(CertifyError::NoKey)?;
-        let (public, sealed, authorities, crossed) = {
+        let (public, sealed, cluster) = {
             let state = self.state();
             let public = state.nodes.get(&node).map(|node| node.public_key).ok_or(CertifyError::NoNode(node))?;
-            let cluster = state.cluster.as_ref().ok_or(CertifyError::NoAuthority)?;
-            (public, state.sealed_key.clone(), cluster.authorities.clone(), cluster.crossed.clone())
+            (public, state.sealed_key.clone(), state.cluster.clone().ok_or(CertifyError::NoAuthority)?)
         };
         if sealed.is_empty() {
             return Err(CertifyError::NoAuthority);
         }
         let authority = Authority::open(self.cluster(), &sealed, key)?;
-        Ok(Certificate { own: authority.issue(node, &public, (self.0.options.clock)())?, authorities, crossed })
-    }
-
-    /// Makes an authority that is to take the place of the one that issues, for the log.
-    ///
-    /// # Errors
-    ///
-    /// This node does not have the authority's key.
-    pub fn next_authority(&self) -> Result<RotateAuthority, CertifyError> {
-        if self.observes() {
-            return Err(CertifyError::Observer);
-        }
-        let key = self.cluster_key().ok_or(CertifyError::NoKey)?;
-        let sealed = self.state().sealed_key.clone();
-        if sealed.is_empty() {
-            return Err(CertifyError::NoAuthority);
-        }
-        let (before, next) = (Authority::open(self.cluster(), &sealed, key)?, Authority::found(self.cluster())?);
-        let (certificate, crossed) = (next.certificate().to_vec(), before.cross(&next)?);
-        Ok(RotateAuthority { certificate, crossed, sealed_key: next.seal(key) })
+        let own = authority.issue(node, &public, (self.0.options.clock)())?;
+        let Cluster { authorities, crossed, authority, .. } = cluster;
+        Ok(Certificate { own, authorities, crossed, authority })
     }
 
     /// The same from whichever member can issue it: this one, unless the others do not believe this node any more. Then the
@@ -120,6 +103,25 @@ impl Store {
             }
         }
         Err(Status::unavailable(format!("no member issues a certificate for node {node}: {reason}")))
+    }
+
+    /// Makes an authority that is to take the place of the one that issues, for the log.
+    ///
+    /// # Errors
+    ///
+    /// This node does not have the authority's key.
+    pub fn next_authority(&self) -> Result<RotateAuthority, CertifyError> {
+        if self.observes() {
+            return Err(CertifyError::Observer);
+        }
+        let key = self.cluster_key().ok_or(CertifyError::NoKey)?;
+        let sealed = self.state().sealed_key.clone();
+        if sealed.is_empty() {
+            return Err(CertifyError::NoAuthority);
+        }
+        let (before, next) = (Authority::open(self.cluster(), &sealed, key)?, Authority::found(self.cluster())?);
+        let (certificate, crossed) = (next.certificate().to_vec(), before.cross(&next)?);
+        Ok(RotateAuthority { certificate, crossed, sealed_key: next.seal(key) })
     }
 
     /// The key that the authority's is encrypted with, if it is here.

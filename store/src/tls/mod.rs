@@ -68,19 +68,21 @@ pub struct Certificate {
     pub authorities: Vec<Vec<u8>>,
     /// That of the one that issues, by the one before it; empty: there was none.
     pub crossed: Vec<u8>,
+    /// Number of the authority that has issued it.
+    pub authority: u32,
 }
 
 impl From<Certificate> for v1::Certificate {
     fn from(certificate: Certificate) -> Self {
-        let Certificate { own, authorities, crossed } = certificate;
-        Self { own, authorities, crossed }
+        let Certificate { own, authorities, crossed, authority } = certificate;
+        Self { own, authorities, crossed, authority }
     }
 }
 
 impl From<v1::Certificate> for Certificate {
     fn from(certificate: v1::Certificate) -> Self {
-        let v1::Certificate { own, authorities, crossed } = certificate;
-        Self { own, authorities, crossed }
+        let v1::Certificate { own, authorities, crossed, authority } = certificate;
+        Self { own, authorities, crossed, authority }
     }
 }
 
@@ -187,7 +189,7 @@ impl NodeKey {
     ///
     /// It is none, is not about this key, or was issued by another authority.
     pub fn certify(&self, certificate: Certificate) -> Result<(), CertificateError> {
-        let Certificate { own, authorities, crossed } = &certificate;
+        let Certificate { own, authorities, crossed, .. } = &certificate;
         let certified = Certified::read(own)?;
         if certified.key != self.public {
             return Err(CertificateError::Malformed);

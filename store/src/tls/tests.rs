@@ -29,7 +29,7 @@ fn token(authority: &Authority) -> JoinToken {
 }
 
 fn with(own: Vec<u8>, authorities: Vec<Vec<u8>>) -> Certificate {
-    Certificate { own, authorities, crossed: Vec::new() }
+    Certificate { own, authorities, crossed: Vec::new(), authority: 1 }
 }
 
 /// Who was away while it was exchanged believes the next authority by the one that he knows, and not one that says so itself.

@@ -96,7 +96,7 @@ impl Daemon {
         let authorities = identity["authorities"].as_array().context("it has no authorities")?;
         let authorities = authorities.iter().map(bytes).collect::<Result<_>>()?;
         let (own, crossed) = (bytes(&identity["certificate"])?, bytes(&identity["crossed"])?);
-        key.certify(Certificate { own, authorities, crossed })?;
+        key.certify(Certificate { own, authorities, crossed, authority: 1 })?;
         Ok(key)
     }
 

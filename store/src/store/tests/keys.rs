@@ -88,7 +88,8 @@ async fn a_call_needs_a_certificate_of_the_cluster_for_the_node_that_calls() {
         if let Some((authority, node, issued_ms)) = certificate {
             let own = authority.issue(node, &key.public(), issued_ms).unwrap();
             let authorities = vec![authority.certificate().to_vec()];
-            key.certify(Certificate { own, authorities: authorities.clone(), crossed: Vec::new() }).unwrap();
+            key.certify(Certificate { own, authorities: authorities.clone(), crossed: Vec::new(), authority: 1 })
+                .unwrap();
             // It believes the others, so that it is they who refuse.
             key.trust(vec![authorities[0].clone(), super::authority().certificate().to_vec()]);
         } else {
@@ -228,7 +229,7 @@ async fn a_connection_is_made_anew_once_the_certificate_is_another() {
     let issued = |at_ms| {
         let own = authority().issue(node, &key.public(), at_ms).unwrap();
         let authorities = vec![authority().certificate().to_vec()];
-        Certificate { own, authorities, crossed: Vec::new() }
+        Certificate { own, authorities, crossed: Vec::new(), authority: 1 }
     };
     key.certify(issued(clock())).unwrap();
     let channels = channels(me, &key);

@@ -71,7 +71,7 @@ fn certified_key(node: u64) -> NodeKey {
 fn certify(key: NodeKey, node: u64) -> NodeKey {
     let own = authority().issue(NodeId(node), &key.public(), clock()).unwrap();
     let authorities = vec![authority().certificate().to_vec()];
-    key.certify(Certificate { own, authorities, crossed: Vec::new() }).unwrap();
+    key.certify(Certificate { own, authorities, crossed: Vec::new(), authority: 1 }).unwrap();
     key
 }
 
