@@ -18,7 +18,8 @@ use pontoon_proto::v1::{LeaseState, ObjectKind};
 use crate::host::{DEFAULT_HOST, Host};
 
 pub(crate) use cluster::{
-    BackupArgs, ClusterCommand, InitArgs, JoinArgs, JoinWith, LeaveArgs, RecoverArgs, RestoreArgs, Setting,
+    BackupArgs, ClusterCommand, FirstNodeArgs, InitArgs, JoinArgs, JoinWith, LeaveArgs, RecoverArgs, RestoreArgs,
+    Setting,
 };
 pub(crate) use node::{LabelChange, NodeCommand};
 pub(crate) use token::TokenCommand;

@@ -88,7 +88,6 @@ pub(crate) fn follow(daemon: &Arc<Daemon>, cluster: ClusterId, node: NodeId) {
 fn next(member: &Member, place: f64, may_doubt: bool) -> Option<Step> {
     let key = member.store().key();
     let (own, certificate) = (key.certified()?, key.certificate()?);
-    let leads = member.store().status().is_leader;
     let disbelieved = may_doubt && member.store().is_disbelieved();
     let due = host::now_ms() >= due_ms(&own, place);
     let state = member.store().state();
@@ -101,8 +100,8 @@ fn next(member: &Member, place: f64, may_doubt: bool) -> Option<Step> {
         // The others have exchanged it, and the log of that has not come here yet.
         return None;
     }
-    let (authorities, crossed) = (cluster.authorities.clone(), cluster.crossed.clone());
-    if certificate.authorities != authorities || certificate.crossed != crossed {
+    if certificate.authorities != cluster.authorities || certificate.crossed != cluster.crossed {
+        let (authorities, crossed) = (cluster.authorities.clone(), cluster.crossed.clone());
         return Some(Step::Trust(Certificate { authorities, crossed, ..certificate }));
     }
     let (node, authority, until_ms) = (member.node(), cluster.authority, own.until_ms);
@@ -110,8 +109,10 @@ fn next(member: &Member, place: f64, may_doubt: bool) -> Option<Step> {
     if (known.authority, known.certificate_until_ms) != (authority, until_ms) {
         return Some(Step::Tell(Box::new(Command::ReportCertificate { node, authority, until_ms })));
     }
-    let over = leads && cluster.authorities.len() > 1 && state.without_new_certificate().next().is_none();
-    over.then(|| Step::Tell(Box::new(Command::DropAuthorities)))
+    let over = cluster.authorities.len() > 1 && state.without_new_certificate().next().is_none();
+    drop(state);
+    // This is looked at after every change: who leads, only when there is something to do.
+    (over && member.store().status().is_leader).then(|| Step::Tell(Box::new(Command::DropAuthorities)))
 }
 
 /// When a certificate is to be renewed, in milliseconds since the Unix epoch.

@@ -193,8 +193,10 @@ fn another_address_for_data() -> Result<()> {
         for (host, place) in cluster.hosts().iter().enumerate() {
             place.netns.ip(&format!("addr add {}/24 dev {LAN_INTERFACE}", data(host)))?;
         }
-        let init = format!("init --advertise {} --name h1 --data-addr {}", cluster.advertise(0), data(0));
-        cluster.cli(0).run(&init)?;
+        let init =
+            format!("init --advertise {} --name h1 --token-uses 2 --data-addr {}", cluster.advertise(0), data(0));
+        let answer = cluster.cli(0).run(&init)?;
+        cluster.set_token(answer["join_token"].as_str().context("no token")?);
         for host in 1..3 {
             cluster.cli(host).run(&format!("{} --data-addr {}", cluster.join_line(host, 0), data(host)))?;
         }

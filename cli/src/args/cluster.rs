@@ -8,8 +8,9 @@ use pontoon_proto::{JoinToken, TokenError};
 
 use super::{duration, not_empty};
 
+/// The first node of a new cluster.
 #[derive(Debug, Args)]
-pub(crate) struct InitArgs {
+pub(crate) struct FirstNodeArgs {
     /// Address, or address and port, that other nodes reach this daemon at
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: String,
@@ -19,18 +20,24 @@ pub(crate) struct InitArgs {
     /// Name of this node [default: the host name]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Range that subnets are cut from; may be repeated [default: 10.0.0.0/8]
-    #[arg(long = "pool", value_name = "CIDR")]
-    pub(crate) pools: Vec<String>,
-    /// Prefix length of the subnets cut from the pools
-    #[arg(long, value_name = "N", requires = "pools", default_value_t = 24)]
-    pub(crate) pool_prefix: u32,
     /// This node is only to vote: it has no containers, and no network reaches it
     #[arg(long)]
     pub(crate) voter_only: bool,
     /// How many hosts may join with the token that is printed [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) token_uses: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) first: FirstNodeArgs,
+    /// Range that subnets are cut from; may be repeated [default: 10.0.0.0/8]
+    #[arg(long = "pool", value_name = "CIDR")]
+    pub(crate) pools: Vec<String>,
+    /// Prefix length of the subnets cut from the pools
+    #[arg(long, value_name = "N", requires = "pools", default_value_t = 24)]
+    pub(crate) pool_prefix: u32,
 }
 
 #[derive(Debug, Args)]
@@ -67,21 +74,8 @@ pub(crate) struct BackupArgs {
 pub(crate) struct RestoreArgs {
     /// What pontoon backup has written; - is the standard input
     pub(crate) file: PathBuf,
-    /// Address, or address and port, that other nodes reach this daemon at
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) advertise: String,
-    /// Address that carries the containers' traffic (VTEP) [default: the advertise address]
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) data_addr: Option<String>,
-    /// Name of this node [default: the host name]
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-    /// This node is only to vote: it has no containers, and no network reaches it
-    #[arg(long)]
-    pub(crate) voter_only: bool,
-    /// How many hosts may join with the token that is printed [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(crate) token_uses: Option<u32>,
+    #[command(flatten)]
+    pub(crate) first: FirstNodeArgs,
 }
 
 #[derive(Debug, Args)]

@@ -51,20 +51,13 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 
 pub(super) async fn restore(args: &RestoreArgs, session: &Session, output: &Output) -> Result<(), Failure> {
     let file = read(&args.file).map_err(|error| unusable("read", &args.file, &error))?;
-    let init = InitRequest {
-        advertise: args.advertise.clone(),
-        data_addr: args.data_addr.clone().unwrap_or_default(),
-        name: args.name.clone().unwrap_or_default(),
-        pools: Vec::new(),
-        voter_only: args.voter_only,
-        token_uses: args.token_uses.unwrap_or_default(),
-    };
+    let init = InitRequest::from(&args.first);
     let first = RestoreRequest { init: Some(init), data: Vec::new() };
     let parts: Vec<_> =
         file.chunks(PART_BYTES).map(|part| RestoreRequest { init: None, data: part.to_vec() }).collect();
     let request = stream::iter(std::iter::once(first).chain(parts));
     let answer = session.call(Kind::WORK, "making a cluster of the backup", session.cluster().restore(request)).await?;
-    output.message(&answer, || render::backup::restored(&answer, args.token_uses.unwrap_or(1), Timestamp::now()))
+    output.message(&answer, || render::backup::restored(&answer, args.first.token_uses.unwrap_or(1), Timestamp::now()))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -9,23 +9,30 @@ use pontoon_proto::v1::{
     StatusRequest,
 };
 
-use crate::args::{ClusterCommand, InitArgs, JoinArgs, JoinWith, LeaveArgs, Setting};
+use crate::args::{ClusterCommand, FirstNodeArgs, InitArgs, JoinArgs, JoinWith, LeaveArgs, Setting};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
 use crate::session::{Kind, Session};
 
 pub(super) async fn init(args: &InitArgs, session: &Session, output: &Output) -> Result<(), Failure> {
-    let request = InitRequest {
-        advertise: args.advertise.clone(),
-        data_addr: args.data_addr.clone().unwrap_or_default(),
-        name: args.name.clone().unwrap_or_default(),
-        pools: args.pools.iter().map(|cidr| Pool { cidr: cidr.clone(), prefix: args.pool_prefix }).collect(),
-        voter_only: args.voter_only,
-        token_uses: args.token_uses.unwrap_or_default(),
-    };
+    let pools = args.pools.iter().map(|cidr| Pool { cidr: cidr.clone(), prefix: args.pool_prefix }).collect();
+    let request = InitRequest { pools, ..(&args.first).into() };
     let answer = session.call(Kind::WORK, "making the cluster", session.cluster().init(request)).await?;
-    output.message(&answer, || render::cluster::init(&answer, args.token_uses.unwrap_or(1)))
+    output.message(&answer, || render::cluster::init(&answer, args.first.token_uses.unwrap_or(1)))
+}
+
+impl From<&FirstNodeArgs> for InitRequest {
+    fn from(args: &FirstNodeArgs) -> Self {
+        Self {
+            advertise: args.advertise.clone(),
+            data_addr: args.data_addr.clone().unwrap_or_default(),
+            name: args.name.clone().unwrap_or_default(),
+            voter_only: args.voter_only,
+            token_uses: args.token_uses.unwrap_or_default(),
+            pools: Vec::new(),
+        }
+    }
 }
 
 pub(super) async fn join(args: &JoinArgs, session: &Session, output: &Output) -> Result<(), Failure> {
