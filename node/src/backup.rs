@@ -18,8 +18,6 @@ const FORMAT: u32 = 1;
 const CHECKSUM: usize = 32;
 /// Largest file that is taken, in bytes: some hundred times a cluster of 1,000 nodes and 100,000 containers' addresses.
 pub(crate) const MAX_BYTES: usize = 1 << 30;
-/// Bytes of a part.
-pub(crate) const PART_BYTES: usize = 512 << 10;
 
 /// The file. It has no key and no token: whoever has it can read it, and do nothing with it.
 pub(crate) fn write(state: &State) -> Vec<u8> {

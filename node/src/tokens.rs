@@ -20,6 +20,13 @@ pub(crate) fn random(authority: &[u8], addresses: Vec<SocketAddr>) -> JoinToken 
     JoinToken { digest: JoinToken::digest_of(authority), secret: Secret::new(rand::random()), addresses }
 }
 
+/// What has the cluster know a token. 0 uses or milliseconds of life: as many as there are by default.
+pub(crate) fn creation(token: &JoinToken, role: TokenRole, uses: u32, life_ms: u64) -> Command {
+    let uses = if uses == 0 { 1 } else { uses };
+    let life_ms = if life_ms == 0 { Token::DEFAULT_LIFE_MS } else { life_ms };
+    Command::CreateToken(CreateToken { hash: token.secret.hash(), role, uses, life_ms })
+}
+
 /// Makes a token.
 pub(crate) async fn create(
     member: &Member,
@@ -30,10 +37,7 @@ pub(crate) async fn create(
         v1::TokenRole::Observer => TokenRole::Observer,
     };
     let token = of_cluster(member, request.without_addresses)?;
-    let uses = if request.uses == 0 { 1 } else { request.uses };
-    let life_ms = if request.life_ms == 0 { Token::DEFAULT_LIFE_MS } else { request.life_ms };
-    let wanted = CreateToken { hash: token.secret.hash(), role, uses, life_ms };
-    let made = outcome(member, Command::CreateToken(wanted)).await?;
+    let made = outcome(member, creation(&token, role, request.uses, request.life_ms)).await?;
     Ok(v1::CreateTokenResponse { join_token: token.to_string(), token: Some((&made).into()) })
 }
 
@@ -75,9 +79,7 @@ fn of_cluster(member: &Member, without_addresses: bool) -> Result<JoinToken, Api
 /// What to do about tokens when a node is removed that may be in other hands.
 pub(crate) fn warning(member: &Member, removed: &str) -> Option<String> {
     let state = member.store().state();
-    let good =
-        |token: &&Token| token.revoked_ms.is_none() && token.used < token.uses && token.until_ms > state.clock_ms;
-    let count = state.tokens.values().filter(good).count();
+    let count = state.tokens.values().filter(|token| token.is_good(state.clock_ms)).count();
     (count > 0).then(|| {
         format!(
             "{count} tokens are good still (pontoon token ls): if somebody else has the host of {removed}, revoke them, and \

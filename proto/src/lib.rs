@@ -49,6 +49,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// Largest message that a daemon accepts, in bytes. Entries and batches are bounded well below.
 pub const MAX_MESSAGE_BYTES: usize = 8 << 20;
 
+/// Bytes of a part of a backup that is sent.
+pub const BACKUP_PART_BYTES: usize = 512 << 10;
+
 /// TCP port that members reach each other at, unless configured.
 pub const DEFAULT_PEER_PORT: u16 = 7300;
 

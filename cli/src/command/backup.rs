@@ -7,6 +7,7 @@ use std::path::Path;
 
 use futures::stream;
 use jiff::Timestamp;
+use pontoon_proto::BACKUP_PART_BYTES;
 use pontoon_proto::v1::{BackupRequest, Freshness, InitRequest, RecoverRequest, RestoreRequest};
 
 use crate::args::{BackupArgs, RecoverArgs, RestoreArgs};
@@ -14,9 +15,6 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
 use crate::session::{Kind, Session};
-
-/// Bytes of a part that is sent.
-const PART_BYTES: usize = 512 << 10;
 
 pub(super) async fn backup(args: &BackupArgs, session: &Session, output: &Output) -> Result<(), Failure> {
     let request = BackupRequest { stale: args.stale };
@@ -54,7 +52,7 @@ pub(super) async fn restore(args: &RestoreArgs, session: &Session, output: &Outp
     let init = InitRequest::from(&args.first);
     let first = RestoreRequest { init: Some(init), data: Vec::new() };
     let parts: Vec<_> =
-        file.chunks(PART_BYTES).map(|part| RestoreRequest { init: None, data: part.to_vec() }).collect();
+        file.chunks(BACKUP_PART_BYTES).map(|part| RestoreRequest { init: None, data: part.to_vec() }).collect();
     let request = stream::iter(std::iter::once(first).chain(parts));
     let answer = session.call(Kind::WORK, "making a cluster of the backup", session.cluster().restore(request)).await?;
     output.message(&answer, || render::backup::restored(&answer, args.first.token_uses.unwrap_or(1), Timestamp::now()))

@@ -1,13 +1,14 @@
 //! `pontoon init`, `join`, `leave`, `status` and `cluster`.
 
+use std::fmt::Display;
 use std::io;
 
 use jiff::Timestamp;
-use pontoon_proto::JoinToken;
 use pontoon_proto::v1::{
     ConfigureRequest, InitRequest, JoinRequest, LeaveRequest, ListNodesRequest, Pool, RotateAuthorityRequest,
     StatusRequest,
 };
+use pontoon_proto::{JoinToken, TokenError};
 
 use crate::args::{ClusterCommand, FirstNodeArgs, InitArgs, JoinArgs, JoinWith, LeaveArgs, Setting};
 use crate::failure::Failure;
@@ -59,13 +60,12 @@ pub(super) async fn join(args: &JoinArgs, session: &Session, output: &Output) ->
 /// The token on the standard input, where it stands in no list of processes and no history.
 fn read_token() -> Result<JoinToken, Failure> {
     let mut text = String::new();
-    let hint = "pipe what pontoon token create -q printed into it";
-    io::stdin().read_line(&mut text).map_err(|error| {
-        Failure::local("MALFORMED_TOKEN", format!("no join token on the standard input: {error}"), hint)
-    })?;
-    text.parse().map_err(|error| {
-        Failure::local("MALFORMED_TOKEN", format!("no join token on the standard input: {error}"), hint)
-    })
+    let none = |why: &dyn Display| {
+        let hint = "pipe what pontoon token create -q printed into it";
+        Failure::local("MALFORMED_TOKEN", format!("no join token on the standard input: {why}"), hint)
+    };
+    io::stdin().read_line(&mut text).map_err(|error| none(&error))?;
+    text.parse().map_err(|error: TokenError| none(&error))
 }
 
 pub(super) async fn leave(args: &LeaveArgs, session: &Session, output: &Output) -> Result<(), Failure> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use futures::stream::{BoxStream, StreamExt};
-use pontoon_proto::v1;
 use pontoon_proto::v1::cluster_service_server::ClusterService;
+use pontoon_proto::{BACKUP_PART_BYTES, v1};
 use pontoon_store::model::command::{Command, Outcome};
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -77,7 +77,7 @@ impl ClusterService for Cluster {
             let hint = "pontoon backup --stale on a voter or a learner writes what that one has";
             return Err(ApiError::new(Code::Unavailable, "NO_QUORUM", message, hint).into());
         }
-        let parts: Vec<_> = file.chunks(backup::PART_BYTES).map(<[u8]>::to_vec).collect();
+        let parts: Vec<_> = file.chunks(BACKUP_PART_BYTES).map(<[u8]>::to_vec).collect();
         let told = parts.into_iter().enumerate().map(move |(number, data)| {
             Ok(v1::BackupResponse { data, freshness: (number == 0).then(|| freshness.clone()) })
         });

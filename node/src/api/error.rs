@@ -50,6 +50,11 @@ impl ApiError {
         [Reason::EndpointNotFound, Reason::EpochMismatch].iter().any(|reason| reason.as_str() == self.reason)
     }
 
+    /// Something that cannot be: a bug, said plainly.
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::new(Code::Internal, "INTERNAL", message, "please report this")
+    }
+
     /// The store does not go on.
     fn stopped(message: String) -> Self {
         Self::new(Code::Internal, "STOPPED", message, "the log of pontoond says more; containers keep their network")

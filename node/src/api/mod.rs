@@ -38,8 +38,7 @@ pub(crate) fn member(node: &Node, status: &StoreStatus) -> v1::Member {
 
 /// `apply` answered with another kind of object than the command makes: a bug, said plainly.
 pub(crate) fn unexpected(outcome: &Outcome) -> ApiError {
-    let message = format!("the store answered with something else than was asked for: {outcome:?}");
-    ApiError::new(Code::Internal, "INTERNAL", message, "please report this")
+    ApiError::bug(format!("the store answered with something else than was asked for: {outcome:?}"))
 }
 
 /// Runs a request in a task of its own: a caller that goes away must not leave it half done.

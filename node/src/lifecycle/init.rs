@@ -1,18 +1,17 @@
 //! Founding a cluster.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use pontoon_proto::{JoinToken, v1};
-use pontoon_store::model::command::{Command, CreateToken, FEATURE_LEVEL, Outcome};
+use pontoon_store::model::command::{Command, FEATURE_LEVEL, Outcome};
 use pontoon_store::model::id::{ClusterId, FOUNDER, NodeId};
-use pontoon_store::model::object::{Cluster, Family, Node, Pool, Token, TokenRole};
+use pontoon_store::model::object::{Cluster, Family, Node, Pool, TokenRole};
 use pontoon_store::model::rejection::Reason;
 use pontoon_store::{Authority, AuthorityError, Certificate, ClusterKey, Store};
-use tonic::Code;
 use tracing::info;
 
 use super::{Entrant, admission, enter, entrant, listening_port, open_store, outside_any_cluster, parse_address};
@@ -23,15 +22,45 @@ use crate::tokens;
 
 /// How long founding may take: one node's election and one write.
 const FOUND_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a new cluster has that no other has.
+pub(super) struct New {
+    pub(super) id: ClusterId,
+    pub(super) authority: Authority,
+    pub(super) cluster_key: ClusterKey,
+}
+
+impl New {
+    pub(super) fn random() -> Result<Self, ApiError> {
+        let id = ClusterId(rand::random());
+        Ok(Self { id, authority: Authority::found(id)?, cluster_key: ClusterKey::random()? })
+    }
+
+    pub(super) fn sealed_key(&self) -> Vec<u8> {
+        self.authority.seal(&self.cluster_key)
+    }
+
+    pub(super) fn membership(&self, node: &Node) -> Membership {
+        Membership { cluster: self.id, node: node.id, raft_id: node.raft_id, observer: false }
+    }
+
+    pub(super) fn token(&self, advertise: SocketAddr) -> JoinToken {
+        tokens::random(self.authority.certificate(), vec![advertise])
+    }
+
+    pub(super) fn credentials(self, certificate: Certificate) -> Credentials {
+        Credentials { certificate, cluster_key: Some(self.cluster_key) }
+    }
+}
+
 /// Makes a new cluster with this node as its first member.
 pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::InitResponse, ApiError> {
     let mut data = outside_any_cluster(daemon)?;
     let advertise = parse_address(&request.advertise, listening_port(daemon))?;
     let entrant = Entrant { voter_only: request.voter_only, ..entrant(&request.name, advertise, &request.data_addr)? };
-    let id = ClusterId(rand::random());
-    let (authority, cluster_key) = (Authority::found(id)?, ClusterKey::random()?);
+    let new = New::random()?;
     let cluster = Cluster {
-        id,
+        id: new.id,
         created_ms: 0,
         pools: parse_pools(&request.pools)?,
         pool6: random_ula(),
@@ -40,32 +69,24 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
         underlay: Family::of(entrant.data_addr),
         voters: None,
         replace_after_ms: None,
-        authorities: vec![authority.certificate().to_vec()],
+        authorities: vec![new.authority.certificate().to_vec()],
         crossed: Vec::new(),
         authority: 1,
     };
-    let token = tokens::random(authority.certificate(), vec![entrant.advertise]);
+    let token = new.token(entrant.advertise);
     data.remove_store()?;
-    data.set_cluster_key(cluster_key.clone());
-    let store =
-        open_store(daemon, &data, Membership { cluster: id, node: NodeId(0), raft_id: FOUNDER, observer: false })
-            .await?;
-    let founding =
-        Founding { cluster, sealed_key: authority.seal(&cluster_key), token: &token, uses: request.token_uses };
+    data.set_cluster_key(new.cluster_key.clone());
+    let unnamed = Membership { cluster: new.id, node: NodeId(0), raft_id: FOUNDER, observer: false };
+    let store = open_store(daemon, &data, unnamed).await?;
+    let founding = Founding { cluster, sealed_key: new.sealed_key(), token: &token, uses: request.token_uses };
     let founded = found(&store, &data, founding, &entrant).await;
-    let (node, certificate) = match founded {
-        Ok(founded) => founded,
-        Err(error) => {
-            store.shutdown().await;
-            data.remove_store()?;
-            return Err(error);
-        }
-    };
-    let membership = Membership { cluster: id, node: node.id, raft_id: FOUNDER, observer: false };
-    data.enter(membership, BTreeMap::new(), Credentials { certificate, cluster_key: Some(cluster_key) })?;
-    info!(cluster = %id, node = %node.id, name = node.name, "founded a cluster");
+    let (store, (node, certificate)) = kept_if_begun(store, &data, founded).await?;
+    let membership = new.membership(&node);
+    data.enter(membership, BTreeMap::new(), new.credentials(certificate))?;
+    info!(cluster = %membership.cluster, node = %node.id, name = node.name, "founded a cluster");
     enter(daemon, &mut data, store)?;
-    Ok(v1::InitResponse { cluster_id: id.to_string(), node: Some((&node).into()), join_token: token.to_string() })
+    let cluster_id = membership.cluster.to_string();
+    Ok(v1::InitResponse { cluster_id, node: Some((&node).into()), join_token: token.to_string() })
 }
 
 /// What a cluster begins with.
@@ -77,7 +98,6 @@ struct Founding<'a> {
     uses: u32,
 }
 
-/// All of it, or nothing that is kept.
 async fn found(
     store: &Store,
     data: &DataDir,
@@ -95,22 +115,33 @@ async fn found(
     Ok((node, certificate))
 }
 
+/// All of a new cluster, or nothing that is kept: its store goes if it could not be begun.
+pub(super) async fn kept_if_begun<T>(
+    store: Store,
+    data: &DataDir,
+    begun: Result<T, ApiError>,
+) -> Result<(Store, T), ApiError> {
+    match begun {
+        Ok(begun) => Ok((store, begun)),
+        Err(error) => {
+            store.shutdown().await;
+            data.remove_store()?;
+            Err(error)
+        }
+    }
+}
+
 /// Lets the next hosts join a cluster that was just made, and gives its first node its certificate.
 pub(super) async fn welcome(store: &Store, node: &Node, token: &JoinToken, uses: u32) -> Result<Certificate, ApiError> {
-    let (hash, role) = (token.secret.hash(), TokenRole::Voter);
-    let uses = if uses == 0 { 1 } else { uses };
-    let token = CreateToken { hash, role, uses, life_ms: Token::DEFAULT_LIFE_MS };
-    store.propose(Command::CreateToken(token), FOUND_DEADLINE).await?;
+    store.propose(tokens::creation(token, TokenRole::Voter, uses, 0), FOUND_DEADLINE).await?;
     store.certify(node.id).map_err(|error| {
-        let message = format!("this node gets no certificate: {}", pontoon_store::error_chain(&error));
-        ApiError::new(Code::Internal, "INTERNAL", message, "please report this")
+        ApiError::bug(format!("this node gets no certificate: {}", pontoon_store::error_chain(&error)))
     })
 }
 
 impl From<AuthorityError> for ApiError {
     fn from(error: AuthorityError) -> Self {
-        let message = format!("no authority can be made for the cluster: {}", pontoon_store::error_chain(&error));
-        Self::new(Code::Internal, "INTERNAL", message, "please report this")
+        Self::bug(format!("no authority can be made for the cluster: {}", pontoon_store::error_chain(&error)))
     }
 }
 

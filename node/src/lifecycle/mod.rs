@@ -104,9 +104,7 @@ async fn clean_up_later(daemon: &Daemon, data: &mut DataDir) -> Result<(), ApiEr
 }
 
 fn enter(daemon: &Arc<Daemon>, data: &mut DataDir, store: Store) -> Result<Arc<Member>, ApiError> {
-    let membership = data.membership().ok_or_else(|| {
-        ApiError::new(Code::Internal, "INTERNAL", "the data folder names no cluster", "please report this")
-    })?;
+    let membership = data.membership().ok_or_else(|| ApiError::bug("the data folder names no cluster"))?;
     if !membership.observer {
         // Its log is there by now, and nobody has been able to ask it for its vote.
         data.begin()?;

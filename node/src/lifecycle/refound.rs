@@ -1,21 +1,19 @@
 //! A new cluster that goes on with what another had: from a backup, or from what a survivor has.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_proto::{JoinToken, v1};
 use pontoon_store::model::apply::{FirstNode, Refounding};
-use pontoon_store::model::id::ClusterId;
 use pontoon_store::model::object::Node;
 use pontoon_store::model::state::State;
 use pontoon_store::model::voters;
-use pontoon_store::{Authority, Certificate, ClusterKey, ReadError, Requests, Store, StoreOptions};
+use pontoon_store::{Certificate, ReadError, Requests, Store, StoreOptions};
 use tonic::Code;
 use tracing::{info, warn};
 
-use super::init::welcome;
+use super::init::{New, kept_if_begun, welcome};
 use super::{
     Entrant, admission, enter, entrant, exclusive, listening_port, open_store, options, outside_any_cluster,
     parse_address, resume_as,
@@ -25,41 +23,16 @@ use crate::backup;
 use crate::clock;
 use crate::daemon::Daemon;
 use crate::host;
-use crate::identity::{Credentials, DataDir, Membership};
+use crate::identity::DataDir;
 use crate::member::Member;
-use crate::tokens;
 
 /// How long it is looked whether the others answer.
 const ASKING: Duration = Duration::from_secs(3);
 
-/// What a new cluster has that the old one had not.
-struct New {
-    id: ClusterId,
-    authority: Authority,
-    cluster_key: ClusterKey,
-}
-
 impl New {
-    fn random() -> Result<Self, ApiError> {
-        let id = ClusterId(rand::random());
-        Ok(Self { id, authority: Authority::found(id)?, cluster_key: ClusterKey::random()? })
-    }
-
     fn refound(&self, state: State, first: FirstNode) -> Result<(State, Node), ApiError> {
-        let (authority, sealed_key) = (self.authority.certificate().to_vec(), self.authority.seal(&self.cluster_key));
+        let (authority, sealed_key) = (self.authority.certificate().to_vec(), self.sealed_key());
         Ok(state.refound(Refounding { cluster: self.id, authority, sealed_key, first, now_ms: host::now_ms() })?)
-    }
-
-    fn membership(&self, node: &Node) -> Membership {
-        Membership { cluster: self.id, node: node.id, raft_id: node.raft_id, observer: false }
-    }
-
-    fn token(&self, advertise: SocketAddr) -> JoinToken {
-        tokens::random(self.authority.certificate(), vec![advertise])
-    }
-
-    fn credentials(self, certificate: Certificate) -> Credentials {
-        Credentials { certificate, cluster_key: Some(self.cluster_key) }
     }
 }
 
@@ -87,14 +60,8 @@ pub async fn restore(
     data.remove_store()?;
     data.set_cluster_key(new.cluster_key.clone());
     let store = open_store(daemon, &data, membership).await?;
-    let certificate = match begin(&store, &state, &node, &token, request.token_uses).await {
-        Ok(certificate) => certificate,
-        Err(error) => {
-            store.shutdown().await;
-            data.remove_store()?;
-            return Err(error);
-        }
-    };
+    let begun = begin(&store, &state, &node, &token, request.token_uses).await;
+    let (store, certificate) = kept_if_begun(store, &data, begun).await?;
     info!(cluster = %new.id, node = %node.id, of = response.old_cluster_id, "made a cluster of a backup");
     data.enter(membership, BTreeMap::new(), new.credentials(certificate))?;
     enter(daemon, &mut data, store)?;

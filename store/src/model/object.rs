@@ -135,6 +135,11 @@ impl Token {
     pub fn id(&self) -> TokenId {
         TokenId::of(&self.hash)
     }
+
+    /// Whether somebody can join with it at this time, in milliseconds since the Unix epoch.
+    pub fn is_good(&self, now_ms: u64) -> bool {
+        self.revoked_ms.is_none() && now_ms < self.until_ms && self.used < self.uses
+    }
 }
 
 /// What the cluster thinks of a node.

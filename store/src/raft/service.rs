@@ -31,7 +31,7 @@ const ADMIT: Duration = Duration::from_secs(3);
 /// How long a newcomer that is called back may take to answer.
 const CALL_BACK: Duration = Duration::from_millis(1500);
 
-/// Both services of the port.
+/// The services of the port.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     slot: StoreSlot,

@@ -43,19 +43,13 @@ impl Store {
     ///
     /// It is no node of the cluster, or this one does not have the authority's key.
     pub fn certify(&self, node: NodeId) -> Result<Certificate, CertifyError> {
-        if self.observes() {
-            return Err(CertifyError::Observer);
-        }
-        let key = self.cluster_key().ok_or(CertifyError::NoKey)?;
+        let key = self.issuing_key()?;
         let (public, sealed, cluster) = {
             let state = self.state();
             let public = state.nodes.get(&node).map(|node| node.public_key).ok_or(CertifyError::NoNode(node))?;
             (public, state.sealed_key.clone(), state.cluster.clone().ok_or(CertifyError::NoAuthority)?)
         };
-        if sealed.is_empty() {
-            return Err(CertifyError::NoAuthority);
-        }
-        let authority = Authority::open(self.cluster(), &sealed, key)?;
+        let authority = self.open_authority(&sealed, key)?;
         let own = authority.issue(node, &public, (self.0.options.clock)())?;
         let Cluster { authorities, crossed, authority, .. } = cluster;
         Ok(Certificate { own, authorities, crossed, authority })
@@ -72,11 +66,9 @@ impl Store {
         match issued {
             Ok(certificate) if !self.is_disbelieved() => Ok(certificate),
             issued => {
-                let late = |_| Status::unavailable(format!("no member issues a certificate for node {node} in time"));
-                timeout(ISSUING * 3, self.certificate_of_others(node))
-                    .await
-                    .unwrap_or_else(|error| Err(late(error)))
-                    .or(issued)
+                let late = format!("no member issues a certificate for node {node} in time");
+                let asked = timeout(ISSUING * 3, self.certificate_of_others(node)).await;
+                asked.unwrap_or_else(|_| Err(Status::unavailable(late))).or(issued)
             }
         }
     }
@@ -111,17 +103,26 @@ impl Store {
     ///
     /// This node does not have the authority's key.
     pub fn next_authority(&self) -> Result<RotateAuthority, CertifyError> {
+        let key = self.issuing_key()?;
+        let sealed = self.state().sealed_key.clone();
+        let (before, next) = (self.open_authority(&sealed, key)?, Authority::found(self.cluster())?);
+        let (certificate, crossed) = (next.certificate().to_vec(), before.cross(&next)?);
+        Ok(RotateAuthority { certificate, crossed, sealed_key: next.seal(key) })
+    }
+
+    /// The key that the authority's is encrypted with, on a node that issues certificates.
+    fn issuing_key(&self) -> Result<&ClusterKey, CertifyError> {
         if self.observes() {
             return Err(CertifyError::Observer);
         }
-        let key = self.cluster_key().ok_or(CertifyError::NoKey)?;
-        let sealed = self.state().sealed_key.clone();
+        self.cluster_key().ok_or(CertifyError::NoKey)
+    }
+
+    fn open_authority(&self, sealed: &[u8], key: &ClusterKey) -> Result<Authority, CertifyError> {
         if sealed.is_empty() {
             return Err(CertifyError::NoAuthority);
         }
-        let (before, next) = (Authority::open(self.cluster(), &sealed, key)?, Authority::found(self.cluster())?);
-        let (certificate, crossed) = (next.certificate().to_vec(), before.cross(&next)?);
-        Ok(RotateAuthority { certificate, crossed, sealed_key: next.seal(key) })
+        Ok(Authority::open(self.cluster(), sealed, key)?)
     }
 
     /// The key that the authority's is encrypted with, if it is here.

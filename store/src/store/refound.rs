@@ -13,8 +13,8 @@ use crate::raft::convert;
 use crate::raft::types::{LeaderId, LogId, Membership, Payload, Peer, SnapshotMeta, StoredMembership, Vote};
 use crate::rt::{spawn_blocking, timeout};
 
-/// How long a single member may take to lead.
-const LEADING: Duration = Duration::from_secs(10);
+/// How long a member may take to take over a state that is on its disk.
+const APPLYING: Duration = Duration::from_secs(10);
 
 impl Store {
     /// Everything that this member has: also the entries of its log that it does not know to be committed, which others may
@@ -44,7 +44,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The disk refuses, or it does not lead in time.
+    /// The disk refuses, or it does not take the state over in time.
     pub async fn begin_with(&self, state: &State, advertise: SocketAddr) -> Result<(), OpenError> {
         let Some(consensus) = self.consensus() else { return Ok(()) };
         let me = self.id().0;
@@ -66,14 +66,7 @@ impl Store {
         let installed = consensus.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
         installed.map_err(|error| OpenError::raft(&error))?;
         consensus.raft.trigger().elect(false).await.map_err(|error| OpenError::raft(&error))?;
-        let leads = async {
-            let mut applied = self.applied();
-            while !self.leads() || *applied.borrow_and_update() < state.applied_index {
-                if timeout(LEADING / 200, applied.changed()).await.is_ok_and(|changed| changed.is_err()) {
-                    break;
-                }
-            }
-        };
-        timeout(LEADING, leads).await.map_err(|_| OpenError::Raft { reason: "it does not lead".to_owned() })
+        let applied = timeout(APPLYING, self.wait_applied(state.applied_index)).await;
+        applied.map_err(|_| OpenError::Raft { reason: "it does not take over the state".to_owned() })
     }
 }

@@ -55,6 +55,7 @@ fn each_host_counts_and_a_retry_does_not() {
         world.ok(with(7, node));
     }
     assert_eq!(world.state.tokens[&id].used, 2);
+    assert!(!world.state.tokens[&id].is_good(world.now_ms), "used up");
     world.refused(with(7, 4), Reason::TokenUsedUp, &["n4", "0707070707070707", "2 hosts", "pontoon token create"]);
     // Who is in already needs none to ask again.
     world.ok(with(7, 2));
@@ -74,10 +75,12 @@ fn a_host_that_does_not_enter_does_not_count() {
 #[test]
 fn a_token_ends() {
     let mut world = closed();
-    world.ok(Command::CreateToken(create(7, 9)));
+    let id = token(&mut world, Command::CreateToken(create(7, 9))).id();
     world.now_ms += HOUR - 1;
     world.ok(with(7, 2));
+    assert!(world.state.tokens[&id].is_good(world.now_ms));
     world.now_ms += 1;
+    assert!(!world.state.tokens[&id].is_good(world.now_ms));
     world.refused(
         with(7, 3),
         Reason::TokenExpired,
@@ -91,6 +94,7 @@ fn a_revoked_token_is_told_from_one_that_never_was() {
     let id = token(&mut world, Command::CreateToken(create(7, 9))).id();
     let revoked = token(&mut world, Command::RevokeToken { token: id });
     assert_eq!(revoked.revoked_ms, Some(world.now_ms));
+    assert!(!revoked.is_good(world.now_ms));
     world.now_ms += 5;
     assert_eq!(token(&mut world, Command::RevokeToken { token: id }), revoked, "once more");
     world.refused(with(7, 2), Reason::TokenRevoked, &["n2", "was revoked", "pontoon token create"]);

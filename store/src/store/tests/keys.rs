@@ -6,13 +6,13 @@ use tonic::Code;
 
 use super::super::propose::was_not_sent;
 use super::*;
+use crate::AdmitError;
+use crate::raft::channel::Purpose;
 
 /// A time as messages show it.
 fn timestamp(ms: u64) -> String {
     crate::tls::timestamp(ms).to_string()
 }
-use crate::AdmitError;
-use crate::raft::channel::Purpose;
 
 fn channels(me: RaftId, key: &NodeKey) -> Channels {
     Channels::new(CLUSTER, me, key.clone())
