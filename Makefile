@@ -50,6 +50,7 @@ lint: bpf-check ## Formatting, lints, documentation, licences
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --package pontoon-sim --features sim --all-targets -- -D warnings
+	cargo clippy --locked --package pontoon-node --features plaintext -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	cargo deny --workspace check licenses bans sources
 
@@ -73,6 +74,8 @@ bpf-check: # What is in the repository is what its source comes to.
 
 bench: root ## Measure beside peers, on an idle machine (docs/benchmarks.md keeps what it printed)
 	@tests/setup.sh bench
+	cargo build --locked --release --package pontoon-node --features plaintext --bin pontoond
+	mv $(TARGET)/release/pontoond $(TARGET)/release/pontoond-plaintext
 	cargo build --locked --release --package pontoon-node --package pontoon-cli --package pontoon-tests --bins
 	PONTOON_BIN_DIR=$(abspath $(TARGET))/release $(TARGET)/release/bench --markdown docs/benchmarks.md
 

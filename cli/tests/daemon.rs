@@ -200,6 +200,14 @@ fn leave_prints_what_remains_to_be_done() {
 }
 
 #[test]
+fn a_node_moves_to_what_is_given() {
+    let daemon = Daemon::start();
+    assert_eq!(run(&daemon, "node move --advertise 192.168.140.9").stdout, "192.168.140.9+\n");
+    assert_eq!(run(&daemon, "node move --data-addr 10.9.0.1").stdout, "+10.9.0.1\n");
+    assert_eq!(run(&daemon, "node move").code, Some(2));
+}
+
+#[test]
 fn a_node_that_still_votes_is_removed_with_a_warning() {
     let done = run(&Daemon::start(), "node rm host3");
     assert_eq!((done.code, done.stdout.as_str()), (Some(0), "host3\n"));

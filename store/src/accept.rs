@@ -134,13 +134,13 @@ fn crowding(addresses: &[IpAddr]) -> usize {
 /// Shakes hands. Tells whether something was said then: whoever has a call begins at once, and keepalive begins only then.
 async fn shake(stream: TcpStream, address: SocketAddr, key: &NodeKey) -> io::Result<(Connection, bool)> {
     stream.set_nodelay(true)?;
-    let mut stream = key.accept(stream).await?;
+    let (mut stream, chain) = key.accept(stream).await?;
     let silent = match stream.fill_buf().await {
         Ok(said) => said.is_empty(),
         // However it ended.
         Err(_) => true,
     };
-    Ok((Connection::new(stream, address, key)?, !silent))
+    Ok((Connection::new(stream, chain, address, key)?, !silent))
 }
 
 #[cfg(test)]

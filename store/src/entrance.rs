@@ -251,7 +251,7 @@ impl Door {
     ///
     /// When the cluster does not answer by the deadline, or refuses.
     pub async fn enter(
-        mut self,
+        &mut self,
         node: &AdmitNode,
         token: &JoinToken,
         deadline: Duration,

@@ -26,7 +26,7 @@ pub use raft::guard::StateGuard;
 pub use raft::types::Peer;
 pub use store::{
     CertifyError, ExpelError, Fatal, Level, MemberStatus, Missing, NeededError, OpenError, Outlook, ProposeError,
-    ReadError, Requests, Role, Room, Store, StoreOptions, StoreStatus, Timing, Watched,
+    ReachError, ReadError, Requests, Role, Room, Store, StoreOptions, StoreStatus, Timing, Watched,
 };
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};

@@ -195,8 +195,11 @@ fn admit_call(store: Store, caller: Caller, shown: &Shown, known: Option<PublicK
             Ok(store)
         }
         Some(_) => {
+            // A Raft id is one key's for ever: whoever calls was that node, or never.
             let message = format!("the caller has not the key of member {}", caller.from);
-            Err(Status::permission_denied(message))
+            let mut status = Status::permission_denied(message);
+            status.metadata_mut().insert(metadata::REMOVED, AsciiMetadataValue::from_static("true"));
+            Err(status)
         }
         None => Err(no_member(&store, caller, &shown.key)),
     }

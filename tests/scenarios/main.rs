@@ -25,6 +25,7 @@ mod members;
 mod metrics;
 mod observers;
 mod page;
+mod places;
 mod plugin;
 mod quorum;
 mod reach;

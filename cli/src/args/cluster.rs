@@ -38,6 +38,9 @@ pub(crate) struct InitArgs {
     /// Prefix length of the subnets cut from the pools
     #[arg(long, value_name = "N", requires = "pools", default_value_t = 24)]
     pub(crate) pool_prefix: u32,
+    /// Hosts that may have a cluster already; if one has, no other is made. May be repeated
+    #[arg(long = "seed", value_delimiter = ',', value_name = "ADDR", value_parser = not_empty)]
+    pub(crate) seeds: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -47,13 +50,16 @@ pub(crate) struct JoinArgs {
     /// Addresses of nodes of the cluster, tried in order before those that the token names
     #[arg(value_delimiter = ',', value_name = "ADDR", value_parser = not_empty)]
     pub(crate) peers: Vec<String>,
+    /// Take the place of this node, which is down, and whose containers run here: this host was wiped
+    #[arg(long, value_name = "NODE", value_parser = not_empty)]
+    pub(crate) replace: Option<String>,
     /// Address that other nodes reach this daemon at [default: the one that routes to the node that answers]
     #[arg(long, value_name = "ADDR")]
     pub(crate) advertise: Option<String>,
     /// Address that carries the containers' traffic (VTEP) [default: the advertise address]
     #[arg(long, value_name = "ADDR")]
     pub(crate) data_addr: Option<String>,
-    /// Name of this node [default: the host name]
+    /// Name of this node [default: the host name, or that of the node that it replaces]
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// This node is only to vote: it has no containers, and no network reaches it

@@ -64,6 +64,15 @@ pub(crate) enum NodeCommand {
         #[arg(required = true, value_name = "NODE")]
         nodes: Vec<String>,
     },
+    /// Tell the cluster that this node is reached at other addresses
+    Move {
+        /// Address that other nodes reach this one at, with or without port
+        #[arg(long, value_name = "ADDR", required_unless_present = "data_addr")]
+        advertise: Option<String>,
+        /// Address that packets between containers come from and go to, if it is another
+        #[arg(long, value_name = "ADDR")]
+        data_addr: Option<String>,
+    },
     /// Take promote, demote and drain back: the leader chooses
     Auto {
         /// Names or ids

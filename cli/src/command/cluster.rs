@@ -18,7 +18,7 @@ use crate::session::{Kind, Session};
 
 pub(super) async fn init(args: &InitArgs, session: &Session, output: &Output) -> Result<(), Failure> {
     let pools = args.pools.iter().map(|cidr| Pool { cidr: cidr.clone(), prefix: args.pool_prefix }).collect();
-    let request = InitRequest { pools, ..(&args.first).into() };
+    let request = InitRequest { pools, seeds: args.seeds.clone(), ..(&args.first).into() };
     let answer = session.call(Kind::WORK, "making the cluster", session.cluster().init(request)).await?;
     output.message(&answer, || render::cluster::init(&answer, args.first.token_uses.unwrap_or(1)))
 }
@@ -32,6 +32,7 @@ impl From<&FirstNodeArgs> for InitRequest {
             voter_only: args.voter_only,
             token_uses: args.token_uses.unwrap_or_default(),
             pools: Vec::new(),
+            seeds: Vec::new(),
         }
     }
 }
@@ -48,6 +49,7 @@ pub(super) async fn join(args: &JoinArgs, session: &Session, output: &Output) ->
         name: args.name.clone().unwrap_or_default(),
         voter_only: args.voter_only,
         token: token.to_string(),
+        replaces: args.replace.clone().unwrap_or_default(),
     };
     let named: Vec<String> = token.addresses.iter().map(ToString::to_string).collect();
     let asked: Vec<&str> = args.peers.iter().chain(&named).map(String::as_str).collect();

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use pontoon_proto::v1::{
-    InspectNodeRequest, LabelNodeRequest, ListNodesRequest, Member, ReadOptions, RemoveNodeRequest, SetVotingRequest,
-    Voting,
+    InspectNodeRequest, LabelNodeRequest, ListNodesRequest, Member, MoveRequest, ReadOptions, RemoveNodeRequest,
+    SetVotingRequest, Voting,
 };
 
 use super::{each, line};
@@ -28,6 +28,9 @@ pub(super) async fn run(command: &NodeCommand, session: &Session, output: &Outpu
         NodeCommand::Promote { nodes } => vote(nodes, Voting::Promoted, session, output).await,
         NodeCommand::Demote { nodes } => vote(nodes, Voting::Demoted, session, output).await,
         NodeCommand::Drain { nodes } => drain(nodes, session, output).await,
+        NodeCommand::Move { advertise, data_addr } => {
+            move_to(advertise.as_ref(), data_addr.as_ref(), session, output).await
+        }
         NodeCommand::Auto { nodes } => vote(nodes, Voting::Auto, session, output).await,
     }
 }
@@ -57,6 +60,18 @@ async fn drain(nodes: &[String], session: &Session, output: &Output) -> Result<(
     })
     .await;
     Ok(())
+}
+
+async fn move_to(
+    advertise: Option<&String>,
+    data_addr: Option<&String>,
+    session: &Session,
+    output: &Output,
+) -> Result<(), Failure> {
+    let given = |address: Option<&String>| address.cloned().unwrap_or_default();
+    let request = MoveRequest { advertise: given(advertise), data_addr: given(data_addr) };
+    let answer = session.call(Kind::WORK, "moving this node", session.cluster().r#move(request)).await?;
+    output.message(&answer, || line(answer.node.as_ref().map_or("", |node| &node.name)))
 }
 
 async fn list(quiet: bool, read: ReadOptions, session: &Session, output: &Output) -> Result<(), Failure> {

@@ -140,6 +140,12 @@ impl ClusterService for Canned {
         unknown()
     }
 
+    async fn r#move(&self, request: Request<MoveRequest>) -> Answer<MoveResponse> {
+        let MoveRequest { advertise, data_addr } = request.into_inner();
+        let node = Some(Node { name: format!("{advertise}+{data_addr}"), ..Default::default() });
+        Ok(Response::new(MoveResponse { node }))
+    }
+
     async fn leave(&self, _: Request<LeaveRequest>) -> Answer<LeaveResponse> {
         Ok(Response::new(LeaveResponse { warnings: vec!["remove it by hand".into()] }))
     }

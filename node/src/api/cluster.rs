@@ -30,6 +30,12 @@ impl ClusterService for Cluster {
         Ok(Response::new(answer))
     }
 
+    async fn r#move(&self, request: Request<v1::MoveRequest>) -> Result<Response<v1::MoveResponse>, Status> {
+        let daemon = self.0.clone();
+        let answer = super::to_the_end(async move { lifecycle::move_to(&daemon, request.into_inner()).await }).await?;
+        Ok(Response::new(answer))
+    }
+
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
         let daemon = self.0.clone();
         let answer =

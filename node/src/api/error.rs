@@ -265,9 +265,10 @@ fn code_of(reason: Reason) -> Code {
         EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
         InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
         InvalidSubnet, InvalidToken, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound,
-        NetworkProvisional, NodeAddressTaken, NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound, NodeVoterOnly,
-        NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TokenExpired, TokenNotFound,
-        TokenRevoked, TokenRole, TokenUnknown, TokenUsedUp, TooLarge, TooManyNodes, VniExhausted, VniTaken, VotersFull,
+        NetworkProvisional, NodeAddressTaken, NodeAlive, NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound,
+        NodeVoterOnly, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TokenExpired,
+        TokenNotFound, TokenRevoked, TokenRole, TokenUnknown, TokenUsedUp, TooLarge, TooManyNodes, VniExhausted,
+        VniTaken, VotersFull,
     };
     match reason {
         InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
@@ -276,7 +277,7 @@ fn code_of(reason: Reason) -> Code {
         TokenUnknown | TokenExpired | TokenUsedUp | TokenRevoked | TokenRole => Code::PermissionDenied,
         AlreadyFounded | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken | VniTaken
         | AddressTaken | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
-        NotFounded | AddressReserved | AuthorityInUse | FeatureLevelTooLow | NodeInUse | NetworkInUse
+        NotFounded | AddressReserved | AuthorityInUse | FeatureLevelTooLow | NodeAlive | NodeInUse | NetworkInUse
         | SubnetOverlap | RouteOverlap | NetworkProvisional | NodeVoterOnly | VotersFull => Code::FailedPrecondition,
         TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,
         EpochMismatch => Code::Aborted,

@@ -5,13 +5,15 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use ipnet::{Ipv4Net, Ipv6Net};
 use pontoon_proto::{JoinToken, v1};
 use pontoon_store::model::command::{Command, FEATURE_LEVEL, Outcome};
 use pontoon_store::model::id::{ClusterId, FOUNDER, NodeId};
 use pontoon_store::model::object::{Cluster, Family, Node, Pool, TokenRole};
 use pontoon_store::model::rejection::Reason;
-use pontoon_store::{Authority, AuthorityError, Certificate, ClusterKey, Store};
+use pontoon_store::{Authority, AuthorityError, Certificate, ClusterKey, Store, hello};
+use tonic::Code;
 use tracing::info;
 
 use super::{Entrant, admission, enter, entrant, listening_port, open_store, outside_any_cluster, parse_address};
@@ -22,6 +24,9 @@ use crate::tokens;
 
 /// How long founding may take: one node's election and one write.
 const FOUND_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a host may take to tell whether it has a cluster already.
+const SEED_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What a new cluster has that no other has.
 pub(super) struct New {
@@ -58,6 +63,7 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
     let mut data = outside_any_cluster(daemon)?;
     let advertise = parse_address(&request.advertise, listening_port(daemon))?;
     let entrant = Entrant { voter_only: request.voter_only, ..entrant(&request.name, advertise, &request.data_addr)? };
+    refuse_a_second(daemon, &data, &request.seeds).await?;
     let new = New::random()?;
     let cluster = Cluster {
         id: new.id,
@@ -87,6 +93,19 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
     enter(daemon, &mut data, store)?;
     let cluster_id = membership.cluster.to_string();
     Ok(v1::InitResponse { cluster_id, node: Some((&node).into()), join_token: token.to_string() })
+}
+
+/// Makes no cluster where a host that may have one already has one.
+async fn refuse_a_second(daemon: &Daemon, data: &DataDir, seeds: &[String]) -> Result<(), ApiError> {
+    let seeds = seeds.iter().map(|seed| parse_address(seed, listening_port(daemon)));
+    let seeds = seeds.collect::<Result<Vec<_>, _>>()?;
+    let asked = seeds.iter().map(|seed| hello(data.key(), *seed, SEED_DEADLINE));
+    let answers = join_all(asked).await;
+    let found = seeds.iter().zip(answers).find_map(|(seed, answer)| Some((seed, answer.as_ref().ok()?.cluster?)));
+    let Some((seed, cluster)) = found else { return Ok(()) };
+    let message = format!("no cluster is made: the node at {seed} is in cluster {cluster} already");
+    let hint = "join that one: pontoon token create there prints the command";
+    Err(ApiError::new(Code::FailedPrecondition, "CLUSTER_EXISTS", message, hint))
 }
 
 /// What a cluster begins with.

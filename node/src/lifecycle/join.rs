@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_proto::{DEFAULT_PEER_PORT, JoinToken, v1};
+use pontoon_store::model::command::AdmitNode;
 use pontoon_store::model::object::Node;
+use pontoon_store::model::rejection::Reason;
 use pontoon_store::{AdmitError, Admitted, Door, NodeKey, knock};
+use tokio::time::{Instant, sleep};
 use tonic::Code;
 use tracing::info;
 
@@ -22,6 +25,9 @@ use crate::member::Member;
 const HELLO_DEADLINE: Duration = Duration::from_secs(3);
 /// How long an admission may take.
 const ADMIT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a node that is to be replaced is waited for to be down, and how often it is looked.
+const DOWN_DEADLINE: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_secs(1);
 /// How far the clocks of two hosts may be apart, in milliseconds: half of what certificates are backdated by, so that a third
 /// may be as far from either.
 const MAX_SKEW_MS: u64 = 12 * 3_600_000;
@@ -38,17 +44,21 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
     let peers = request.peers.iter().map(|peer| parse_address(peer, DEFAULT_PEER_PORT));
     let mut peers = peers.collect::<Result<Vec<_>, _>>()?;
     peers.extend(&token.addresses);
-    let (door, peer) = first_door(&peers, data.key(), &token).await?;
+    let (mut door, peer) = first_door(&peers, data.key(), &token).await?;
     let warning = compare_clocks(&door, peer)?;
     let port = listening_port(daemon);
     let advertise = match request.advertise.as_str() {
         "" => SocketAddr::new(host::source_address(peer)?, port),
         given => parse_address(given, port)?,
     };
-    let entrant = Entrant { voter_only: request.voter_only, ..entrant(&request.name, advertise, &request.data_addr)? };
+    // It is the node that it replaces, so it has its name.
+    let is_id = request.replaces.parse::<u64>().is_ok();
+    let name = if request.name.is_empty() && !is_id { &request.replaces } else { &request.name };
+    let entrant = entrant(name, advertise, &request.data_addr)?;
+    let entrant = Entrant { voter_only: request.voter_only, replaces: request.replaces, ..entrant };
     let attempt = data.attempt()?;
     let node = admission(&data, &entrant, None, attempt);
-    let admitted = door.enter(&node, &token, ADMIT_DEADLINE).await?;
+    let admitted = admitted(&mut door, &node, &token).await?;
     let Admitted { cluster, node, raft_id, members, observer, certificate, cluster_key } = admitted;
     let membership = Membership { cluster, node, raft_id, observer };
     data.remove_store()?;
@@ -59,6 +69,19 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
     let node = caught_up(&member).await?;
     let warnings = warning.into_iter().collect();
     Ok(v1::JoinResponse { cluster_id: cluster.to_string(), node: Some((&node).into()), warnings })
+}
+
+/// Asks for admission. A node that was wiped a moment ago is taken to be there for a few more seconds.
+async fn admitted(door: &mut Door, node: &AdmitNode, token: &JoinToken) -> Result<Admitted, AdmitError> {
+    let end = Instant::now() + DOWN_DEADLINE;
+    loop {
+        match door.enter(node, token, ADMIT_DEADLINE).await {
+            Err(AdmitError::Rejected(rejection)) if rejection.reason == Reason::NodeAlive && Instant::now() < end => {
+                sleep(AGAIN).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// The first address that a node of the token's cluster answers at.

@@ -3,6 +3,7 @@
 mod init;
 mod join;
 mod leave;
+mod moving;
 mod refound;
 
 use std::net::{IpAddr, SocketAddr};
@@ -31,6 +32,7 @@ pub use init::init;
 pub use join::join;
 pub use leave::leave;
 pub(crate) use leave::still_voting;
+pub use moving::move_to;
 pub use refound::{recover, restore};
 
 /// What a user says of a node when it enters a cluster.
@@ -39,6 +41,8 @@ struct Entrant {
     advertise: SocketAddr,
     data_addr: IpAddr,
     voter_only: bool,
+    /// Name or id of the node whose place it takes; empty: it is a new one.
+    replaces: String,
 }
 
 fn admission(data: &DataDir, entrant: &Entrant, raft_id: Option<RaftId>, attempt: u64) -> AdmitNode {
@@ -53,6 +57,7 @@ fn admission(data: &DataDir, entrant: &Entrant, raft_id: Option<RaftId>, attempt
         attempt,
         voter_only: entrant.voter_only,
         token: None,
+        replaces: entrant.replaces.clone(),
     }
 }
 
@@ -178,16 +183,17 @@ fn listening_port(daemon: &Daemon) -> u16 {
 }
 
 fn entrant(name: &str, advertise: SocketAddr, data_addr: &str) -> Result<Entrant, ApiError> {
-    let data_addr = match data_addr {
-        "" => advertise.ip(),
-        text => text.parse().map_err(|_| {
-            let hint = "give an address of this host, without port, such as 192.168.140.200";
-            ApiError::invalid(Reason::InvalidNodeAddress, format!("{text:?} is not an address"), hint)
-        })?,
-    };
+    let data_addr = if data_addr.is_empty() { advertise.ip() } else { parse_data_address(data_addr)? };
     host::require_local(data_addr)?;
     let name = if name.is_empty() { host::name()? } else { name.to_owned() };
-    Ok(Entrant { name, advertise, data_addr, voter_only: false })
+    Ok(Entrant { name, advertise, data_addr, voter_only: false, replaces: String::new() })
+}
+
+fn parse_data_address(text: &str) -> Result<IpAddr, ApiError> {
+    text.parse().map_err(|_| {
+        let hint = "give an address of this host, without port, such as 192.168.140.200";
+        ApiError::invalid(Reason::InvalidNodeAddress, format!("{text:?} is not an address"), hint)
+    })
 }
 
 /// An address with or without port.

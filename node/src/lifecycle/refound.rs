@@ -55,7 +55,7 @@ pub async fn restore(
         ..v1::RestoreResponse::default()
     };
     let new = New::random()?;
-    let (state, node) = new.refound(old, FirstNode::Enters(admission(&data, &entrant, None, 0)))?;
+    let (state, node) = new.refound(old, FirstNode::Enters(admission(&data, &entrant, None, 0).into()))?;
     let (membership, token) = (new.membership(&node), new.token(advertise));
     data.remove_store()?;
     data.set_cluster_key(new.cluster_key.clone());

@@ -4,8 +4,8 @@ use pontoon_proto::v1::{self, command::Kind, outcome::Object, response};
 use prost::Message;
 
 use crate::model::command::{
-    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, EngineRef, Entry, Outcome, ReportNode,
-    RequestId, WantedSubnet,
+    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, EngineRef, Entry, MoveNode, Outcome,
+    ReportNode, RequestId, WantedSubnet,
 };
 use crate::model::id::{EndpointId, NetworkId, NodeId, RaftId};
 use crate::model::object::Route;
@@ -119,6 +119,7 @@ impl From<&Command> for v1::Command {
                     until_ms: *until_ms,
                 })
             }
+            Command::MoveNode(moved) => Kind::MoveNode(moved.into()),
             Command::RotateToken { token, hash } => {
                 Kind::RotateToken(v1::RotateToken { id: token.to_string(), hash: hash.to_vec() })
             }
@@ -190,6 +191,7 @@ impl TryFrom<v1::Command> for Command {
                 authority: report.authority,
                 until_ms: report.until_ms,
             },
+            Kind::MoveNode(moved) => Self::MoveNode(moved.try_into()?),
             Kind::RotateToken(rotate) => Self::RotateToken {
                 token: token_id("rotate_token", &rotate.id)?,
                 hash: hash("rotate_token", &rotate.hash)?,
@@ -211,6 +213,7 @@ impl From<&AdmitNode> for v1::AdmitNode {
             attempt: admit.attempt,
             voter_only: admit.voter_only,
             token: admit.token.map(|hash| hash.to_vec()).unwrap_or_default(),
+            replaces: admit.replaces.clone(),
         }
     }
 }
@@ -231,6 +234,27 @@ impl TryFrom<v1::AdmitNode> for AdmitNode {
             attempt: admit.attempt,
             voter_only: admit.voter_only,
             token: (!admit.token.is_empty()).then(|| hash("admit_node", &admit.token)).transpose()?,
+            replaces: admit.replaces,
+        })
+    }
+}
+
+impl From<&MoveNode> for v1::MoveNode {
+    fn from(moved: &MoveNode) -> Self {
+        let MoveNode { node, advertise, data_addr } = *moved;
+        Self { node: node.0, advertise: advertise.to_string(), data_addr: data_addr.to_string() }
+    }
+}
+
+impl TryFrom<v1::MoveNode> for MoveNode {
+    type Error = CodecError;
+
+    fn try_from(moved: v1::MoveNode) -> Result<Self, CodecError> {
+        const WHAT: &str = "move_node";
+        Ok(Self {
+            node: NodeId(moved.node),
+            advertise: parse(WHAT, "advertise", &moved.advertise, ENDPOINT_ADDRESS)?,
+            data_addr: parse(WHAT, "data_addr", &moved.data_addr, ADDRESS)?,
         })
     }
 }

@@ -13,13 +13,16 @@ use super::object::{
 
 /// Highest feature level that this version knows. A command kind that a later version adds
 /// gets a higher level, and is proposed only once every member reports that level.
-pub const FEATURE_LEVEL: u32 = 5;
+pub const FEATURE_LEVEL: u32 = 6;
 
 /// Feature level from which on nodes may be outside the Raft membership.
 pub const OBSERVERS: u32 = 4;
 
 /// Feature level from which on nodes have certificates, and hosts join with tokens.
 pub const TOKENS: u32 = 5;
+
+/// Feature level from which on nodes can take the place of others, and have other addresses.
+pub const MOVES: u32 = 6;
 
 /// What a log entry holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,6 +192,8 @@ pub enum Command {
         /// Until when it is good.
         until_ms: u64,
     },
+    /// A node has other addresses.
+    MoveNode(MoveNode),
 }
 
 impl Command {
@@ -212,6 +217,8 @@ impl Command {
             | Self::RotateAuthority(_)
             | Self::DropAuthorities
             | Self::ReportCertificate { .. } => TOKENS,
+            Self::MoveNode(_) => MOVES,
+            Self::AdmitNode(admit) if !admit.replaces.is_empty() => MOVES,
             Self::FoundCluster { sealed_key, .. } if !sealed_key.is_empty() => TOKENS,
             Self::AdmitNode(admit) if admit.token.is_some() => TOKENS,
             Self::AdmitNode(admit) if admit.voter_only => 3,
@@ -245,6 +252,19 @@ pub struct AdmitNode {
     pub voter_only: bool,
     /// SHA-256 of the secret of the token that it joins with.
     pub token: Option<[u8; 32]>,
+    /// Name or id of the node whose place it takes, with its endpoints; empty: it is a new one.
+    pub replaces: String,
+}
+
+/// A node has other addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MoveNode {
+    /// Node.
+    pub node: NodeId,
+    /// Where its daemon is reached.
+    pub advertise: SocketAddr,
+    /// Its VTEP.
+    pub data_addr: IpAddr,
 }
 
 /// Makes a token.

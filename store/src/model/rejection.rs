@@ -68,6 +68,8 @@ reasons! {
     FeatureLevelTooLow "FEATURE_LEVEL_TOO_LOW",
     /// No such node.
     NodeNotFound "NODE_NOT_FOUND",
+    /// The node is there, and nobody can take its place.
+    NodeAlive "NODE_ALIVE",
     /// The node has endpoints.
     NodeInUse "NODE_IN_USE",
     /// The node only votes.

@@ -41,6 +41,8 @@ pub(crate) struct Channels {
     me: RaftId,
     key: NodeKey,
     open: Arc<Mutex<BTreeMap<(u64, Purpose), Open>>>,
+    /// Where the members are reached, as the latest membership says: they can move.
+    book: Arc<Mutex<BTreeMap<u64, Peer>>>,
     standing: Arc<Mutex<Standing>>,
 }
 
@@ -64,7 +66,7 @@ type Open = (Peer, u64, Link);
 
 impl Channels {
     pub(crate) fn new(cluster: ClusterId, me: RaftId, key: NodeKey) -> Self {
-        Self { cluster, me, key, open: Arc::default(), standing: Arc::default() }
+        Self { cluster, me, key, open: Arc::default(), book: Arc::default(), standing: Arc::default() }
     }
 
     /// The connection to a member for a purpose.
@@ -88,7 +90,9 @@ impl Channels {
 
     /// A Raft client over the connection to a member.
     pub(crate) fn raft(&self, member: u64, peer: &Peer, purpose: Purpose) -> Result<RaftClient, Unusable> {
-        let client = v1::raft_client::RaftClient::new(self.to(member, peer, purpose)?);
+        // Raft goes on with what it knew when it began to send to a member.
+        let now = self.book.lock().unwrap_or_else(PoisonError::into_inner).get(&member).cloned();
+        let client = v1::raft_client::RaftClient::new(self.to(member, now.as_ref().unwrap_or(peer), purpose)?);
         Ok(client.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 
@@ -170,10 +174,11 @@ impl Channels {
         self.standing().heard.is_none_or(|heard| rt::now() - heard > time)
     }
 
-    /// Closes the connections to those that are no members.
-    pub(crate) fn keep(&self, is_member: impl Fn(u64) -> bool) {
+    /// Takes note of where the members are, and closes the connections to those that are none.
+    pub(crate) fn keep(&self, members: BTreeMap<u64, Peer>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|(member, _), _| is_member(*member));
+        open.retain(|(member, _), _| members.contains_key(member));
+        *self.book.lock().unwrap_or_else(PoisonError::into_inner) = members;
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {

@@ -23,7 +23,7 @@ use crate::peer::StoreSlot;
 use crate::refusals::What;
 use crate::rt;
 use crate::store::{Level, ProposeError, Proposed, ReadError, Store, hash_out};
-use crate::tls::{NodeKey, Shown};
+use crate::tls::{NodeKey, PublicKey, Shown};
 use crate::watch::{Concern, Following, Watcher};
 
 /// How long writing an admission may take. With looking whether it may, the call back and the certificate it stays below 10 s.
@@ -214,6 +214,14 @@ impl v1::peer_server::Peer for Service {
         }
     }
 
+    async fn call_back(&self, request: Request<v1::CallBackRequest>) -> Answer<v1::CallBackResponse> {
+        self.slot.current_member(&request).await?;
+        let (address, key) = (&request.get_ref().address, shown(&request)?.key);
+        let address = address.parse().map_err(|_| Status::invalid_argument(format!("{address:?} is no address")))?;
+        answers_at(self.slot.key(), address, &key).await.map_err(unreachable)?;
+        Ok(Response::new(v1::CallBackResponse {}))
+    }
+
     async fn key_of(&self, request: Request<v1::KeyOfRequest>) -> Answer<v1::KeyOfResponse> {
         let store = self.slot.known_member(&request)?;
         let member = RaftId(request.get_ref().raft_id);
@@ -319,17 +327,18 @@ impl Service {
 
 /// Calls a newcomer back: one that the others cannot reach would be a member in name only.
 async fn reachable(key: &NodeKey, node: &AdmitNode) -> Result<(), Status> {
-    let unreachable = |why: String| {
-        let (name, address) = (&node.name, node.advertise);
-        unreachable(format!("{name} cannot be reached at its advertise address {address}: {why}"))
-    };
-    let answer = rt::timeout(CALL_BACK, greet(key, node.advertise)).await;
-    let greeted = answer.map_err(|_| unreachable(format!("no answer within {CALL_BACK:?}")))?;
-    let (_, shown) = greeted.map_err(|status| unreachable(status.message().to_owned()))?;
-    if shown != node.public_key {
-        return Err(unreachable("another daemon answers there".to_owned()));
-    }
-    Ok(())
+    let (name, address) = (&node.name, node.advertise);
+    answers_at(key, address, &node.public_key)
+        .await
+        .map_err(|why| unreachable(format!("{name} cannot be reached at its advertise address {address}: {why}")))
+}
+
+/// Whether the one that has a key answers at an address; why not.
+pub(crate) async fn answers_at(me: &NodeKey, address: SocketAddr, key: &PublicKey) -> Result<(), String> {
+    let answer = rt::timeout(CALL_BACK, greet(me, address)).await;
+    let greeted = answer.map_err(|_| format!("no answer within {CALL_BACK:?}"))?;
+    let (_, shown) = greeted.map_err(|status| status.message().to_owned())?;
+    if shown == *key { Ok(()) } else { Err("another daemon answers there".to_owned()) }
 }
 
 fn observer() -> Status {

@@ -1,6 +1,6 @@
 //! What the leader does about the members: who votes, who is gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -79,7 +79,7 @@ pub(super) fn spawn(store: &Store) -> Vec<JoinHandle<()>> {
             while ending.run_until_cancelled(ticks.tick()).await.is_some() {
                 let Some(store) = upgrade(&weak) else { return };
                 let membership = store.metrics().membership_config;
-                store.0.channels.keep(|id| membership.get_node(&id).is_some());
+                store.0.channels.keep(membership.nodes().map(|(id, peer)| (*id, peer.clone())).collect());
                 ending.run_until_cancelled(store.ask_whether_removed()).await;
                 store.look_for_own_id();
                 if now() - opened > LONELY {
@@ -193,8 +193,9 @@ impl Store {
     /// A member that was retired learns of it from its own state, or from one that knows it no more.
     pub(super) fn look_for_own_id(&self) {
         // One that votes is needed until its vote was taken, whatever is written.
-        let node = self.node();
-        let written = self.state().nodes.get(&node).map(|node| node.raft_id).filter(|_| !self.votes());
+        // One whose place another host has taken is nobody.
+        let own = self.key().public();
+        let written = self.state().node_with_key(&own).map(|node| node.raft_id).filter(|_| !self.votes());
         if let Some(raft_id) = written.max(self.0.channels.renewed()).filter(|id| *id > self.id()) {
             self.0.channels.renew(raft_id);
             self.0.role.send_replace(Some(Role::Observer { raft_id }));
@@ -273,12 +274,17 @@ impl Store {
             // An earlier leader did not finish.
             return self.change(ChangeMembers::ReplaceAllVoters(target.clone()), true).await;
         }
-        if voters::next_step(&self.known(&metrics)).is_none() {
+        if voters::next_step(&self.known(&metrics)).is_none() && self.moved(&metrics).is_empty() {
             return Ok(());
         }
         // A new leader may not have applied yet what the membership follows from.
         self.read_barrier(STEP).await?;
         let metrics = self.metrics();
+        let moved = self.moved(&metrics);
+        if !moved.is_empty() && self.leads() {
+            tracing::info!(?moved, "members are reached elsewhere");
+            return self.change(ChangeMembers::SetNodes(moved), true).await;
+        }
         let known = self.known(&metrics);
         let Some(step) = voters::next_step(&known).filter(|_| self.leads()) else { return Ok(()) };
         tracing::info!(?step, "the membership changes");
@@ -319,6 +325,17 @@ impl Store {
             }
             MembershipStep::Remove(id) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), true).await,
         }
+    }
+
+    /// The members that are reached elsewhere than the membership says. Who answers there is seen by the key.
+    fn moved(&self, metrics: &RaftMetrics<Types>) -> BTreeMap<u64, Peer> {
+        let state = self.state();
+        let nodes = metrics.membership_config.nodes().filter_map(|(id, peer)| {
+            let node = state.node_with_raft_id(RaftId(*id)).filter(|node| node.public_key == peer.key)?;
+            let address = node.advertise.to_string();
+            if address == peer.address { None } else { Some((*id, Peer { address, key: peer.key })) }
+        });
+        nodes.collect()
     }
 
     async fn change(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), TaskError> {

@@ -14,6 +14,7 @@ mod open;
 #[cfg(feature = "sim")]
 mod probe;
 mod propose;
+mod reached;
 mod read;
 mod refound;
 mod room;
@@ -62,6 +63,7 @@ pub use open::OpenError;
 pub use probe::{Logged, Probe};
 pub(crate) use propose::Proposed;
 pub use propose::{Missing, ProposeError};
+pub use reached::ReachError;
 pub use read::ReadError;
 pub(crate) use room::RoomWatch;
 pub use room::{Level, Room};

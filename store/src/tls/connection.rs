@@ -8,13 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::Connected;
 
 use crate::rt::wall_ms;
 
+use super::stream::Accepted;
 use super::{CertificateError, Certified, NodeKey, PublicKey, no_key, public_key};
 
 /// What a caller has shown, and proven in the handshake to have the key of.
@@ -56,7 +55,7 @@ const STRANGER: Duration = Duration::from_secs(30);
 
 /// A connection on which the handshake is over.
 pub(crate) struct Connection {
-    stream: TlsStream<TcpStream>,
+    stream: Accepted,
     shown: Shown,
     /// Ends when it is to be closed.
     end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -65,9 +64,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TlsStream<TcpStream>, address: SocketAddr, me: &NodeKey) -> io::Result<Self> {
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let shown = Shown::new(chain.iter().map(|certificate| certificate.to_vec()).collect(), address, me)?;
+    pub(crate) fn new(stream: Accepted, chain: Vec<Vec<u8>>, address: SocketAddr, me: &NodeKey) -> io::Result<Self> {
+        let shown = Shown::new(chain, address, me)?;
         Ok(Self { stream, shown, end: None, _closed: None })
     }
 

@@ -6,6 +6,8 @@
 mod authority;
 mod certificate;
 mod connection;
+#[cfg_attr(feature = "plaintext", path = "plaintext.rs")]
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -28,11 +30,12 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub use authority::{Authority, AuthorityError, ClusterKey};
 pub use certificate::{CertificateError, Certified, timestamp};
 pub(crate) use connection::{Connection, Shown};
+use stream::{Accepted, Made};
 
 use crate::rt::wall_ms;
 
@@ -49,7 +52,9 @@ pub struct NodeKey {
     /// What it shows while it is in no cluster.
     own: Vec<u8>,
     credentials: Arc<Credentials>,
+    #[cfg_attr(feature = "plaintext", allow(dead_code, reason = "nobody shakes hands"))]
     acceptor: TlsAcceptor,
+    #[cfg_attr(feature = "plaintext", allow(dead_code, reason = "nobody shakes hands"))]
     connector: TlsConnector,
 }
 
@@ -249,27 +254,23 @@ impl NodeKey {
         Certified::verify(shown, &self.credentials.now().authorities, wall_ms())
     }
 
-    /// Shakes hands with whoever connected.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<server::TlsStream<TcpStream>> {
-        self.acceptor.accept(stream).await
+    /// Shakes hands with whoever connected. Tells what he has shown: his certificate, and those of his issuers.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(Accepted, Vec<Vec<u8>>)> {
+        stream::accept(self, stream).await
     }
 
-    /// Connects to an address and tells what whoever answers has shown: his certificate, and the one of its issuer.
+    /// Connects to an address and tells what whoever answers has shown: his certificate, and those of his issuers.
     #[cfg_attr(feature = "sim", allow(dead_code, reason = "simulated links have no handshake"))]
-    pub(crate) async fn connect(&self, address: &str) -> io::Result<(client::TlsStream<TcpStream>, Vec<Vec<u8>>)> {
+    pub(crate) async fn connect(&self, address: &str) -> io::Result<(Made, Vec<Vec<u8>>)> {
         timeout(CONNECT, self.shake(address)).await.map_err(|_| {
             io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {address} within {CONNECT:?}"))
         })?
     }
 
-    async fn shake(&self, address: &str) -> io::Result<(client::TlsStream<TcpStream>, Vec<Vec<u8>>)> {
+    async fn shake(&self, address: &str) -> io::Result<(Made, Vec<Vec<u8>>)> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
-        let stream = self.connector.connect(name, stream).await?;
-        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let shown = shown.iter().map(|certificate| certificate.to_vec()).collect();
-        Ok((stream, shown))
+        stream::make(self, stream).await
     }
 
     /// Shakes hands over a connection that was made already, and tells whose key answers.
@@ -277,11 +278,9 @@ impl NodeKey {
     /// # Errors
     ///
     /// The connection broke, or the other end is no daemon of Pontoon.
-    pub async fn connect_over(&self, stream: TcpStream) -> io::Result<(client::TlsStream<TcpStream>, PublicKey)> {
-        let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
-        let stream = self.connector.connect(name, stream).await?;
-        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let key = shown.ok_or_else(no_key).and_then(|shown| public_key(shown).map_err(io::Error::other))?;
+    pub async fn connect_over(&self, stream: TcpStream) -> io::Result<(Made, PublicKey)> {
+        let (stream, shown) = stream::make(self, stream).await?;
+        let key = public_key(shown.first().ok_or_else(no_key)?).map_err(io::Error::other)?;
         Ok((stream, key))
     }
 }

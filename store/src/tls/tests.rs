@@ -172,7 +172,7 @@ async fn nothing_is_told_to_somebody_in_between() {
         let heard = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let mut heard = Vec::new();
-            let mut stream = impostor.accept(stream).await.unwrap();
+            let (mut stream, _) = impostor.accept(stream).await.unwrap();
             // However it ends.
             let _ = stream.read_to_end(&mut heard).await;
             heard

@@ -283,7 +283,7 @@ impl Daemon {
         let this = Arc::clone(self);
         let joining = async move {
             let (node, token) = (this.admission(), token()?);
-            let door = knock(&this.key, through, &token, JOINING).await.ok()?;
+            let mut door = knock(&this.key, through, &token, JOINING).await.ok()?;
             let admitted = door.enter(&node, &token, JOINING).await.ok()?;
             this.key.certify(admitted.certificate).ok()?;
             let identity = Identity {
@@ -446,6 +446,7 @@ impl Daemon {
             attempt: *lock(&self.attempt),
             voter_only: false,
             token: None,
+            replaces: String::new(),
         }
     }
 

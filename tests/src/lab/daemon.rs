@@ -37,6 +37,8 @@ pub struct DaemonOptions {
     pub plugin: bool,
     /// Environment variables.
     pub env: Vec<(String, String)>,
+    /// Name of the program; none: `pontoond`.
+    pub program: Option<&'static str>,
 }
 
 /// A `pontoond` on one host of the lab.
@@ -162,7 +164,7 @@ impl Daemon {
         }
         command.args(self.options.env.iter().map(|(name, value)| format!("{name}={value}")));
         command.args(&self.through);
-        command.arg(program("pontoond")?);
+        command.arg(program(self.options.program.unwrap_or("pontoond"))?);
         command.arg("--config").arg(self.config());
         command.arg("--data-dir").arg(self.data_dir());
         command.arg("--socket").arg(self.socket());

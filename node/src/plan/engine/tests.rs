@@ -199,6 +199,7 @@ fn admission(n: u8) -> AdmitNode {
         attempt: 1000 + u64::from(n),
         voter_only: false,
         token: None,
+        replaces: String::new(),
     }
 }
 

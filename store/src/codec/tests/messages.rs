@@ -7,8 +7,8 @@ use crate::codec::{
 };
 use crate::model::apply::Change;
 use crate::model::command::{
-    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, Entry, Outcome, RequestId,
-    RotateAuthority, WantedSubnet,
+    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, Entry, MoveNode, Outcome,
+    RequestId, RotateAuthority, WantedSubnet,
 };
 use crate::model::id::{EndpointId, NetworkId, NodeId, TokenId, Vni};
 use crate::model::object::{Cluster, Lease, NodeState, TokenRole, Voting};
@@ -53,6 +53,12 @@ fn commands() -> Vec<Command> {
         Command::RemoveNode { node, force: true },
         Command::AdmitNode(AdmitNode { voter_only: true, ..admission(3) }),
         Command::AdmitNode(AdmitNode { token: Some([7; 32]), ..admission(3) }),
+        Command::AdmitNode(AdmitNode { replaces: "n2".into(), ..admission(3) }),
+        Command::MoveNode(MoveNode {
+            node: NodeId(3),
+            advertise: "[fd00::3]:7301".parse().unwrap(),
+            data_addr: "192.168.140.33".parse().unwrap(),
+        }),
         Command::FoundCluster {
             cluster: Cluster { authorities: vec![vec![1, 2], vec![3]], crossed: vec![5], authority: 2, ..settings() },
             node: admission(1),

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::codec::{decode_entry, decode_snapshot, encode_entry, encode_snapshot, object_hash};
 use crate::model::command::{
     AdmitNode, ClaimSubnet, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, EngineRef, Entry,
-    HoldAddress, PlaceEndpoint, RebindEndpoint, ReportNode, RequestId, RotateAuthority, WantedSubnet,
+    HoldAddress, MoveNode, PlaceEndpoint, RebindEndpoint, ReportNode, RequestId, RotateAuthority, WantedSubnet,
 };
 use crate::model::id::{EndpointId, Mac, NetworkId, NodeId, TokenId, Vni};
 use crate::model::object::{
@@ -248,10 +248,15 @@ fn command(state: &State, dice: &Dice) -> Command {
             let (attempt, voter_only) = (u64::from(b % 2), c % 8 == 0);
             let token = Some(state.tokens.get(&token(state, c)).map_or([0; 32], |token| token.hash));
             let public_key = [b % 8; 32];
-            Command::AdmitNode(AdmitNode { public_key, attempt, voter_only, token, ..admission(1 + a % 9) })
+            let replaces = if b % 4 == 0 { format!("n{}", 1 + c % 9) } else { String::new() };
+            Command::AdmitNode(AdmitNode { public_key, attempt, voter_only, token, replaces, ..admission(1 + a % 9) })
         }
         3..=4 => Command::ReportNode(reported(node, dice)),
         5 => Command::SetNodeState { node, state: state_of[usize::from(b) % 3] },
+        6 if c % 3 == 0 => {
+            let AdmitNode { advertise, data_addr, .. } = admission(1 + b % 9);
+            Command::MoveNode(MoveNode { node, advertise, data_addr })
+        }
         6 if c % 2 == 0 => Command::RetireMember { node },
         6 => Command::LabelNode {
             node,
@@ -394,7 +399,7 @@ fn random_logs_reach_every_kind_of_object() {
         }
     }
     let counts: Vec<i32> = accepted.into_values().collect();
-    assert!(counts.len() == 29 && counts.iter().all(|count| *count >= 10), "{counts:?}");
+    assert!(counts.len() == 30 && counts.iter().all(|count| *count >= 10), "{counts:?}");
     assert!(reasons.len() >= 18, "{reasons:?}");
     assert!(refused < 3_500, "{refused} of 4800 were refused");
 }

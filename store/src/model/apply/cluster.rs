@@ -42,7 +42,7 @@ impl Changing<'_> {
             underlay: Family::of(node.data_addr),
             ..wanted.clone()
         };
-        let node = self.checked_node(node, &cluster)?;
+        let node = self.checked_node(node, &cluster, None)?;
         self.put_cluster(cluster);
         if !sealed_key.is_empty() {
             self.state.sealed_key = sealed_key.to_vec();

@@ -25,6 +25,8 @@ use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Nod
 use super::rejection::{Reason, Rejection};
 use super::state::{Kept, Session, State};
 
+#[cfg(test)]
+pub(super) use node::JOINING_MS;
 pub use observed::Observed;
 pub use refound::{FirstNode, Refounding};
 
@@ -188,6 +190,7 @@ impl Changing<'_> {
             Command::ReportCertificate { node, authority, until_ms } => {
                 self.report_certificate(*node, *authority, *until_ms)
             }
+            Command::MoveNode(moved) => self.move_node(*moved),
             Command::RotateToken { token, hash } => self.rotate_token(*token, *hash),
         }
     }

@@ -1,10 +1,10 @@
 //! Nodes: admission, reports, labels, removal.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::model::command::{AdmitNode, OBSERVERS, Outcome, ReportNode};
+use crate::model::command::{AdmitNode, MoveNode, OBSERVERS, Outcome, ReportNode};
 use crate::model::id::{NodeId, RaftId};
 use crate::model::name;
 use crate::model::object::{Cluster, Endpoint, Family, Labels, Node, NodeState, Route, Token, TokenRole, Voting};
@@ -14,6 +14,8 @@ use crate::model::voters::{self, MAX_NODES};
 
 use super::{Change, Changing, list};
 
+/// How long a node that has not reported itself is taken to be on its way, in milliseconds.
+pub(in crate::model) const JOINING_MS: u64 = 60_000;
 /// Longest version text, in bytes.
 const MAX_VERSION: usize = 64;
 /// How many routes a node may report: hosts of a routed fabric have thousands.
@@ -31,15 +33,43 @@ impl State {
         name::check("node", &admit.name, name::MAX_NAME)?;
         if self.retried(admit)?.is_none() {
             self.token_of(admit)?;
+            self.replaced(admit)?;
         }
         Ok(())
+    }
+
+    /// The node whose place a newcomer takes: one that is not there, or was never there.
+    fn replaced(&self, admit: &AdmitNode) -> Result<Option<&Node>, Rejection> {
+        let wanted = &admit.replaces;
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let node = self.find_node(wanted).ok_or_else(|| {
+            let message = format!("this host cannot take the place of node {wanted}: there is no such node");
+            Rejection::new(
+                Reason::NodeNotFound,
+                message,
+                "see `pontoon node ls`; without --replace it joins as a new one",
+            )
+        })?;
+        let never_came = node.state == NodeState::Joining && self.clock_ms > node.joined_ms + JOINING_MS;
+        if node.state != NodeState::Down && !never_came {
+            let message = format!("this host cannot take the place of node {}: that one is there", node.name);
+            let hint = "stop its daemon, and wait until `pontoon node ls` shows it as down; or join as a new node";
+            return Err(Rejection::new(Reason::NodeAlive, message, hint));
+        }
+        Ok(Some(node))
     }
 
     /// The member that was admitted by the attempt that is made once more.
     fn retried(&self, admit: &AdmitNode) -> Result<Option<&Node>, Rejection> {
         match self.node_with_key(&admit.public_key) {
-            Some(member) if !is_retry(admit, member) => Err(key_taken(admit, member)),
-            member => Ok(member),
+            Some(member) if is_retry(admit, member) => Ok(Some(member)),
+            // Its own place it may take, once nobody hears of it any more.
+            Some(member) if self.replaced(admit)?.is_none_or(|old| old.id != member.id) => {
+                Err(key_taken(admit, member))
+            }
+            _ => Ok(None),
         }
     }
 }
@@ -53,7 +83,17 @@ impl Changing<'_> {
             return Err(Rejection::new(Reason::NotFounded, "there is no cluster yet", "use `pontoon init`"));
         };
         let token = self.state.token_of(admit)?.cloned();
-        let mut node = self.checked_node(admit, &cluster)?;
+        let old = self.state.replaced(admit)?.cloned();
+        let mut node = self.checked_node(admit, &cluster, old.as_ref().map(|old| old.id))?;
+        if let Some(old) = old {
+            if admit.voter_only && self.state.endpoints_of_node(old.id).next().is_some() {
+                let message = format!("this host cannot take the place of node {}: that one has containers", old.name);
+                return Err(Rejection::new(Reason::NodeVoterOnly, message, "join without --voter-only"));
+            }
+            // Its endpoints and what its engine has stay its own. The one that had its key is nobody now.
+            node = Node { id: old.id, labels: old.labels, voting: old.voting, ..node };
+            self.drop_session(old.id);
+        }
         if let Some(token) = token {
             if token.role == TokenRole::Observer {
                 node.voting = Voting::Demoted;
@@ -65,16 +105,21 @@ impl Changing<'_> {
         Ok(Outcome::Node(node))
     }
 
-    /// The node that an admission makes, if nothing is in its way.
-    pub(super) fn checked_node(&self, admit: &AdmitNode, cluster: &Cluster) -> Result<Node, Rejection> {
+    /// The node that an admission makes, in the place of another or as one more, if nothing is in its way.
+    pub(super) fn checked_node(
+        &self,
+        admit: &AdmitNode,
+        cluster: &Cluster,
+        replaced: Option<NodeId>,
+    ) -> Result<Node, Rejection> {
         name::check("node", &admit.name, name::MAX_NAME)?;
         name::check_text("version", &admit.version, MAX_VERSION)?;
-        check_addresses(admit, cluster.underlay)?;
         let raft_id = admit.raft_id.unwrap_or(RaftId(self.entry_index));
-        self.check_unique(admit, raft_id)?;
-        self.check_outside_networks(admit)?;
+        let AdmitNode { advertise, data_addr, .. } = *admit;
+        let place = Place { cannot: "be admitted", id: replaced, name: &admit.name, raft_id, advertise, data_addr };
+        self.check_place(&place, cluster.underlay)?;
         let most = voters::most_nodes(cluster.feature_level);
-        if self.state.nodes.len() >= most {
+        if replaced.is_none() && self.state.nodes.len() >= most {
             return Err(Rejection::new(
                 Reason::TooManyNodes,
                 format!("node {} cannot be admitted: the cluster has {most} nodes already", admit.name),
@@ -118,21 +163,46 @@ impl Changing<'_> {
         })
     }
 
-    fn check_unique(&self, admit: &AdmitNode, raft_id: RaftId) -> Result<(), Rejection> {
-        for other in self.state.nodes.values() {
+    /// A node's daemon is reached somewhere else, and its packets come from somewhere else.
+    pub(super) fn move_node(&mut self, moved: MoveNode) -> Result<Outcome, Rejection> {
+        let MoveNode { node: id, advertise, data_addr } = moved;
+        let old = self.node(id)?.clone();
+        let underlay = self.state.cluster.as_ref().map_or(Family::of(old.data_addr), |cluster| cluster.underlay);
+        let (cannot, name, raft_id) = ("move", &old.name, old.raft_id);
+        self.check_place(&Place { cannot, id: Some(id), name, raft_id, advertise, data_addr }, underlay)?;
+        let node = Node { advertise, data_addr, ..old.clone() };
+        if node != old {
+            self.put_node(node.clone());
+        }
+        Ok(Outcome::Node(node))
+    }
+
+    fn check_place(&self, place: &Place<'_>, underlay: Family) -> Result<(), Rejection> {
+        check_addresses(place, underlay)?;
+        self.check_unique(place)?;
+        self.check_outside_networks(place)
+    }
+
+    fn check_unique(&self, place: &Place<'_>) -> Result<(), Rejection> {
+        let Place { cannot, name, raft_id, advertise, data_addr, .. } = *place;
+        for other in self.state.nodes.values().filter(|other| Some(other.id) != place.id) {
             let taken = |what: String| {
-                let message = format!("node {} cannot be admitted: {what} is node {}'s", admit.name, other.name);
-                let hint = format!("use another, or remove that node with `pontoon node rm {}`", other.name);
+                let message = format!("node {name} cannot {cannot}: {what} is node {}'s", other.name);
+                let hint = format!(
+                    "use another, or remove that node with `pontoon node rm {0}`; if this host was node {0}, and was wiped, \
+                     join with `--replace {0}`",
+                    other.name
+                );
                 (message, hint)
             };
-            if other.name == admit.name {
-                let (message, hint) = taken(format!("the name {}", admit.name));
+            if other.name == name {
+                let (message, hint) = taken(format!("the name {name}"));
                 return Err(Rejection::new(Reason::NodeNameTaken, message, hint));
             }
-            let what = if other.advertise == admit.advertise {
-                format!("the advertise address {}", admit.advertise)
-            } else if other.data_addr == admit.data_addr {
-                format!("the data address {}", admit.data_addr)
+            let what = if other.advertise == advertise {
+                format!("the advertise address {advertise}")
+            } else if other.data_addr == data_addr {
+                format!("the data address {data_addr}")
             } else if other.raft_id == raft_id {
                 format!("the Raft id {raft_id}")
             } else {
@@ -145,16 +215,16 @@ impl Changing<'_> {
     }
 
     /// Packets to a node inside an overlay subnet would go into the overlay that they carry.
-    fn check_outside_networks(&self, admit: &AdmitNode) -> Result<(), Rejection> {
-        let addresses = [admit.data_addr, admit.advertise.ip()];
+    fn check_outside_networks(&self, place: &Place<'_>) -> Result<(), Rejection> {
+        let addresses = [place.data_addr, place.advertise.ip()];
         for network in self.state.networks.values() {
             for cidr in network.subnets.iter().map(|subnet| subnet.cidr) {
                 if let Some(address) = addresses.iter().find(|address| cidr.contains(*address)) {
                     return Err(Rejection::new(
                         Reason::InvalidNodeAddress,
                         format!(
-                            "node {} cannot be admitted: its address {address} is in {cidr} of network {}",
-                            admit.name, network.name
+                            "node {} cannot {}: its address {address} is in {cidr} of network {}",
+                            place.name, place.cannot, network.name
                         ),
                         "use an address outside the networks, or remove that network",
                     ));
@@ -322,23 +392,34 @@ fn key_taken(admit: &AdmitNode, member: &Node) -> Rejection {
     )
 }
 
-fn check_addresses(admit: &AdmitNode, underlay: Family) -> Result<(), Rejection> {
+/// What a node is to have that no other has.
+struct Place<'a> {
+    /// What it cannot do without.
+    cannot: &'static str,
+    /// The node that has it already, if there is one.
+    id: Option<NodeId>,
+    name: &'a str,
+    raft_id: RaftId,
+    advertise: SocketAddr,
+    data_addr: IpAddr,
+}
+
+fn check_addresses(place: &Place<'_>, underlay: Family) -> Result<(), Rejection> {
     let refuse = |message: String, hint: &str| Err(Rejection::new(Reason::InvalidNodeAddress, message, hint));
-    let data_addr = admit.data_addr;
+    let Place { name, advertise, data_addr, .. } = *place;
     if !is_destination(data_addr) {
-        let message = format!("node {} cannot have the data address {data_addr}: no packet can go to it", admit.name);
+        let message = format!("node {name} cannot have the data address {data_addr}: no packet can go to it");
         return refuse(message, "use an address of the host that the other hosts reach");
     }
     if Family::of(data_addr) != underlay {
         let message = format!(
-            "node {} cannot have the data address {data_addr}: the cluster's data addresses are {}",
-            admit.name,
+            "node {name} cannot have the data address {data_addr}: the cluster's data addresses are {}",
             family_name(underlay)
         );
         return refuse(message, "use --data-addr with an address of that family");
     }
-    if !is_destination(admit.advertise.ip()) || admit.advertise.port() == 0 {
-        let message = format!("node {} cannot be reached at {}", admit.name, admit.advertise);
+    if !is_destination(advertise.ip()) || advertise.port() == 0 {
+        let message = format!("node {name} cannot be reached at {advertise}");
         return refuse(message, "use an address of the host that the other hosts reach, and the peer port");
     }
     Ok(())

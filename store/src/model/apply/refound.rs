@@ -27,7 +27,7 @@ pub enum FirstNode {
     /// One that was in the old cluster: it keeps its endpoints.
     Stays(NodeId),
     /// One that was in none.
-    Enters(AdmitNode),
+    Enters(Box<AdmitNode>),
 }
 
 impl State {
@@ -61,7 +61,7 @@ impl State {
             FirstNode::Stays(node) => node,
             FirstNode::Enters(admit) => {
                 let key = admit.public_key;
-                let admission = entry(Command::AdmitNode(AdmitNode { raft_id: None, ..admit }));
+                let admission = entry(Command::AdmitNode(AdmitNode { raft_id: None, ..*admit }));
                 self.apply(self.applied_index + 1, &admission).result?;
                 self.node_with_key(&key).map(|node| node.id).unwrap_or(NodeId(0))
             }

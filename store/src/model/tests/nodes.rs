@@ -1,12 +1,14 @@
 use std::net::SocketAddr;
 
-use crate::model::command::{AdmitNode, Command, FEATURE_LEVEL, Outcome, ReportNode};
+use crate::model::command::{AdmitNode, Command, FEATURE_LEVEL, MoveNode, Outcome, ReportNode};
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::object::{Cluster, Family, LeaseState, Node, NodeState, Pool};
 use crate::model::rejection::Reason;
 use crate::model::voters::MAX_NODES;
 
-use super::{World, admission, ip, named, report, settings, with_subnets};
+use crate::model::apply::JOINING_MS;
+
+use super::{World, admission, container, ip, named, report, settings, with_subnets};
 
 fn found(cluster: Cluster) -> Command {
     Command::FoundCluster { cluster, node: admission(1), sealed_key: Vec::new() }
@@ -246,4 +248,72 @@ fn a_node_in_use_goes_by_force_only() {
     let last = world.node(1).id;
     world.refused(Command::RemoveNode { node: last, force: false }, Reason::NodeInUse, &["n1", "last", "--force"]);
     world.ok(Command::RemoveNode { node: last, force: true });
+}
+
+/// A host that was wiped takes its place again: what runs on it stays what it was, and nobody has two places.
+#[test]
+fn a_wiped_node_takes_its_place_again() {
+    let mut world = World::founded();
+    let Outcome::Node(old) = world.ok(Command::AdmitNode(admission(2))) else { panic!("a node") };
+    world.ok(Command::ReportNode(report(old.id)));
+    world.ok(Command::LabelNode { node: old.id, set: [("zone".into(), "a".into())].into(), remove: Vec::new() });
+    let network = world.network(named("web"));
+    let endpoint = world.endpoint(container(&network, &old, "c1"));
+    let again = |change: &dyn Fn(&mut AdmitNode)| {
+        let mut admit = AdmitNode { public_key: [22; 32], attempt: 7, replaces: "n2".into(), ..admission(2) };
+        change(&mut admit);
+        Command::AdmitNode(admit)
+    };
+    world.refused(again(&|_| ()), Reason::NodeAlive, &["n2", "stop its daemon"]);
+    world.ok(Command::SetNodeState { node: old.id, state: NodeState::Down });
+    world.refused(again(&|a| a.replaces = "n9".into()), Reason::NodeNotFound, &["n9", "pontoon node ls"]);
+    world.refused(again(&|a| a.name = "n1".into()), Reason::NodeNameTaken, &["n1", "--replace n1"]);
+    world.refused(again(&|a| a.voter_only = true), Reason::NodeVoterOnly, &["n2", "--voter-only"]);
+    world.refused(again(&|a| a.public_key = [1; 32]), Reason::NodeKeyTaken, &["n1"]);
+    let labels = world.state.nodes[&old.id].labels.clone();
+    let Outcome::Node(new) = world.ok(again(&|_| ())) else { panic!("a node") };
+    assert_eq!((new.id, new.public_key, &new.labels), (old.id, [22; 32], &labels));
+    assert!(new.raft_id > old.raft_id && new.state == NodeState::Joining, "{new:?}");
+    assert_eq!(world.state.endpoints[&endpoint.id], endpoint);
+    assert_eq!(world.ok(again(&|_| ())), Outcome::Node(new.clone()), "the same attempt once more");
+    // Another one must wait for it, and not for ever.
+    let other = again(&|a| (a.public_key, a.attempt) = ([23; 32], 9));
+    world.refused(other.clone(), Reason::NodeAlive, &["n2"]);
+    let mut later = World { state: world.state.clone(), ..World::new() };
+    (later.index, later.now_ms) = (world.index, world.now_ms + JOINING_MS + 1);
+    later.ok(other);
+    // By its id, from elsewhere, and with the key that it had: only its store was lost.
+    world.ok(Command::ReportNode(report(new.id)));
+    world.ok(Command::SetNodeState { node: new.id, state: NodeState::Down });
+    let elsewhere = again(&|a| {
+        (a.replaces, a.attempt, a.name) = (old.id.to_string(), 8, "n22".into());
+        (a.data_addr, a.advertise) = (ip("192.168.140.22"), "192.168.140.22:7300".parse().unwrap());
+    });
+    let Outcome::Node(third) = world.ok(elsewhere) else { panic!("a node") };
+    assert_eq!((third.id, third.name.as_str(), third.data_addr), (old.id, "n22", ip("192.168.140.22")));
+    assert_eq!(world.state.nodes.len(), 2);
+}
+
+#[test]
+fn a_node_has_other_addresses() {
+    let mut world = World::founded();
+    let Outcome::Node(second) = world.ok(Command::AdmitNode(admission(2))) else { panic!("a node") };
+    let to = |advertise: &str, data_addr: &str| {
+        let (advertise, data_addr) = (advertise.parse().unwrap(), ip(data_addr));
+        Command::MoveNode(MoveNode { node: second.id, advertise, data_addr })
+    };
+    let subnet = world.network(named("web")).subnets[0].cidr;
+    world.refused(to("192.168.140.1:7300", "192.168.140.22"), Reason::NodeAddressTaken, &["n2 cannot move", "n1"]);
+    world.refused(to("192.168.140.22:7300", "192.168.140.1"), Reason::NodeAddressTaken, &["n2 cannot move", "n1"]);
+    world.refused(to("192.168.140.22:7300", "fd00::2"), Reason::InvalidNodeAddress, &["n2", "IPv4"]);
+    world.refused(to("192.168.140.22:0", "192.168.140.22"), Reason::InvalidNodeAddress, &["n2"]);
+    let inside = subnet.hosts().nth(9).unwrap().to_string();
+    world.refused(to("192.168.140.22:7300", &inside), Reason::InvalidNodeAddress, &["n2 cannot move", "web"]);
+    let Outcome::Node(moved) = world.ok(to("192.168.140.22:7301", "192.168.140.22")) else { panic!("a node") };
+    assert_eq!(moved, Node { advertise: moved.advertise, data_addr: moved.data_addr, ..second.clone() });
+    assert_eq!((moved.advertise.port(), moved.data_addr), (7301, ip("192.168.140.22")));
+    world.ok(to("192.168.140.22:7301", "192.168.140.22"));
+    let gone =
+        Command::MoveNode(MoveNode { node: NodeId(999), advertise: moved.advertise, data_addr: moved.data_addr });
+    world.refused(gone, Reason::NodeNotFound, &["999"]);
 }

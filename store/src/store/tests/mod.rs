@@ -183,6 +183,7 @@ impl Daemon {
             attempt: ATTEMPTS.fetch_add(1, Ordering::Relaxed),
             voter_only: false,
             token: None,
+            replaces: String::new(),
         }
     }
 

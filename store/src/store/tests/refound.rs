@@ -65,7 +65,7 @@ async fn a_new_node_begins_with_what_another_cluster_had() {
         cluster: OTHER,
         authority: authority.certificate().to_vec(),
         sealed_key: authority.seal(&cluster_key()),
-        first: FirstNode::Enters(founder.admission()),
+        first: FirstNode::Enters(founder.admission().into()),
         now_ms: clock(),
     };
     let (state, first) = state.refound(new).unwrap();

@@ -17,6 +17,7 @@ mod replace;
 mod report;
 mod scale;
 mod stats;
+mod tls;
 mod traffic;
 mod writer;
 mod writes;
@@ -50,6 +51,8 @@ enum Part {
     CatchUp,
     /// A network on 27 nodes, most of which observe, and voters that are replaced there; and 10,000 endpoints on up to 200 nodes in one process.
     Observers,
+    /// Leases, labels and connections, beside daemons that are built without TLS.
+    Tls,
     /// TCP and small packets, beside the bare hosts and a VXLAN made by hand.
     Traffic,
     /// 10,000 endpoints of other nodes after the first local one, beside `bridge -batch` and `ip -batch`.
@@ -75,6 +78,7 @@ fn main() -> Result<()> {
             Part::Failover => vec![failover::measure(&runtime)?, handover::measure(&runtime)?],
             Part::CatchUp => vec![catch_up::measure(&runtime)?],
             Part::Observers => observers::measure(&runtime)?.into_iter().chain([scale::measure()?]).collect(),
+            Part::Tls => vec![tls::measure(&runtime)?],
             Part::Traffic => vec![traffic::measure()?],
             Part::Program => vec![program::measure(&runtime)?],
             Part::Memory => vec![memory::measure(&runtime)?],

@@ -157,6 +157,7 @@ impl Node {
             attempt: 1,
             voter_only: false,
             token: None,
+            replaces: String::new(),
         };
         let options = |raft_id, node, members| StoreOptions {
             dir: dir.path().to_owned(),

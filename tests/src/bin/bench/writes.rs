@@ -153,7 +153,8 @@ async fn load(candidate: &Candidate, clients: usize) -> Result<Load> {
     Ok(Load { latencies, elapsed: start.elapsed() })
 }
 
-async fn write_until(mut writer: Writer, end: Instant) -> Result<Vec<Duration>> {
+/// Writes until then, and an even number of times. How long each took.
+pub(crate) async fn write_until(mut writer: Writer, end: Instant) -> Result<Vec<Duration>> {
     let mut latencies = Vec::new();
     // An even number of writes, so that no network is left.
     for number in 0.. {
