@@ -5,7 +5,7 @@ use std::error::Error;
 use prost::Message;
 
 /// Enumerations are numbers on the wire and names in `-o json`.
-const ENUM_FIELDS: [(&str, &str); 15] = [
+const ENUM_FIELDS: [(&str, &str); 18] = [
     ("pontoon.v1.Cluster.underlay", "AddressFamily"),
     ("pontoon.v1.Node.state", "NodeState"),
     ("pontoon.v1.Node.voting", "Voting"),
@@ -21,11 +21,18 @@ const ENUM_FIELDS: [(&str, &str); 15] = [
     ("pontoon.v1.Token.role", "TokenRole"),
     ("pontoon.v1.CreateToken.role", "TokenRole"),
     ("pontoon.v1.CreateTokenRequest.role", "TokenRole"),
+    ("pontoon.v1.Admin.role", "Role"),
+    ("pontoon.v1.CreateAdmin.role", "Role"),
+    ("pontoon.v1.CreateAdminRequest.role", "Role"),
 ];
 
 /// Keys are bytes on the wire and hexadecimal digits in `-o json`.
-const HEX_FIELDS: [&str; 3] =
-    ["pontoon.v1.Node.public_key", "pontoon.v1.AdmitNode.public_key", "pontoon.v1.Token.hash"];
+const HEX_FIELDS: [&str; 4] = [
+    "pontoon.v1.Node.public_key",
+    "pontoon.v1.AdmitNode.public_key",
+    "pontoon.v1.Admin.public_key",
+    "pontoon.v1.Token.hash",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let files = ["admin", "objects", "peer", "store", "watch"].map(|name| format!("pontoon/v1/{name}.proto"));

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin;
 mod cluster;
 mod node;
 mod token;
@@ -15,8 +16,9 @@ use clap_complete::Shell;
 use jiff::SignedDuration;
 use pontoon_proto::v1::{LeaseState, ObjectKind};
 
-use crate::host::{DEFAULT_HOST, Host};
+use crate::host::Host;
 
+pub(crate) use admin::{AdminCommand, AuditArgs, CertCommand, ContextCommand};
 pub(crate) use cluster::{
     BackupArgs, ClusterCommand, FirstNodeArgs, InitArgs, JoinArgs, JoinWith, LeaveArgs, RecoverArgs, RestoreArgs,
     Setting,
@@ -69,9 +71,12 @@ fn twice<'a>(keys: impl Iterator<Item = &'a String>) -> Option<&'a String> {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Admin socket of the daemon: unix:///PATH
-    #[arg(short = 'H', long, env = "PONTOON_HOST", global = true, default_value = DEFAULT_HOST)]
-    pub(crate) host: Host,
+    /// Admin socket of the daemon: unix:///PATH [default: unix:///run/pontoon/pontoon.sock]
+    #[arg(short = 'H', long, env = "PONTOON_HOST", global = true)]
+    pub(crate) host: Option<Host>,
+    /// Which cluster, from elsewhere: a name of pontoon context ls; --host rather than that
+    #[arg(short, long, env = "PONTOON_CONTEXT", global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// How to print what was asked for
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -119,6 +124,14 @@ pub(crate) enum Command {
     /// Make, show and revoke what hosts join with
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Say who may administer the cluster from elsewhere
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// Show who has changed what
+    Audit(AuditArgs),
+    /// Administer clusters from elsewhere
+    #[command(subcommand)]
+    Context(ContextCommand),
     /// Show, remove and label nodes, and say which are to vote
     #[command(subcommand)]
     Node(NodeCommand),
@@ -335,6 +348,10 @@ pub(crate) enum KindArg {
     EngineNetwork,
     /// Tokens that hosts join with
     Token,
+    /// Those who may administer the cluster from elsewhere
+    Admin,
+    /// What somebody has changed
+    Audited,
 }
 
 impl From<KindArg> for ObjectKind {
@@ -348,6 +365,8 @@ impl From<KindArg> for ObjectKind {
             KindArg::Claim => Self::Claim,
             KindArg::EngineNetwork => Self::EngineNetwork,
             KindArg::Token => Self::Token,
+            KindArg::Admin => Self::Admin,
+            KindArg::Audited => Self::Audited,
         }
     }
 }

@@ -61,6 +61,12 @@ impl Failure {
             let message = format!("lost the connection to pontoond at {host}: {}", root(status));
             return Self::local("CONNECTION_LOST", message, effect.hint());
         }
+        if let (Host::Elsewhere(context), Code::Unimplemented) = (host, status.code()) {
+            // What strangers are answered.
+            let message = format!("cluster {} does not know {} any more, or not yet", context.cluster, context.admin);
+            let hint = "if it is no new certificate, ask for another: pontoon admin cert create";
+            return Self::local("ADMIN_UNKNOWN", message, hint);
+        }
         let hint = match status.code() {
             Code::Unimplemented => {
                 "pontoon and pontoond are of different versions: compare `pontoon --version` with `pontoon status`"
@@ -79,6 +85,10 @@ impl Failure {
         let kind = io_error(error).map(io::Error::kind);
         let message = format!("cannot reach pontoond at {host}: {}", root(error));
         match kind {
+            _ if matches!(host, Host::Elsewhere(_)) => {
+                let hint = "is a node of the cluster there, and its port open? pontoon context ls shows whom you ask";
+                Self::local("DAEMON_UNREACHABLE", message, hint)
+            }
             Some(io::ErrorKind::PermissionDenied) => {
                 let hint = "run pontoon as root (sudo), or as a member of the socket's group";
                 Self::local("DAEMON_DENIED", message, hint)

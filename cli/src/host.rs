@@ -4,14 +4,41 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The admin socket of a daemon that was not told otherwise.
-pub(crate) const DEFAULT_HOST: &str = "unix:///run/pontoon/pontoon.sock";
+use crate::args::Global;
+use crate::context::{self, Context, HERE};
+use crate::failure::Failure;
 
-/// Where the daemon listens: a unix socket of this host.
+/// The admin socket of a daemon that was not told otherwise.
+const DEFAULT: &str = "/run/pontoon/pontoon.sock";
+
+/// Where the daemon listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Host {
-    /// Absolute path of the socket.
-    pub(crate) socket: PathBuf,
+pub(crate) enum Host {
+    /// A unix socket of this host, by its absolute path.
+    Socket(PathBuf),
+    /// Nodes of a cluster, from elsewhere.
+    Elsewhere(Box<Context>),
+}
+
+impl Host {
+    /// The one that the user means: what he says counts, then the context that he uses, then this host.
+    ///
+    /// # Errors
+    ///
+    /// There is no such context.
+    pub(crate) fn of(global: &Global) -> Result<Self, Failure> {
+        if let Some(host) = &global.host {
+            return Ok(host.clone());
+        }
+        let name = match &global.context {
+            Some(name) => Some(name.clone()).filter(|name| name != HERE),
+            None => context::current()?,
+        };
+        match name {
+            Some(name) => Ok(Self::Elsewhere(Context::named(&name)?.into())),
+            None => Ok(Self::Socket(PathBuf::from(DEFAULT))),
+        }
+    }
 }
 
 impl FromStr for Host {
@@ -19,15 +46,18 @@ impl FromStr for Host {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix://") {
-            Some(path) if path.starts_with('/') && path.len() > 1 => Ok(Self { socket: PathBuf::from(path) }),
-            Some(_) => Err(format!("the path must be absolute, as in {DEFAULT_HOST}")),
-            None => Err(format!("only unix:///PATH is supported, as in {DEFAULT_HOST}")),
+            Some(path) if path.starts_with('/') && path.len() > 1 => Ok(Self::Socket(PathBuf::from(path))),
+            Some(_) => Err(format!("the path must be absolute, as in unix://{DEFAULT}")),
+            None => Err(format!("only unix:///PATH is supported, as in unix://{DEFAULT}")),
         }
     }
 }
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unix://{}", self.socket.display())
+        match self {
+            Self::Socket(path) => write!(f, "unix://{}", path.display()),
+            Self::Elsewhere(context) => write!(f, "{} (context {})", context.addresses.join(", "), context.name),
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 mod args;
 mod command;
+mod context;
 mod failure;
 mod host;
 mod output;
@@ -31,6 +32,9 @@ fn main() -> ExitCode {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "pontoon", &mut script);
         return finish(&output, output.bytes(&script));
+    }
+    if let Command::Context(command) = &cli.command {
+        return finish(&output, command::context(command, &output));
     }
     if let Command::Man { folder } = &cli.command {
         return finish(&output, manual(folder));

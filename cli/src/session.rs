@@ -2,10 +2,12 @@
 
 use std::future::Future;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use indicatif::{ProgressBar, ProgressStyle};
+use pontoon_proto::v1::admin_service_client::AdminServiceClient;
 use pontoon_proto::v1::cluster_service_client::ClusterServiceClient;
 use pontoon_proto::v1::diagnosis_service_client::DiagnosisServiceClient;
 use pontoon_proto::v1::endpoint_service_client::EndpointServiceClient;
@@ -16,11 +18,12 @@ use pontoon_proto::v1::token_service_client::TokenServiceClient;
 use pontoon_proto::v1::watch_service_client::WatchServiceClient;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Response, Status, Streaming};
 use tower::service_fn;
 
 use crate::args::Global;
+use crate::context::Context;
 use crate::failure::{Effect, Failure};
 use crate::host::Host;
 
@@ -32,6 +35,9 @@ const SHORT: Duration = Duration::from_secs(10);
 
 /// How long a request may take that changes membership or interfaces.
 const LONG: Duration = Duration::from_secs(60);
+
+/// How long a node may take to answer before the next one of a context is tried.
+const ONE_NODE: Duration = Duration::from_secs(2);
 
 /// Nobody needs to be told of a shorter wait.
 const QUIET: Duration = Duration::from_secs(1);
@@ -67,19 +73,16 @@ impl Session {
     ///
     /// There is no daemon, or it may not be spoken to.
     pub(crate) async fn open(global: &Global) -> Result<Self, Failure> {
-        let socket = global.host.socket.clone();
-        let connector = service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        // The URI only fills the requests' authority; the connector says where they go.
-        let endpoint = Endpoint::from_static("http://pontoond");
+        let host = Host::of(global)?;
         let limit = global.timeout.unwrap_or(SHORT);
-        let channel = timeout(limit, endpoint.connect_with_connector(connector))
-            .await
-            .map_err(|_| Failure::timeout(&global.host, limit, Effect::Read))?
-            .map_err(|error| Failure::unreachable(&global.host, &error))?;
-        Ok(Self { host: global.host.clone(), limit: global.timeout, channel })
+        let connected = match &host {
+            Host::Socket(path) => timeout(limit, connect(path)).await,
+            Host::Elsewhere(context) => timeout(limit, connect_elsewhere(context)).await,
+        };
+        let channel = connected
+            .map_err(|_| Failure::timeout(&host, limit, Effect::Read))?
+            .map_err(|error| Failure::unreachable(&host, &error))?;
+        Ok(Self { host, limit: global.timeout, channel })
     }
 
     /// Waits for an answer. `waiting` tells the user what for, when it takes long and a terminal is there.
@@ -111,6 +114,11 @@ impl Session {
     /// The cluster.
     pub(crate) fn cluster(&self) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Who may administer it from elsewhere, and who has changed what.
+    pub(crate) fn admins(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Tokens that hosts join with.
@@ -147,6 +155,37 @@ impl Session {
     pub(crate) fn diagnosis(&self) -> DiagnosisServiceClient<Channel> {
         DiagnosisServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
+}
+
+async fn connect(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    let socket = path.to_owned();
+    let connector = service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // The URI only fills the requests' authority; the connector says where they go.
+    Endpoint::from_static("http://pontoond").connect_with_connector(connector).await
+}
+
+/// Connects to the first node that answers and has a certificate of the cluster.
+async fn connect_elsewhere(context: &Context) -> Result<Channel, tonic::transport::Error> {
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&context.authorities))
+        .identity(Identity::from_pem(&context.certificate, &context.key))
+        .domain_name(format!("{}.pontoon.internal", context.cluster))
+        .assume_http2(true);
+    let (last, others) = context.addresses.split_last().expect("a context has an address");
+    for address in others {
+        if let Ok(channel) = connect_tls(address, tls.clone()).await {
+            return Ok(channel);
+        }
+    }
+    connect_tls(last, tls).await
+}
+
+async fn connect_tls(address: &str, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?;
+    endpoint.connect_timeout(ONE_NODE).connect().await
 }
 
 /// Shows a spinner once the wait is no longer short. It is gone when the answer is there, or when this is dropped.

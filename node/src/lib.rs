@@ -16,6 +16,8 @@
 //! - `names`: containers find each other by name across hosts
 //! - `voting`: who votes, as users ask for it
 
+mod access;
+mod admins;
 pub mod api;
 pub mod attach;
 mod backup;
@@ -55,6 +57,7 @@ use pontoon_store::{PeerServer, StoreSlot};
 use thiserror::Error;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -119,14 +122,15 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     let slot = StoreSlot::new(host::name().unwrap_or_default(), data.key().clone(), host::now_ms);
     let daemon = Arc::new(Daemon::new(config, data, slot.clone(), stop.clone()));
-    let serving = PeerServer::new(slot).serve(peer, stop.clone().cancelled_owned());
+    let (admins, of_admins) = mpsc::channel(serve::ADMINS);
+    let serving = PeerServer::with_admins(slot, admins).serve(peer, stop.clone().cancelled_owned());
     let serving = serving.map_err(|source| ServeError::Broke { door: "peer port", source: source.into() });
     let mut peers = tokio::spawn(shown(daemon.tasks.task("peers"), serving));
     // Before anything else of a member runs: an engine that starts waits for this socket.
     let mut plugins = tokio::spawn(shown(daemon.tasks.task("docker-plugin"), serve_plugin(daemon.clone(), plugin)));
     lifecycle::resume(&daemon).await.map_err(|error| RunError::Resume { message: error.message, hint: error.hint })?;
     daemon.settle();
-    let serving = serve::serve_admin(daemon.clone(), admin, stop.clone());
+    let serving = serve::serve_admin(daemon.clone(), admin, of_admins, stop.clone());
     let mut admins = tokio::spawn(shown(daemon.tasks.task("admin"), serving));
     tokio::spawn(page::run(daemon.clone(), page));
     tokio::spawn(metrics::run(daemon.clone(), metrics));

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use nix::sys::socket::sockopt::{AcceptConn, SockType as TypeOf};
 use nix::sys::socket::{SockType, getsockopt};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Group, chown};
+use pontoon_proto::v1::admin_service_server::AdminServiceServer;
 use pontoon_proto::v1::cluster_service_server::ClusterServiceServer;
 use pontoon_proto::v1::diagnosis_service_server::DiagnosisServiceServer;
 use pontoon_proto::v1::endpoint_service_server::EndpointServiceServer;
@@ -20,16 +22,21 @@ use pontoon_proto::v1::network_service_server::NetworkServiceServer;
 use pontoon_proto::v1::node_service_server::NodeServiceServer;
 use pontoon_proto::v1::token_service_server::TokenServiceServer;
 use pontoon_proto::v1::watch_service_server::WatchServiceServer;
+use pontoon_store::Connection;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::layer::layer_fn;
 use tracing::warn;
 
+use crate::access::Access;
+use crate::api::admin::Admins;
 use crate::api::cluster::Cluster;
 use crate::api::diagnosis::Diagnosis;
 use crate::api::endpoint::Endpoints;
@@ -42,6 +49,9 @@ use crate::daemon::Daemon;
 
 /// Largest request on the admin socket, in bytes: far above what any of them needs.
 const MAX_ADMIN_REQUEST: usize = 1 << 20;
+
+/// Connections from elsewhere that may wait to be served.
+pub(crate) const ADMINS: usize = 16;
 
 /// How often a client of the admin socket is asked whether it is there still, and how long it may take to answer: a watcher
 /// that stands still keeps memory.
@@ -224,10 +234,11 @@ fn bind_unix(path: &Path, door: &'static Door) -> Result<UnixListener, ServeErro
     listener.map_err(failed)
 }
 
-/// Serves the admin API until `stop`.
+/// Serves the admin API until `stop`: on the socket, and to those who administer the cluster from elsewhere.
 pub async fn serve_admin(
     daemon: Arc<Daemon>,
     listener: UnixListener,
+    from_elsewhere: mpsc::Receiver<Connection>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let broke = |source: Box<dyn std::error::Error + Send + Sync>| ServeError::Broke { door: "admin socket", source };
@@ -238,12 +249,16 @@ pub async fn serve_admin(
         .map_err(|error| broke(error.into()))?;
     let (reporter, health) = tonic_health::server::health_reporter();
     tokio::spawn(report_health(daemon.clone(), reporter));
+    let checked = daemon.clone();
+    let access = layer_fn(move |inner| Access { daemon: checked.clone(), inner });
     let server = Server::builder()
         .max_concurrent_streams(Some(MAX_STREAMS))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(access)
         .add_service(reflection)
         .add_service(health)
+        .add_service(AdminServiceServer::new(Admins(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(ClusterServiceServer::new(Cluster(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(TokenServiceServer::new(Tokens(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(NodeServiceServer::new(Nodes(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
@@ -252,8 +267,10 @@ pub async fn serve_admin(
         .add_service(NameServiceServer::new(Names(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(WatchServiceServer::new(Watch(daemon.clone())).max_decoding_message_size(MAX_ADMIN_REQUEST))
         .add_service(DiagnosisServiceServer::new(Diagnosis(daemon)).max_decoding_message_size(MAX_ADMIN_REQUEST));
-    let result = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned()).await;
-    result.map_err(|source| broke(source.into()))
+    let elsewhere = ReceiverStream::new(from_elsewhere).map(Ok::<_, io::Error>);
+    let elsewhere = server.clone().serve_with_incoming_shutdown(elsewhere, stop.clone().cancelled_owned());
+    let here = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned());
+    futures::future::try_join(here, elsewhere).await.map(drop).map_err(|source| broke(source.into()))
 }
 
 /// Tells health checks how it is: of the daemon, which answers, and of each service that writes, whether it can.

@@ -34,6 +34,7 @@ short_names! {
     AddressFamily "ADDRESS_FAMILY_",
     NodeState "NODE_STATE_",
     TokenRole "TOKEN_ROLE_",
+    Role "ROLE_",
     EndpointState "ENDPOINT_STATE_",
     LeaseState "LEASE_STATE_",
     TaskState "TASK_STATE_",

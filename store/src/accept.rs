@@ -30,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Doors {
     /// Of nodes of the cluster.
     pub(crate) nodes: mpsc::Sender<Connection>,
+    /// Of those who administer the cluster from elsewhere; none: they are strangers.
+    pub(crate) admins: Option<mpsc::Sender<Connection>>,
     /// Of all others.
     pub(crate) strangers: mpsc::Sender<Connection>,
 }
@@ -72,6 +74,11 @@ pub(crate) async fn accept(listener: TcpListener, slot: StoreSlot, doors: Doors)
                 },
                 Ok(Ok((connection, true))) if connection.certified().is_ok_and(|it| slot.may_be_node(&it.key)) => {
                     drop(doors.nodes.send(connection).await)
+                }
+                Ok(Ok((connection, true)))
+                    if let Some((admins, gone)) = doors.admins.zip(slot.without_admin(connection.key())) =>
+                {
+                    drop(admins.send(connection.until(gone)).await)
                 }
                 Ok(Ok((connection, true))) => {
                     let connection = connection.end_soon(take_in(&strangers, address.ip()));

@@ -10,6 +10,7 @@ mod disk;
 mod entrance;
 mod feed;
 pub mod model;
+mod origin;
 mod peer;
 mod raft;
 mod refusals;
@@ -21,6 +22,7 @@ mod watch;
 
 pub use entrance::{AdmitError, Admitted, Door, Identified, hello, knock};
 pub use feed::{Changes, Compacted};
+pub use origin::{asked_by, on_behalf_of};
 pub use peer::{PeerServer, StoreSlot};
 pub use raft::guard::StateGuard;
 pub use raft::types::Peer;
@@ -31,8 +33,8 @@ pub use store::{
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};
 pub use tls::{
-    Authority, AuthorityError, Certificate, CertificateError, Certified, ClusterKey, KeyError, NodeKey, PublicKey,
-    timestamp,
+    Authority, AuthorityError, Certificate, CertificateError, Certified, ClusterKey, Connection, KeyError, NodeKey,
+    PublicKey, Shown, server_name, timestamp,
 };
 pub use watch::{WatchError, Watching};
 

@@ -92,6 +92,11 @@ impl StoreSlot {
         self.get().is_none_or(|store| store.knows(key))
     }
 
+    /// Waits until somebody with this key may not administer the cluster from elsewhere any more; none: he may not now.
+    pub(crate) fn without_admin(&self, key: PublicKey) -> Option<impl Future<Output = ()> + Send + use<>> {
+        self.get().and_then(|store| store.without_admin(key))
+    }
+
     pub(crate) fn key(&self) -> &NodeKey {
         &self.key
     }
@@ -281,12 +286,18 @@ type EntranceServer = v1::entrance_server::EntranceServer<Service>;
 #[derive(Debug, Clone)]
 pub struct PeerServer {
     slot: StoreSlot,
+    admins: Option<mpsc::Sender<Connection>>,
 }
 
 impl PeerServer {
     /// A server for what is, or will be, in the slot.
     pub fn new(slot: StoreSlot) -> Self {
-        Self { slot }
+        Self { slot, admins: None }
+    }
+
+    /// The same; connections of those who administer the cluster from elsewhere go somewhere else.
+    pub fn with_admins(slot: StoreSlot, admins: mpsc::Sender<Connection>) -> Self {
+        Self { slot, admins: Some(admins) }
     }
 
     /// Serves a listener until the future ends. Calls that are under way have two seconds to end.
@@ -296,7 +307,7 @@ impl PeerServer {
     /// When the server ends by itself.
     pub async fn serve(self, listener: TcpListener, until: impl Future<Output = ()>) -> io::Result<()> {
         let ((nodes, of_nodes), (strangers, of_strangers)) = (mpsc::channel(HANDSHAKES), mpsc::channel(HANDSHAKES));
-        let accepting = accept(listener, self.slot.clone(), Doors { nodes, strangers });
+        let accepting = accept(listener, self.slot.clone(), Doors { nodes, admins: self.admins.clone(), strangers });
         let (raft, peer, entrance) = self.services();
         let for_nodes = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

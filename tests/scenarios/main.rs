@@ -3,6 +3,7 @@
 //! The core scenarios (`reach`, `leader_kill`, `restart`) run in several [`environment`]s.
 
 mod activation;
+mod admins;
 mod certificates;
 mod crash;
 mod crowd;

@@ -1,5 +1,6 @@
 //! The commands: arguments become a request, the answer is printed.
 
+mod admin;
 mod backup;
 mod cluster;
 mod dns;
@@ -17,6 +18,8 @@ use crate::args::{Command, ReadArgs, UpgradeCommand};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::session::Session;
+
+pub(crate) use admin::context;
 
 /// Carries out a command.
 ///
@@ -36,6 +39,8 @@ pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -
         Command::Doctor => doctor::run(session, output).await,
         Command::Watch(args) => watch::run(args, session, output).await,
         Command::Cluster(command) => cluster::run(command, session, output).await,
+        Command::Admin(command) => admin::run(command, session, output).await,
+        Command::Audit(args) => admin::audit(args, session, output).await,
         Command::Token(command) => token::run(command, session, output).await,
         Command::Node(command) => node::run(command, session, output).await,
         Command::Network(command) => network::run(command, session, output).await,
@@ -44,7 +49,7 @@ pub(crate) async fn run(command: &Command, session: &Session, output: &Output) -
         Command::Attach(args) => endpoint::attach(args, session, output).await,
         Command::Detach(args) => endpoint::detach(args, session, output).await,
         // They need no daemon: main has carried them out.
-        Command::Completion { .. } | Command::Man { .. } => Ok(()),
+        Command::Context(_) | Command::Completion { .. } | Command::Man { .. } => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Answers as text: pure functions from a message to what is printed.
 
+pub(crate) mod admin;
 pub(crate) mod backup;
 pub(crate) mod cluster;
 pub(crate) mod dns;

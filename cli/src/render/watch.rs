@@ -2,7 +2,7 @@
 
 use pontoon_proto::v1::object::Object as Kind;
 use pontoon_proto::v1::watch_response::Event;
-use pontoon_proto::v1::{EndpointState, LeaseState, NodeState, Object, ObjectKey, ObjectKind, WatchResponse};
+use pontoon_proto::v1::{EndpointState, LeaseState, NodeState, Object, ObjectKey, ObjectKind, Role, WatchResponse};
 
 use super::{list, name, or_none};
 
@@ -51,6 +51,11 @@ fn put(index: u64, what: &str, object: &Object) -> String {
             line("engine-network", &known.id, details)
         }
         Some(Kind::Token(token)) => line("token", &token.id, format!("used by {} of {}", token.used, token.uses)),
+        Some(Kind::Admin(admin)) => line("admin", &admin.name, name::<Role>(admin.role)),
+        Some(Kind::Audited(audited)) => {
+            let who = audited.origin.as_ref().map_or("-", |origin| &origin.who);
+            line("audited", who, audited.what.clone())
+        }
         // Of a later version.
         None => line("?", "-", String::new()),
     }

@@ -261,22 +261,24 @@ impl From<KernelError> for ApiError {
 
 fn code_of(reason: Reason) -> Code {
     use Reason::{
-        AddressReserved, AddressTaken, AlreadyAttached, AlreadyFounded, AuthorityInUse, EgressFull, EndpointNameTaken,
-        EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken, InvalidAddress, InvalidCluster,
-        InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu, InvalidName, InvalidNodeAddress, InvalidRange,
-        InvalidSubnet, InvalidToken, MacTaken, NetworkFull, NetworkInUse, NetworkNameTaken, NetworkNotFound,
-        NetworkProvisional, NodeAddressTaken, NodeAlive, NodeInUse, NodeKeyTaken, NodeNameTaken, NodeNotFound,
-        NodeVoterOnly, NotFounded, PoolExhausted, RequestTooOld, RouteOverlap, SubnetOverlap, TokenExpired,
-        TokenNotFound, TokenRevoked, TokenRole, TokenUnknown, TokenUsedUp, TooLarge, TooManyNodes, VniExhausted,
-        VniTaken, VotersFull,
+        AddressReserved, AddressTaken, AdminNameTaken, AdminNotFound, AlreadyAttached, AlreadyFounded, AuthorityInUse,
+        EgressFull, EndpointNameTaken, EndpointNotFound, EpochMismatch, FeatureLevelTooLow, IfnameTaken,
+        InvalidAddress, InvalidAdmin, InvalidCluster, InvalidGateway, InvalidIfname, InvalidLabel, InvalidMtu,
+        InvalidName, InvalidNodeAddress, InvalidRange, InvalidSubnet, InvalidToken, MacTaken, NetworkFull,
+        NetworkInUse, NetworkNameTaken, NetworkNotFound, NetworkProvisional, NodeAddressTaken, NodeAlive, NodeInUse,
+        NodeKeyTaken, NodeNameTaken, NodeNotFound, NodeVoterOnly, NotFounded, PoolExhausted, RequestTooOld,
+        RouteOverlap, SubnetOverlap, TokenExpired, TokenNotFound, TokenRevoked, TokenRole, TokenUnknown, TokenUsedUp,
+        TooLarge, TooManyNodes, VniExhausted, VniTaken, VotersFull,
     };
     match reason {
         InvalidName | InvalidLabel | InvalidCluster | InvalidNodeAddress | InvalidSubnet | InvalidGateway
-        | InvalidRange | InvalidMtu | InvalidAddress | InvalidIfname | InvalidToken | TooLarge => Code::InvalidArgument,
-        NodeNotFound | NetworkNotFound | EndpointNotFound | TokenNotFound => Code::NotFound,
+        | InvalidRange | InvalidMtu | InvalidAddress | InvalidIfname | InvalidAdmin | InvalidToken | TooLarge => {
+            Code::InvalidArgument
+        }
+        NodeNotFound | NetworkNotFound | EndpointNotFound | TokenNotFound | AdminNotFound => Code::NotFound,
         TokenUnknown | TokenExpired | TokenUsedUp | TokenRevoked | TokenRole => Code::PermissionDenied,
-        AlreadyFounded | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken | VniTaken
-        | AddressTaken | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
+        AlreadyFounded | AdminNameTaken | NodeNameTaken | NodeKeyTaken | NodeAddressTaken | NetworkNameTaken
+        | VniTaken | AddressTaken | MacTaken | IfnameTaken | EndpointNameTaken | AlreadyAttached => Code::AlreadyExists,
         NotFounded | AddressReserved | AuthorityInUse | FeatureLevelTooLow | NodeAlive | NodeInUse | NetworkInUse
         | SubnetOverlap | RouteOverlap | NetworkProvisional | NodeVoterOnly | VotersFull => Code::FailedPrecondition,
         TooManyNodes | PoolExhausted | VniExhausted | NetworkFull | EgressFull => Code::ResourceExhausted,

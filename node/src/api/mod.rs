@@ -1,5 +1,6 @@
 //! The admin API: requests become reads of the state or commands, answers become messages.
 
+pub mod admin;
 pub mod cluster;
 pub mod diagnosis;
 pub mod endpoint;
@@ -12,9 +13,9 @@ mod view;
 pub mod watch;
 
 use pontoon_proto::v1;
-use pontoon_store::StoreStatus;
 use pontoon_store::model::command::Outcome;
 use pontoon_store::model::object::Node;
+use pontoon_store::{StoreStatus, asked_by, on_behalf_of};
 use tonic::Code;
 
 use error::ApiError;
@@ -45,7 +46,7 @@ pub(crate) fn unexpected(outcome: &Outcome) -> ApiError {
 async fn to_the_end<T: Send + 'static>(
     request: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::spawn(request).await.unwrap_or_else(|error| {
+    tokio::spawn(on_behalf_of(asked_by(), request)).await.unwrap_or_else(|error| {
         let message = format!("the request was cut off: {error}");
         Err(ApiError::new(Code::Internal, "INTERNAL", message, "the log of pontoond says more"))
     })

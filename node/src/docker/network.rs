@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use pontoon_store::model::admin::Origin;
 use pontoon_store::model::command::{Command, CreateEndpoint, CreateNetwork, EngineRef, Outcome, WantedSubnet};
 use pontoon_store::model::id::{Mac, NetworkId, Vni};
 use pontoon_store::model::object::{Endpoint, EngineNetwork, Network, Sandbox};
 use pontoon_store::model::rejection::Reason;
+use pontoon_store::on_behalf_of;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout};
 use tonic::Code;
@@ -159,7 +161,8 @@ pub(super) async fn delete_network(daemon: &Daemon, request: wire::NetworkRef) -
 /// Removes a network from the cluster. That this engine's last containers on it were removed a moment ago, the loop may
 /// still be about to tell.
 async fn remove_network(member: &Member, network: NetworkId) -> Result<(), ApiError> {
-    let remove = async || member.propose(Command::RemoveNetwork { network }).await.map(drop);
+    let command = Command::RemoveNetwork { network };
+    let remove = async || on_behalf_of(Some(by_engine()), member.propose(command.clone())).await.map(drop);
     match remove().await {
         Err(error) if error.reason == Reason::NetworkInUse.as_str() => {
             let mut applied = member.store().applied();
@@ -169,6 +172,11 @@ async fn remove_network(member: &Member, network: NetworkId) -> Result<(), ApiEr
         }
         result => result,
     }
+}
+
+/// Whose wish it is what an engine's user does.
+pub(super) fn by_engine() -> Origin {
+    Origin { who: "docker".to_owned(), from: "this host's engine".to_owned() }
 }
 
 /// Whether nobody is on a network but containers of this node's engine that do not run.

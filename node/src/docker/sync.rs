@@ -11,6 +11,7 @@ use futures::StreamExt;
 use pontoon_store::model::command::{Command, PlaceEndpoint};
 use pontoon_store::model::object::{Endpoint, Sandbox};
 use pontoon_store::model::rejection::Reason;
+use pontoon_store::on_behalf_of;
 use pontoon_store::tasks::Task;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -18,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::engine::{Engine, EngineError, Look, is_name};
+use super::network::by_engine;
 use super::{Containers, rebind};
 use crate::api::error::ApiError;
 use crate::attach;
@@ -292,7 +294,7 @@ async fn execute(sync: &Sync, engine: &Engine, step: &Step) -> Result<(), SyncEr
     match step {
         Step::Name { network, id, name, labels } => {
             let named = Command::NameNetwork { network: *network, name: name.clone(), labels: labels.clone() };
-            match propose(sync, named).await {
+            match on_behalf_of(Some(by_engine()), propose(sync, named)).await {
                 Err(error) if is_lost(&error) => {
                     warn!(name, error = %error.message, "removing the network that the engine has made: it cannot have this name");
                     Ok(engine.remove(id, name).await?)

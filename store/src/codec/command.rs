@@ -4,10 +4,11 @@ use pontoon_proto::v1::{self, command::Kind, outcome::Object, response};
 use prost::Message;
 
 use crate::model::command::{
-    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, EngineRef, Entry, MoveNode, Outcome,
-    ReportNode, RequestId, WantedSubnet,
+    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, EngineRef, MoveNode, Outcome, ReportNode,
+    WantedSubnet,
 };
-use crate::model::id::{EndpointId, NetworkId, NodeId, RaftId};
+use crate::model::entry::{Entry, RequestId};
+use crate::model::id::{AdminId, EndpointId, NetworkId, NodeId, RaftId};
 use crate::model::object::Route;
 use crate::model::rejection::Rejection;
 
@@ -33,12 +34,18 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Entry, CodecError> {
 
 impl From<&Entry> for v1::Entry {
     fn from(entry: &Entry) -> Self {
-        let RequestId { node, run, seq } = entry.request;
         Self {
             time_ms: entry.time_ms,
-            request: Some(v1::RequestId { node: node.0, run, seq }),
+            request: Some(entry.request.into()),
             command: Some((&entry.command).into()),
+            origin: entry.origin.as_ref().map(Into::into),
         }
+    }
+}
+
+impl From<RequestId> for v1::RequestId {
+    fn from(RequestId { node, run, seq }: RequestId) -> Self {
+        Self { node: node.0, run, seq }
     }
 }
 
@@ -51,6 +58,7 @@ impl TryFrom<v1::Entry> for Entry {
             time_ms: entry.time_ms,
             request: RequestId { node: NodeId(node), run, seq },
             command: required("entry", "command", entry.command)?.try_into()?,
+            origin: entry.origin.map(Into::into),
         })
     }
 }
@@ -71,10 +79,7 @@ impl From<&Command> for v1::Command {
             Command::LabelNode { node, set, remove } => {
                 Kind::LabelNode(v1::LabelNode { node: node.0, set: set.clone(), remove: remove.clone() })
             }
-            Command::ConfigureCluster(wanted) => Kind::ConfigureCluster(v1::ConfigureCluster {
-                voters: wanted.voters,
-                replace_after_ms: wanted.replace_after_ms,
-            }),
+            Command::ConfigureCluster(wanted) => Kind::ConfigureCluster((*wanted).into()),
             Command::SetVoting { node, voting } => {
                 Kind::SetVoting(v1::SetVoting { node: node.0, voting: v1::Voting::from(*voting).into() })
             }
@@ -119,6 +124,8 @@ impl From<&Command> for v1::Command {
                     until_ms: *until_ms,
                 })
             }
+            Command::CreateAdmin(wanted) => Kind::CreateAdmin(wanted.into()),
+            Command::RemoveAdmin(admin) => Kind::RemoveAdmin(v1::RemoveAdmin { id: admin.0 }),
             Command::MoveNode(moved) => Kind::MoveNode(moved.into()),
             Command::RotateToken { token, hash } => {
                 Kind::RotateToken(v1::RotateToken { id: token.to_string(), hash: hash.to_vec() })
@@ -146,10 +153,7 @@ impl TryFrom<v1::Command> for Command {
             Kind::LabelNode(label) => {
                 Self::LabelNode { node: NodeId(label.node), set: label.set, remove: label.remove }
             }
-            Kind::ConfigureCluster(wanted) => Self::ConfigureCluster(ConfigureCluster {
-                voters: wanted.voters,
-                replace_after_ms: wanted.replace_after_ms,
-            }),
+            Kind::ConfigureCluster(wanted) => Self::ConfigureCluster(wanted.into()),
             Kind::SetVoting(set) => {
                 Self::SetVoting { node: NodeId(set.node), voting: voting("set_voting", set.voting)? }
             }
@@ -191,6 +195,8 @@ impl TryFrom<v1::Command> for Command {
                 authority: report.authority,
                 until_ms: report.until_ms,
             },
+            Kind::CreateAdmin(wanted) => Self::CreateAdmin(wanted.try_into()?),
+            Kind::RemoveAdmin(remove) => Self::RemoveAdmin(AdminId(remove.id)),
             Kind::MoveNode(moved) => Self::MoveNode(moved.try_into()?),
             Kind::RotateToken(rotate) => Self::RotateToken {
                 token: token_id("rotate_token", &rotate.id)?,
@@ -236,6 +242,18 @@ impl TryFrom<v1::AdmitNode> for AdmitNode {
             token: (!admit.token.is_empty()).then(|| hash("admit_node", &admit.token)).transpose()?,
             replaces: admit.replaces,
         })
+    }
+}
+
+impl From<ConfigureCluster> for v1::ConfigureCluster {
+    fn from(ConfigureCluster { voters, replace_after_ms }: ConfigureCluster) -> Self {
+        Self { voters, replace_after_ms }
+    }
+}
+
+impl From<v1::ConfigureCluster> for ConfigureCluster {
+    fn from(v1::ConfigureCluster { voters, replace_after_ms }: v1::ConfigureCluster) -> Self {
+        Self { voters, replace_after_ms }
     }
 }
 
@@ -401,6 +419,7 @@ impl From<&Outcome> for v1::Outcome {
             Outcome::Lease(lease) => Some(Object::Lease(lease.into())),
             Outcome::Cluster(cluster) => Some(Object::Cluster(cluster.into())),
             Outcome::Token(token) => Some(Object::Token(token.into())),
+            Outcome::Admin(admin) => Some(Object::Admin(admin.into())),
         };
         Self { object }
     }
@@ -419,6 +438,7 @@ impl TryFrom<v1::Outcome> for Outcome {
             Some(Object::Lease(lease)) => Self::Lease(lease.try_into()?),
             Some(Object::Cluster(cluster)) => Self::Cluster(cluster.try_into()?),
             Some(Object::Token(token)) => Self::Token(token.try_into()?),
+            Some(Object::Admin(admin)) => Self::Admin(admin.try_into()?),
         })
     }
 }

@@ -4,6 +4,7 @@
 //! - `command`, `engine`: entries and what is answered
 //! - `stored`: snapshots, single objects and their hash
 
+mod admin;
 mod command;
 mod engine;
 mod error;

@@ -8,8 +8,9 @@ use pontoon_proto::v1::{self, answered};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
+use crate::model::admin::{Admin, Audited};
 use crate::model::apply::Change;
-use crate::model::id::{EndpointId, NetworkId, NodeId, TokenId};
+use crate::model::id::{AdminId, EndpointId, NetworkId, NodeId, TokenId};
 use crate::model::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node, Token};
 use crate::model::state::{Kept, Session, State};
 
@@ -31,6 +32,8 @@ mod tag {
     pub(super) const ENGINE_NETWORK: u8 = 8;
     pub(super) const TOKEN: u8 = 9;
     pub(super) const SEALED_KEY: u8 = 10;
+    pub(super) const ADMIN: u8 = 11;
+    pub(super) const AUDITED: u8 = 12;
 }
 
 /// The bytes of the whole state: the same on every node that applied the same entries.
@@ -50,6 +53,8 @@ pub fn encode_snapshot(state: &State) -> Vec<u8> {
         engine_networks: state.engine_networks.values().map(Into::into).collect(),
         sealed_key: state.sealed_key.clone(),
         tokens: state.tokens.values().map(Into::into).collect(),
+        admins: state.admins.values().map(Into::into).collect(),
+        audit: state.audit.values().map(Into::into).collect(),
     };
     snapshot.encode_to_vec()
 }
@@ -98,6 +103,12 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<State, CodecError> {
     for token in snapshot.tokens {
         put_token(&mut state, token)?;
     }
+    for admin in snapshot.admins {
+        put_admin(&mut state, admin)?;
+    }
+    for audited in snapshot.audit {
+        put_audited(&mut state, audited)?;
+    }
     state.reindex();
     Ok(state)
 }
@@ -118,6 +129,8 @@ impl Change {
             Self::Answer(node, seq) => ids(tag::ANSWER, &[node.0, *seq]),
             Self::EngineNetwork(network, node) => ids(tag::ENGINE_NETWORK, &[network.0, node.0]),
             Self::Token(id) => ids(tag::TOKEN, &[id.0]),
+            Self::Admin(id) => ids(tag::ADMIN, &[id.0]),
+            Self::Audited(index) => ids(tag::AUDITED, &[*index]),
             Self::SealedKey => ids(tag::SEALED_KEY, &[]),
             Self::Claim(cidr) => {
                 let mut key = vec![tag::CLAIM, cidr.prefix_len()];
@@ -150,6 +163,8 @@ impl Change {
             (tag::CLUSTER, Err(_), []) => Ok(Self::Cluster),
             (tag::SEALED_KEY, Err(_), []) => Ok(Self::SealedKey),
             (tag::TOKEN, Ok(id), []) => Ok(Self::Token(TokenId(id))),
+            (tag::ADMIN, Ok(id), []) => Ok(Self::Admin(AdminId(id))),
+            (tag::AUDITED, Ok(index), []) => Ok(Self::Audited(index)),
             (tag::NODE, Ok(id), []) => Ok(Self::Node(NodeId(id))),
             (tag::NETWORK, Ok(id), []) => Ok(Self::Network(NetworkId(id))),
             (tag::ENDPOINT, Ok(id), []) => Ok(Self::Endpoint(EndpointId(id))),
@@ -184,6 +199,8 @@ impl State {
             .chain(self.claims.keys().map(|cidr| Change::Claim(*cidr)))
             .chain(self.engine_networks.keys().map(|(network, node)| Change::EngineNetwork(*network, *node)))
             .chain(self.tokens.keys().map(|id| Change::Token(*id)))
+            .chain(self.admins.keys().map(|id| Change::Admin(*id)))
+            .chain(self.audit.keys().map(|index| Change::Audited(*index)))
             .chain((!self.sealed_key.is_empty()).then_some(Change::SealedKey))
     }
 
@@ -203,6 +220,8 @@ impl State {
                 known.map(|known| v1::EngineNetwork::from(known).encode_to_vec())
             }
             Change::Token(id) => self.tokens.get(id).map(|token| v1::Token::from(token).encode_to_vec()),
+            Change::Admin(id) => self.admins.get(id).map(|admin| v1::Admin::from(admin).encode_to_vec()),
+            Change::Audited(index) => self.audit.get(index).map(|audited| v1::Audited::from(audited).encode_to_vec()),
             Change::SealedKey => (!self.sealed_key.is_empty()).then(|| self.sealed_key.clone()),
             Change::Answer(node, seq) => {
                 let session = self.sessions.get(node)?;
@@ -235,6 +254,8 @@ impl State {
                 Change::Answer(..) => put_session(&mut state, decode("session", value)?)?,
                 Change::Claim(_) => put_claim(&mut state, decode("claim", value)?)?,
                 Change::Token(_) => put_token(&mut state, decode("token", value)?)?,
+                Change::Admin(_) => put_admin(&mut state, decode("admin", value)?)?,
+                Change::Audited(_) => put_audited(&mut state, decode("audited", value)?)?,
                 Change::SealedKey => state.sealed_key = value.to_vec(),
                 Change::EngineNetwork(..) => put_engine_network(&mut state, decode("engine network", value)?),
             }
@@ -311,6 +332,18 @@ fn put_engine_network(state: &mut State, known: v1::EngineNetwork) {
 fn put_token(state: &mut State, token: v1::Token) -> Result<(), CodecError> {
     let token = Token::try_from(token)?;
     state.tokens.insert(token.id(), token);
+    Ok(())
+}
+
+fn put_admin(state: &mut State, admin: v1::Admin) -> Result<(), CodecError> {
+    let admin = Admin::try_from(admin)?;
+    state.admins.insert(admin.id, admin);
+    Ok(())
+}
+
+fn put_audited(state: &mut State, audited: v1::Audited) -> Result<(), CodecError> {
+    let audited = Audited::try_from(audited)?;
+    state.audit.insert(audited.index, audited);
     Ok(())
 }
 

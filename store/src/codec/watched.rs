@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pontoon_proto::v1::{self, ObjectKind, object};
 
 use crate::model::apply::{Change, Observed};
-use crate::model::id::{EndpointId, NetworkId, NodeId, TokenId};
+use crate::model::id::{AdminId, EndpointId, NetworkId, NodeId, TokenId};
 use crate::model::state::State;
 
 use super::error::{ADDRESS, CodecError, PREFIX, invalid, parse, required};
@@ -27,6 +27,8 @@ impl Change {
                 v1::ObjectKey { network: network.0, node: node.0, ..key(ObjectKind::EngineNetwork) }
             }
             Self::Token(id) => v1::ObjectKey { id: id.0, ..key(ObjectKind::Token) },
+            Self::Admin(id) => v1::ObjectKey { id: id.0, ..key(ObjectKind::Admin) },
+            Self::Audited(index) => v1::ObjectKey { id: *index, ..key(ObjectKind::Audited) },
             Self::SealedKey | Self::Answer(..) => return None,
         })
     }
@@ -36,7 +38,7 @@ impl Change {
         match self {
             Self::Network(id) | Self::Lease(id, _) | Self::EngineNetwork(id, _) => Some(*id),
             Self::Cluster | Self::Node(_) | Self::Endpoint(_) | Self::Claim(_) => None,
-            Self::Token(_) | Self::SealedKey | Self::Answer(..) => None,
+            Self::Token(_) | Self::Admin(_) | Self::Audited(_) | Self::SealedKey | Self::Answer(..) => None,
         }
     }
 }
@@ -56,6 +58,8 @@ impl State {
                 Object::EngineNetwork(self.engine_networks.get(&(*network, *node))?.into())
             }
             Change::Token(id) => Object::Token(self.tokens.get(id)?.into()),
+            Change::Admin(id) => Object::Admin(self.admins.get(id)?.into()),
+            Change::Audited(index) => Object::Audited(self.audit.get(index)?.into()),
             Change::SealedKey | Change::Answer(..) => return None,
         };
         Some(v1::Object { object: Some(object) })
@@ -76,6 +80,8 @@ impl TryFrom<v1::Object> for Observed {
             Object::Claim(claim) => Self::Claim(claim.try_into()?),
             Object::EngineNetwork(known) => Self::EngineNetwork(known.into()),
             Object::Token(token) => Self::Token(token.try_into()?),
+            Object::Admin(admin) => Self::Admin(admin.try_into()?),
+            Object::Audited(audited) => Self::Audited(audited.try_into()?),
         })
     }
 }
@@ -100,6 +106,8 @@ fn named(key: &v1::ObjectKey) -> Result<Change, CodecError> {
         ObjectKind::Claim => Change::Claim(parse("object_key", "cidr", &key.cidr, PREFIX)?),
         ObjectKind::EngineNetwork => Change::EngineNetwork(network, NodeId(key.node)),
         ObjectKind::Token => Change::Token(TokenId(id)),
+        ObjectKind::Admin => Change::Admin(AdminId(id)),
+        ObjectKind::Audited => Change::Audited(id),
     })
 }
 

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::id::{EndpointId, Mac, NetworkId, NodeId, RaftId, TokenId, Vni};
+use super::admin::{Admin, CreateAdmin};
+use super::id::{AdminId, EndpointId, Mac, NetworkId, NodeId, RaftId, TokenId, Vni};
 use super::object::{
     Claim, Cluster, Endpoint, EngineNetwork, Family, Labels, Lease, Network, Node, NodeState, Route, Sandbox, Token,
     TokenRole, Voting,
@@ -21,30 +22,9 @@ pub const OBSERVERS: u32 = 4;
 /// Feature level from which on nodes have certificates, and hosts join with tokens.
 pub const TOKENS: u32 = 5;
 
-/// Feature level from which on nodes can take the place of others, and have other addresses.
+/// Feature level from which on nodes can take the place of others, and have other addresses, and the cluster knows admins and
+/// who has done what.
 pub const MOVES: u32 = 6;
-
-/// What a log entry holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The leader's time when it was proposed, in milliseconds since the Unix epoch.
-    pub time_ms: u64,
-    /// Who asked.
-    pub request: RequestId,
-    /// What to do.
-    pub command: Command,
-}
-
-/// Names a request, the same for every retry of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RequestId {
-    /// Node whose daemon asked; 0 while a cluster is founded.
-    pub node: NodeId,
-    /// Random number of that daemon's run.
-    pub run: u64,
-    /// Counts the run's requests, from 1.
-    pub seq: u64,
-}
 
 /// Everything that can be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,6 +174,10 @@ pub enum Command {
     },
     /// A node has other addresses.
     MoveNode(MoveNode),
+    /// Lets somebody administer the cluster from elsewhere.
+    CreateAdmin(CreateAdmin),
+    /// Locks him out.
+    RemoveAdmin(AdminId),
 }
 
 impl Command {
@@ -217,7 +201,7 @@ impl Command {
             | Self::RotateAuthority(_)
             | Self::DropAuthorities
             | Self::ReportCertificate { .. } => TOKENS,
-            Self::MoveNode(_) => MOVES,
+            Self::MoveNode(_) | Self::CreateAdmin(_) | Self::RemoveAdmin(_) => MOVES,
             Self::AdmitNode(admit) if !admit.replaces.is_empty() => MOVES,
             Self::FoundCluster { sealed_key, .. } if !sealed_key.is_empty() => TOKENS,
             Self::AdmitNode(admit) if admit.token.is_some() => TOKENS,
@@ -488,4 +472,6 @@ pub enum Outcome {
     Cluster(Cluster),
     /// A token: made, rotated or revoked.
     Token(Token),
+    /// An admin: let in, or as he was when he was locked out.
+    Admin(Admin),
 }

@@ -38,6 +38,11 @@ index_id! {
     EndpointId
 }
 
+index_id! {
+    /// Somebody who may administer the cluster from elsewhere: the log index of the entry that let him in.
+    AdminId
+}
+
 /// Raft id of the node that founds a cluster. Later ids are log indexes of admissions, which
 /// come after the founding entry and are greater.
 pub const FOUNDER: RaftId = RaftId(1);

@@ -16,7 +16,12 @@ impl State {
     /// Whether an object concerns a node with endpoints on these networks. One that is gone may have.
     pub fn concerns(&self, object: &Change, node: NodeId, networks: &BTreeSet<NetworkId>) -> bool {
         match object {
-            Change::Cluster | Change::Node(_) | Change::Network(_) | Change::Claim(_) | Change::Token(_) => true,
+            Change::Cluster
+            | Change::Node(_)
+            | Change::Network(_)
+            | Change::Claim(_)
+            | Change::Token(_)
+            | Change::Admin(_) => true,
             Change::Endpoint(id) => {
                 let endpoint = self.endpoints.get(id);
                 endpoint.is_none_or(|endpoint| endpoint.node == node || networks.contains(&endpoint.network))
@@ -26,7 +31,7 @@ impl State {
                 networks.contains(network) || lease.is_none_or(|lease| lease.node == Some(node) || is_reserved(lease))
             }
             Change::EngineNetwork(network, other) => *other == node || networks.contains(network),
-            Change::SealedKey | Change::Answer(..) => false,
+            Change::Audited(_) | Change::SealedKey | Change::Answer(..) => false,
         }
     }
 

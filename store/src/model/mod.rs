@@ -12,11 +12,13 @@
 //! - [`voters`]: who votes in Raft
 //! - [`agreement`]: whether members have made the same of the log
 
+pub mod admin;
 pub mod agreement;
 mod alloc;
 pub mod apply;
 pub mod check;
 pub mod command;
+pub mod entry;
 pub mod id;
 mod index;
 pub mod interest;

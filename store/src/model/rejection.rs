@@ -48,6 +48,12 @@ reasons! {
     TokenRevoked "TOKEN_REVOKED",
     /// The token makes nodes that do not vote, and this one is to do nothing else.
     TokenRole "TOKEN_ROLE",
+    /// Another admin has this name.
+    AdminNameTaken "ADMIN_NAME_TAKEN",
+    /// No such admin.
+    AdminNotFound "ADMIN_NOT_FOUND",
+    /// A life or a key that an admin cannot have, or one too many.
+    InvalidAdmin "INVALID_ADMIN",
     /// Another authority is being exchanged, or nodes have certificates of the one before.
     AuthorityInUse "AUTHORITY_IN_USE",
     /// A label without key, too long, or too many of them.

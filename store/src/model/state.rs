@@ -6,8 +6,9 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
+use super::admin::{Admin, Audited};
 use super::command::Outcome;
-use super::id::{EndpointId, Mac, NetworkId, NodeId, RaftId, TokenId};
+use super::id::{AdminId, EndpointId, Mac, NetworkId, NodeId, RaftId, TokenId};
 use super::index::Index;
 use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node, Token};
 use super::rejection::Rejection;
@@ -31,6 +32,10 @@ pub struct State {
     pub engine_networks: BTreeMap<(NetworkId, NodeId), EngineNetwork>,
     /// Tokens that hosts can join with, or could.
     pub tokens: BTreeMap<TokenId, Token>,
+    /// Who may administer the cluster from elsewhere.
+    pub admins: BTreeMap<AdminId, Admin>,
+    /// Who has done what, by log index: the [`Audited::KEPT`] latest.
+    pub audit: BTreeMap<u64, Audited>,
     /// Key of the authority that issues the nodes' certificates, encrypted; empty: there is none.
     pub sealed_key: Vec<u8>,
     /// Answers that are kept so that a retried request is not applied twice, by the node that
@@ -95,6 +100,11 @@ impl State {
     pub fn find_node(&self, name_or_id: &str) -> Option<&Node> {
         let by_id = || self.nodes.get(&NodeId(name_or_id.parse().ok()?));
         self.node_named(name_or_id).or_else(by_id)
+    }
+
+    /// The admin with this public key.
+    pub fn admin_with_key(&self, public_key: &[u8; 32]) -> Option<&Admin> {
+        self.admins.values().find(|admin| admin.public_key == *public_key)
     }
 
     /// The node with this public key.

@@ -15,10 +15,13 @@ use zeroize::Zeroizing;
 use super::channel::{Caller, shown};
 use super::convert;
 use crate::entrance::{greet, rejected, unproposed, unreachable};
-use crate::model::command::{AdmitNode, Command, Outcome, RequestId};
-use crate::model::id::{NodeId, RaftId};
+use crate::model::admin::Origin;
+use crate::model::command::{AdmitNode, Command, Outcome};
+use crate::model::entry::{Entry, RequestId};
+use crate::model::id::{NodeId, RaftId, TokenId};
 use crate::model::object::Voting;
 use crate::model::rejection::{Reason, Rejection};
+use crate::origin::on_behalf_of;
 use crate::peer::StoreSlot;
 use crate::refusals::What;
 use crate::rt;
@@ -143,7 +146,8 @@ impl v1::peer_server::Peer for Service {
         let request = RequestId { node: NodeId(id.node), run: id.run, seq: id.seq };
         let command = message.command.ok_or_else(|| Status::invalid_argument("a request without command"))?;
         let command = Command::try_from(command).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        match store.propose_here(request, command, &AtomicBool::new(false)).await {
+        let entry = Entry { time_ms: 0, request, command, origin: message.origin.map(Into::into) };
+        match store.propose_here(entry, &AtomicBool::new(false)).await {
             Proposed::Done { index, result } => {
                 let result = match &*result {
                     Ok(outcome) => v1::response::Result::Outcome(outcome.into()),
@@ -248,12 +252,16 @@ impl v1::entrance_server::Entrance for Service {
             return Err(Status::unauthenticated("whoever asks has not the key of the node to be admitted"));
         }
         // Which Raft id it gets is not for the newcomer to say.
-        let node = AdmitNode { raft_id: None, token: token.map(|secret| secret.hash()), ..node };
+        let token = token.map(|secret| secret.hash());
+        let node = AdmitNode { raft_id: None, token, ..node };
         // Nobody who cannot join makes this node call somewhere.
         self.may_admit(&store, &node).await.map_err(|refused| self.tell(address, refused))?;
         reachable(self.slot.key(), &node).await?;
         // A member proposes on the leader, so this needs no forwarding of its own.
-        let admitted = match store.propose(Command::AdmitNode(node.clone()), ADMIT).await {
+        let who = token.map(|hash| format!("token {}", TokenId::of(&hash)));
+        let origin = who.map(|who| Origin { who, from: address.ip().to_canonical().to_string() });
+        let proposed = on_behalf_of(origin, store.propose(Command::AdmitNode(node.clone()), ADMIT)).await;
+        let admitted = match proposed {
             Ok(Outcome::Node(node)) => node,
             Ok(_) => return Err(Status::internal("an admission made no node")),
             Err(ProposeError::Rejected(rejection)) => return Err(self.tell(address, Refused::Rejected(rejection))),

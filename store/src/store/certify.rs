@@ -7,6 +7,7 @@ use thiserror::Error;
 use tonic::Status;
 
 use super::Store;
+use crate::model::admin::Admin;
 use crate::model::command::RotateAuthority;
 use crate::model::id::NodeId;
 use crate::model::object::Cluster;
@@ -51,6 +52,24 @@ impl Store {
         };
         let authority = self.open_authority(&sealed, key)?;
         let own = authority.issue(node, &public, (self.0.options.clock)())?;
+        let Cluster { authorities, crossed, authority, .. } = cluster;
+        Ok(Certificate { own, authorities, crossed, authority })
+    }
+
+    /// Issues a certificate for an admin.
+    ///
+    /// # Errors
+    ///
+    /// This node does not have the authority's key.
+    pub fn certify_admin(&self, admin: &Admin) -> Result<Certificate, CertifyError> {
+        let key = self.issuing_key()?;
+        let (sealed, cluster) = {
+            let state = self.state();
+            (state.sealed_key.clone(), state.cluster.clone().ok_or(CertifyError::NoAuthority)?)
+        };
+        let authority = self.open_authority(&sealed, key)?;
+        let Admin { name, public_key, until_ms, .. } = admin;
+        let own = authority.issue_to_admin(name, public_key, (self.0.options.clock)(), *until_ms)?;
         let Cluster { authorities, crossed, authority, .. } = cluster;
         Ok(Certificate { own, authorities, crossed, authority })
     }

@@ -12,6 +12,8 @@ use crate::raft::types::Peer;
 use crate::rt::timeout;
 use crate::tls::PublicKey;
 
+/// How often it is looked whether an admin's time is over.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long a member may take to vouch for another.
 const VOUCHING: Duration = Duration::from_secs(1);
 
@@ -43,6 +45,22 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Waits until somebody with this key may not administer the cluster any more; none: he may not now.
+    pub(crate) fn without_admin(&self, key: PublicKey) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let clock = self.0.options.clock;
+        let may = move |store: &Store| store.state().admin_with_key(&key).is_some_and(|admin| clock() < admin.until_ms);
+        let (store, mut applied) = (Arc::downgrade(&self.0), self.applied());
+        let gone = async move {
+            while members::upgrade(&store).is_some_and(|store| may(&store)) {
+                // Time passes also where nothing is written.
+                if let Ok(Err(_)) = timeout(AGAIN, applied.changed()).await {
+                    return;
+                }
+            }
+        };
+        may(self).then_some(gone)
     }
 
     /// The key of a member, as the membership says; or the state, for one that is about to be added; or whoever admitted

@@ -13,7 +13,8 @@ use thiserror::Error;
 use super::propose::{Missing, ProposeError, list};
 use super::read::ReadError;
 use super::{Inner, Role, Store};
-use crate::model::command::{Command, RequestId};
+use crate::model::command::Command;
+use crate::model::entry::Entry;
 use crate::model::id::{NodeId, RaftId};
 use crate::model::object::NodeState;
 use crate::model::voters::{self, MembershipStep};
@@ -221,10 +222,10 @@ impl Store {
                 continue;
             };
             let numbered = self.0.options.requests.begin().await;
-            let RequestId { node, run, seq } = self.request_id(numbered.number);
             let request = v1::ProposeRequest {
-                request: Some(v1::RequestId { node: node.0, run, seq }),
+                request: Some(self.request_id(numbered.number).into()),
                 command: Some((&Command::RetireMember { node: self.node() }).into()),
+                origin: None,
             };
             let asked = client.propose(self.0.channels.request(answer.leader, request));
             if let Ok(answer) = timeout(STEP, asked).await {
@@ -320,7 +321,8 @@ impl Store {
                 let numbered = self.0.options.requests.begin().await;
                 let request = self.request_id(numbered.number);
                 let open = AtomicBool::new(false);
-                let written = timeout(STEP, self.propose_here(request, Command::RetireMember { node }, &open));
+                let entry = Entry { time_ms: 0, request, command: Command::RetireMember { node }, origin: None };
+                let written = timeout(STEP, self.propose_here(entry, &open));
                 written.await.map(drop).map_err(|_| TaskError::Slow)
             }
             MembershipStep::Remove(id) => self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id.0])), true).await,

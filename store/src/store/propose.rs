@@ -16,9 +16,11 @@ use tonic::{Code, Status};
 
 use super::{Level, Part, Store};
 use crate::codec::{CodecError, encode_entry};
-use crate::model::command::{Command, Entry, Outcome, RequestId};
+use crate::model::command::{Command, Outcome};
+use crate::model::entry::{Entry, RequestId};
 use crate::model::id::RaftId;
 use crate::model::rejection::Rejection;
+use crate::origin::asked_by;
 use crate::raft::types::{Answer, EntryBytes};
 use crate::rt::{now, sleep, timeout, timeout_at};
 use crate::{MAX_COMMAND_BYTES, error_chain};
@@ -149,13 +151,14 @@ impl Store {
             return Err(ProposeError::NoQuorum { missing: self.missing().await });
         };
         let request = self.request_id(numbered.number);
-        let bytes = encode_entry(&Entry { time_ms: u64::MAX, request, command: command.clone() }).len();
+        let entry = Entry { time_ms: u64::MAX, request, command, origin: asked_by() };
+        let bytes = encode_entry(&entry).len();
         if bytes > MAX_COMMAND_BYTES {
             return Err(ProposeError::TooLarge { bytes });
         }
         let (open, mut full) = (AtomicBool::new(false), None);
         loop {
-            let attempt = timeout_at(give_up, self.attempt(request, &command, &open)).await;
+            let attempt = timeout_at(give_up, self.attempt(&entry, &open)).await;
             match attempt {
                 Ok(Proposed::Done { index, result }) => {
                     // The write is done either way; reads here only lag when this takes too long, or when this is not the
@@ -196,20 +199,21 @@ impl Store {
     }
 
     /// Proposes once, where the leader is thought to be. `open` is set while the outcome cannot be known.
-    async fn attempt(&self, request: RequestId, command: &Command, open: &AtomicBool) -> Proposed {
+    async fn attempt(&self, entry: &Entry, open: &AtomicBool) -> Proposed {
         if let Some(reason) = self.stopped() {
             return Proposed::Stopped(reason);
         }
         let metrics = self.metrics();
         let Some(leader) = metrics.current_leader else { return Proposed::NotLeader };
         if leader == self.id().0 {
-            return self.propose_here(request, command.clone(), open).await;
+            return self.propose_here(entry.clone(), open).await;
         }
         let Some(node) = metrics.membership_config.get_node(&leader) else { return Proposed::NotLeader };
         let Ok(mut client) = self.0.channels.peer(leader, node) else { return Proposed::NotLeader };
         let message = v1::ProposeRequest {
-            request: Some(v1::RequestId { node: request.node.0, run: request.run, seq: request.seq }),
-            command: Some(command.into()),
+            request: Some(entry.request.into()),
+            command: Some((&entry.command).into()),
+            origin: entry.origin.as_ref().map(Into::into),
         };
         let before = open.swap(true, Ordering::Relaxed);
         let asked = client.propose(self.0.channels.request(leader, message));
@@ -235,15 +239,15 @@ impl Store {
         }
     }
 
-    /// Proposes as the leader.
-    pub(crate) async fn propose_here(&self, request: RequestId, command: Command, open: &AtomicBool) -> Proposed {
+    /// Proposes as the leader, whose time counts.
+    pub(crate) async fn propose_here(&self, entry: Entry, open: &AtomicBool) -> Proposed {
         let room = self.room();
         if room.level != Level::Ample {
             let name = self.state().node_with_raft_id(self.id()).map_or_else(String::new, |node| node.name.clone());
             return Proposed::DiskFull(format!("node {name}: {}", room.text()));
         }
         let Some(consensus) = self.consensus() else { return Proposed::NotLeader };
-        let entry = Entry { time_ms: (self.0.options.clock)(), request, command };
+        let entry = Entry { time_ms: (self.0.options.clock)(), ..entry };
         let before = open.swap(true, Ordering::Relaxed);
         let written = consensus.raft.client_write(EntryBytes(encode_entry(&entry).into())).await;
         match written {

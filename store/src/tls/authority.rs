@@ -66,6 +66,11 @@ impl ClusterKey {
     }
 }
 
+/// The name of every node of a cluster in its certificate, for programs that look for one (.internal is nobody's).
+pub fn server_name(cluster: ClusterId) -> String {
+    format!("{cluster}.pontoon.internal")
+}
+
 /// Something is wrong with an authority or its key.
 #[derive(Debug, Error)]
 pub enum AuthorityError {
@@ -146,20 +151,47 @@ impl Authority {
     ///
     /// None that a time and a key can cause.
     pub fn issue(&self, node: NodeId, key: &PublicKey, now_ms: u64) -> Result<Vec<u8>, AuthorityError> {
-        let uri = format!("{}{}/node/{node}", super::certificate::SCHEME, self.cluster);
+        let mut params = self.leaf("node", &node.to_string(), key, now_ms)?;
+        params.not_after = at(now_ms + LIFE_MS);
+        // Admins' programs compare names only.
+        params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(server_name(self.cluster))?));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(params.signed_by(&Subject(key), &self.issuer())?.der().to_vec())
+    }
+
+    /// Issues a certificate (DER) for the key of an admin, good from a day before now on until a time in milliseconds since the
+    /// Unix epoch.
+    ///
+    /// # Errors
+    ///
+    /// A name that cannot be in one.
+    pub fn issue_to_admin(
+        &self,
+        name: &str,
+        key: &PublicKey,
+        now_ms: u64,
+        until_ms: u64,
+    ) -> Result<Vec<u8>, AuthorityError> {
+        let mut params = self.leaf("admin", name, key, now_ms)?;
+        params.not_after = at(until_ms);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(params.signed_by(&Subject(key), &self.issuer())?.der().to_vec())
+    }
+
+    /// What certificates have in common that are no authority's.
+    fn leaf(&self, kind: &str, id: &str, key: &PublicKey, now_ms: u64) -> Result<CertificateParams, AuthorityError> {
+        let uri = format!("{}{}/{kind}/{id}", super::certificate::SCHEME, self.cluster);
         let mut subject = DistinguishedName::new();
         subject.push(DnType::OrganizationName, self.cluster.to_string());
-        subject.push(DnType::CommonName, format!("node {node}"));
+        subject.push(DnType::CommonName, format!("{kind} {id}"));
         let mut params = CertificateParams::default();
         params.not_before = at(now_ms.saturating_sub(BACKDATE_MS));
-        params.not_after = at(now_ms + LIFE_MS);
         params.serial_number = Some(serial(key, now_ms));
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(uri)?)];
         params.distinguished_name = subject;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        Ok(params.signed_by(&Subject(key), &self.issuer())?.der().to_vec())
+        Ok(params)
     }
 
     /// Its key, encrypted. The nonce follows from what is encrypted, so that no two texts have the same.

@@ -18,11 +18,11 @@ use super::{CertificateError, Certified, NodeKey, PublicKey, no_key, public_key}
 
 /// What a caller has shown, and proven in the handshake to have the key of.
 #[derive(Debug, Clone)]
-pub(crate) struct Shown {
+pub struct Shown {
     /// Where he calls from.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     /// His key.
-    pub(crate) key: PublicKey,
+    pub key: PublicKey,
     chain: Arc<[Vec<u8>]>,
     me: NodeKey,
     /// What it says, and as of which change of what is believed here.
@@ -54,7 +54,7 @@ impl Shown {
 const STRANGER: Duration = Duration::from_secs(30);
 
 /// A connection on which the handshake is over.
-pub(crate) struct Connection {
+pub struct Connection {
     stream: Accepted,
     shown: Shown,
     /// Ends when it is to be closed.
@@ -74,6 +74,16 @@ impl Connection {
         self.shown.certified()
     }
 
+    /// Closes it when this is over.
+    pub(crate) fn until(self, over: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { end: Some(Box::pin(over)), ..self }
+    }
+
+    /// His key, who is at the other end.
+    pub(crate) fn key(&self) -> PublicKey {
+        self.shown.key
+    }
+
     /// Closes it after a while, when somebody else wants it closed, or when this daemon changes what it believes: then whoever
     /// it is calls again. The token is cancelled once it is closed.
     pub(crate) fn end_soon(self, now: CancellationToken) -> Self {
@@ -88,6 +98,12 @@ impl Connection {
             }
         };
         Self { end: Some(Box::pin(end)), _closed, ..self }
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("shown", &self.shown).finish_non_exhaustive()
     }
 }
 

@@ -32,9 +32,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-pub use authority::{Authority, AuthorityError, ClusterKey};
+pub use authority::{Authority, AuthorityError, ClusterKey, server_name};
 pub use certificate::{CertificateError, Certified, timestamp};
-pub(crate) use connection::{Connection, Shown};
+pub use connection::{Connection, Shown};
 use stream::{Accepted, Made};
 
 use crate::rt::wall_ms;

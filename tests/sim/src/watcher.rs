@@ -176,6 +176,8 @@ fn key_of(object: &v1::Object) -> Key {
             (ObjectKind::Lease as i32, 0, lease.network, 0, lease.address.clone(), String::new())
         }
         Some(Object::Claim(claim)) => (ObjectKind::Claim as i32, 0, 0, 0, String::new(), claim.cidr.clone()),
+        Some(Object::Admin(admin)) => key(ObjectKind::Admin, admin.id, 0, 0),
+        Some(Object::Audited(audited)) => key(ObjectKind::Audited, audited.index, 0, 0),
         Some(Object::Token(token)) => {
             key(ObjectKind::Token, u64::from_str_radix(&token.id, 16).unwrap_or_default(), 0, 0)
         }

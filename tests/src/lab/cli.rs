@@ -8,6 +8,8 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use super::Netns;
+
 /// Where cargo puts the programs: beside the `deps` folder that this test binary is in, unless `PONTOON_BIN_DIR`
 /// says otherwise. `cargo nextest` builds them first (`.config/nextest.toml`).
 ///
@@ -67,13 +69,36 @@ impl std::error::Error for CliError {}
 /// The `pontoon` command, speaking to one daemon.
 #[derive(Debug, Clone)]
 pub struct Cli {
-    host: String,
+    place: Place,
+}
+
+/// Whom it speaks to.
+#[derive(Debug, Clone)]
+enum Place {
+    /// The daemon at a socket.
+    Host(String),
+    /// Whomever the user's configuration names, from a namespace.
+    Elsewhere { netns: Netns, configuration: PathBuf },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host) => f.write_str(host),
+            Self::Elsewhere { netns, configuration } => write!(f, "{} as {}", netns.name(), configuration.display()),
+        }
+    }
 }
 
 impl Cli {
     /// Speaks to the daemon at this socket.
     pub fn new(socket: &Path) -> Self {
-        Self { host: format!("unix://{}", socket.display()) }
+        Self { place: Place::Host(format!("unix://{}", socket.display())) }
+    }
+
+    /// Speaks to whomever the configuration in this folder names, from a namespace.
+    pub fn elsewhere(netns: &Netns, configuration: &Path) -> Self {
+        Self { place: Place::Elsewhere { netns: netns.clone(), configuration: configuration.to_owned() } }
     }
 
     /// The command, with a line of arguments that hold no blanks.
@@ -82,8 +107,21 @@ impl Cli {
     ///
     /// The program is not built.
     pub fn command(&self, line: &str) -> Result<Command> {
-        let mut command = Command::new(program("pontoon")?);
-        command.env_remove("PONTOON_HOST").args(["--host", &self.host, "-o", "json"]).args(line.split_whitespace());
+        let program = program("pontoon")?;
+        let mut command = match &self.place {
+            Place::Host(host) => {
+                let mut command = Command::new(program);
+                command.args(["--host", host]);
+                command
+            }
+            Place::Elsewhere { netns, configuration } => {
+                let mut command = netns.command(&program.display().to_string());
+                command.env("XDG_CONFIG_HOME", configuration);
+                command
+            }
+        };
+        command.env_remove("PONTOON_HOST").env_remove("PONTOON_CONTEXT");
+        command.args(["-o", "json"]).args(line.split_whitespace());
         Ok(command)
     }
 
@@ -117,7 +155,7 @@ impl Cli {
     ///
     /// It failed.
     pub fn run(&self, line: &str) -> Result<Value> {
-        self.ask(line)?.with_context(|| format!("`pontoon {line}` at {}", self.host))
+        self.ask(line)?.with_context(|| format!("`pontoon {line}` at {}", self.place))
     }
 
     /// Runs it and returns why it was refused.
@@ -128,7 +166,7 @@ impl Cli {
     pub fn refused(&self, line: &str) -> Result<CliError> {
         match self.ask(line)? {
             Err(error) => Ok(error),
-            Ok(answer) => bail!("`pontoon {line}` at {} was not refused: {answer}", self.host),
+            Ok(answer) => bail!("`pontoon {line}` at {} was not refused: {answer}", self.place),
         }
     }
 

@@ -8,9 +8,10 @@ mod waiting;
 use std::net::IpAddr;
 
 use pontoon_store::model::command::{
-    AdmitNode, ClaimSubnet, Command, CreateEndpoint, CreateNetwork, EngineRef, Entry, FEATURE_LEVEL, HoldAddress,
-    Outcome, PlaceEndpoint, RequestId, WantedSubnet,
+    AdmitNode, ClaimSubnet, Command, CreateEndpoint, CreateNetwork, EngineRef, FEATURE_LEVEL, HoldAddress, Outcome,
+    PlaceEndpoint, WantedSubnet,
 };
+use pontoon_store::model::entry::{Entry, RequestId};
 use pontoon_store::model::id::{ClusterId, NetworkId, NodeId, RaftId};
 use pontoon_store::model::object::{
     Cluster, Endpoint, EngineContainer, EngineNetwork, Family, Lease, Network, Pool, Sandbox,
@@ -62,7 +63,7 @@ impl World {
         self.index += 1;
         self.now_ms += 1;
         let request = RequestId { node: NodeId(0), run: 7, seq: self.index };
-        let applied = self.state.apply(self.index, &Entry { time_ms: self.now_ms, request, command });
+        let applied = self.state.apply(self.index, &Entry { time_ms: self.now_ms, request, command, origin: None });
         assert_eq!(self.state.check(), [], "{applied:?}");
         applied.result
     }

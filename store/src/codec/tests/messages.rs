@@ -5,18 +5,40 @@ use crate::codec::{
     CodecError, SNAPSHOT_FORMAT, decode_entry, decode_snapshot, encode_entry, encode_snapshot, lease_view, object_hash,
     response, result,
 };
+use crate::model::admin::CreateAdmin;
+use crate::model::admin::Role;
 use crate::model::apply::Change;
 use crate::model::command::{
-    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, Entry, MoveNode, Outcome,
-    RequestId, RotateAuthority, WantedSubnet,
+    AdmitNode, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, MoveNode, Outcome,
+    RotateAuthority, WantedSubnet,
 };
-use crate::model::id::{EndpointId, NetworkId, NodeId, TokenId, Vni};
+use crate::model::entry::{Entry, RequestId};
+use crate::model::id::{AdminId, EndpointId, NetworkId, NodeId, TokenId, Vni};
 use crate::model::object::{Cluster, Lease, NodeState, TokenRole, Voting};
 use crate::model::rejection::{Reason, Rejection};
 use crate::model::state::State;
 use crate::model::tests::{World, admission, ip, named, on, report, settings};
 
-/// A command of each kind, with every field set.
+/// A command of each kind that feature level 6 has brought.
+fn of_level_6() -> Vec<Command> {
+    vec![
+        Command::AdmitNode(AdmitNode { replaces: "n2".into(), ..admission(3) }),
+        Command::MoveNode(MoveNode {
+            node: NodeId(3),
+            advertise: "[fd00::3]:7301".parse().unwrap(),
+            data_addr: "192.168.140.33".parse().unwrap(),
+        }),
+        Command::CreateAdmin(CreateAdmin {
+            name: "alice".into(),
+            role: Role::Operator,
+            public_key: [9; 32],
+            life_ms: 60_000,
+        }),
+        Command::RemoveAdmin(AdminId(7)),
+    ]
+}
+
+/// A command of each other kind, with every field set.
 fn commands() -> Vec<Command> {
     let (world, web) = World::with_network();
     let full_subnet = WantedSubnet {
@@ -53,12 +75,6 @@ fn commands() -> Vec<Command> {
         Command::RemoveNode { node, force: true },
         Command::AdmitNode(AdmitNode { voter_only: true, ..admission(3) }),
         Command::AdmitNode(AdmitNode { token: Some([7; 32]), ..admission(3) }),
-        Command::AdmitNode(AdmitNode { replaces: "n2".into(), ..admission(3) }),
-        Command::MoveNode(MoveNode {
-            node: NodeId(3),
-            advertise: "[fd00::3]:7301".parse().unwrap(),
-            data_addr: "192.168.140.33".parse().unwrap(),
-        }),
         Command::FoundCluster {
             cluster: Cluster { authorities: vec![vec![1, 2], vec![3]], crossed: vec![5], authority: 2, ..settings() },
             node: admission(1),
@@ -86,7 +102,7 @@ fn commands() -> Vec<Command> {
 }
 
 fn entry(command: Command) -> Entry {
-    Entry { time_ms: 9, request: RequestId { node: NodeId(1), run: 2, seq: 3 }, command }
+    Entry { time_ms: 9, request: RequestId { node: NodeId(1), run: 2, seq: 3 }, command, origin: None }
 }
 
 /// A state with every kind of object and of lease.
@@ -129,7 +145,7 @@ fn what_an_earlier_version_wrote_is_as_it_was() {
 
 #[test]
 fn entries_come_back() {
-    for command in commands() {
+    for command in commands().into_iter().chain(of_level_6()) {
         let entry = entry(command);
         assert_eq!(decode_entry(&encode_entry(&entry)), Ok(entry));
     }

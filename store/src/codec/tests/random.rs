@@ -7,11 +7,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::codec::{decode_entry, decode_snapshot, encode_entry, encode_snapshot, object_hash};
+use crate::model::admin::{CreateAdmin, Origin, Role};
 use crate::model::command::{
-    AdmitNode, ClaimSubnet, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, EngineRef, Entry,
-    HoldAddress, MoveNode, PlaceEndpoint, RebindEndpoint, ReportNode, RequestId, RotateAuthority, WantedSubnet,
+    AdmitNode, ClaimSubnet, Command, ConfigureCluster, CreateEndpoint, CreateNetwork, CreateToken, EngineRef,
+    HoldAddress, MoveNode, PlaceEndpoint, RebindEndpoint, ReportNode, RotateAuthority, WantedSubnet,
 };
-use crate::model::id::{EndpointId, Mac, NetworkId, NodeId, TokenId, Vni};
+use crate::model::entry::{Entry, RequestId};
+use crate::model::id::{AdminId, EndpointId, Mac, NetworkId, NodeId, TokenId, Vni};
 use crate::model::object::{
     Cluster, EngineContainer, EngineNetwork, Family, LeaseState, NodeState, Route, Sandbox, TokenRole, Voting,
 };
@@ -34,7 +36,7 @@ struct Dice {
 
 fn dice() -> impl Strategy<Value = Dice> {
     let step_ms = prop_oneof![3 => 0..2_000_i64, 1 => -90_000..90_000_i64];
-    (0..46_u8, any::<[u8; 3]>(), step_ms, 0..3_u64, prop_oneof![6 => Just(0_u64), 1 => 0..4_u64])
+    (0..48_u8, any::<[u8; 3]>(), step_ms, 0..3_u64, prop_oneof![6 => Just(0_u64), 1 => 0..4_u64])
         .prop_map(|(kind, [a, b, c], step_ms, asker, again)| Dice { kind, a, b, c, step_ms, asker, again })
 }
 
@@ -286,10 +288,24 @@ fn command(state: &State, dice: &Dice) -> Command {
             let authority = state.cluster.as_ref().map_or(0, |cluster| cluster.authority);
             Command::ReportCertificate { node, authority, until_ms: u64::from(c) }
         }
+        46 => Command::CreateAdmin(CreateAdmin {
+            name: format!("admin{}", a % 5),
+            role: [Role::Viewer, Role::Operator, Role::Admin][usize::from(b) % 3],
+            public_key: [c; 32],
+            life_ms: u64::from(b) * 20_000,
+        }),
+        47 => Command::RemoveAdmin(pick(state.admins.keys().copied(), a, AdminId(9999))),
         41 => Command::RevokeToken { token: token(state, b) },
         42 => Command::RotateToken { token: token(state, b), hash: [c; 32] },
         _ => Command::RemoveEndpoint { endpoint: id, epoch },
     }
+}
+
+/// Whose wish a command is: most often nobody's.
+fn origin(dice: &Dice) -> Option<Origin> {
+    dice.c
+        .is_multiple_of(3)
+        .then(|| Origin { who: format!("user{}", dice.a), from: "192.0.2.1\n".repeat(usize::from(dice.b)) })
 }
 
 /// Objects as the disk has them, from the changes alone.
@@ -330,7 +346,7 @@ fn run(dice: &[Dice], disk: &mut Disk) -> Result<(Vec<Entry>, State), TestCaseEr
         let asker = &mut asked[dice.asker as usize];
         *asker += u64::from(dice.again == 0);
         let request = RequestId { node: NodeId(dice.asker), run: 7, seq: asker.saturating_sub(dice.again) };
-        let entry = Entry { time_ms: time_ms as u64, request, command: command(&state, dice) };
+        let entry = Entry { time_ms: time_ms as u64, request, command: command(&state, dice), origin: origin(dice) };
         let before = disk.without_answers();
         let applied = state.apply(index, &entry);
         prop_assert_eq!(state.check(), [], "after {:?}", &entry);
@@ -399,7 +415,7 @@ fn random_logs_reach_every_kind_of_object() {
         }
     }
     let counts: Vec<i32> = accepted.into_values().collect();
-    assert!(counts.len() == 30 && counts.iter().all(|count| *count >= 10), "{counts:?}");
+    assert!(counts.len() == 32 && counts.iter().all(|count| *count >= 10), "{counts:?}");
     assert!(reasons.len() >= 18, "{reasons:?}");
     assert!(refused < 3_500, "{refused} of 4800 were refused");
 }

@@ -1,6 +1,7 @@
 //! What a command does to the state: all or nothing, the same on every node.
 
 mod address;
+mod admin;
 mod authority;
 mod cluster;
 mod endpoint;
@@ -19,8 +20,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::command::{Command, Entry, Outcome, RequestId};
-use super::id::{EndpointId, NetworkId, NodeId, TokenId};
+use super::command::{Command, Outcome};
+use super::entry::{Entry, RequestId};
+use super::id::{AdminId, EndpointId, NetworkId, NodeId, TokenId};
 use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node, Token};
 use super::rejection::{Reason, Rejection};
 use super::state::{Kept, Session, State};
@@ -59,6 +61,10 @@ pub enum Change {
     EngineNetwork(NetworkId, NodeId),
     /// A token.
     Token(TokenId),
+    /// An admin.
+    Admin(AdminId),
+    /// What somebody has done, by its index.
+    Audited(u64),
     /// The authority's key, encrypted.
     SealedKey,
     /// A kept answer: of which node's session, to which request.
@@ -77,6 +83,9 @@ impl State {
         }
         let mut change = Changing { state: self, entry_index: index, changes: BTreeSet::new() };
         let result = change.command(&entry.command);
+        if let Ok(outcome) = &result {
+            change.audit(entry.request, entry.origin.as_ref(), &entry.command, outcome);
+        }
         change.keep_answer(entry.request, &result);
         Applied { result, changes: change.changes.into_iter().collect() }
     }
@@ -190,6 +199,8 @@ impl Changing<'_> {
             Command::ReportCertificate { node, authority, until_ms } => {
                 self.report_certificate(*node, *authority, *until_ms)
             }
+            Command::CreateAdmin(wanted) => self.create_admin(wanted),
+            Command::RemoveAdmin(admin) => self.remove_admin(*admin),
             Command::MoveNode(moved) => self.move_node(*moved),
             Command::RotateToken { token, hash } => self.rotate_token(*token, *hash),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::model::admin::{Admin, Audited};
 use crate::model::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Node, Token};
 use crate::model::state::State;
 
@@ -26,6 +27,10 @@ pub enum Observed {
     EngineNetwork(EngineNetwork),
     /// A token.
     Token(Token),
+    /// An admin.
+    Admin(Admin),
+    /// What somebody has done.
+    Audited(Audited),
 }
 
 impl State {
@@ -50,6 +55,8 @@ impl State {
                 Observed::Claim(claim) => change.put_claim(claim),
                 Observed::EngineNetwork(known) => change.put_engine_network(known),
                 Observed::Token(token) => change.put_token(token),
+                Observed::Admin(admin) => change.put_admin(admin),
+                Observed::Audited(audited) => change.put_audited(audited),
             }
         }
         change.changes
@@ -79,6 +86,8 @@ impl Changing<'_> {
             Change::Claim(cidr) => drop(self.state.claims.remove(&cidr)),
             Change::EngineNetwork(network, node) => drop(self.state.engine_networks.remove(&(network, node))),
             Change::Token(id) => drop(self.state.tokens.remove(&id)),
+            Change::Admin(id) => drop(self.state.admins.remove(&id)),
+            Change::Audited(index) => drop(self.state.audit.remove(&index)),
             // Watchers are told of neither.
             Change::SealedKey | Change::Answer(..) => {}
         }

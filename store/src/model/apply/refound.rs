@@ -1,6 +1,7 @@
 //! A new cluster that goes on with what another had: after a disaster, or from a backup.
 
-use crate::model::command::{AdmitNode, Command, Entry, RequestId};
+use crate::model::command::{AdmitNode, Command};
+use crate::model::entry::{Entry, RequestId};
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::object::Node;
 use crate::model::rejection::{Reason, Rejection};
@@ -40,6 +41,7 @@ impl State {
     pub fn refound(mut self, new: Refounding) -> Result<(Self, Node), Rejection> {
         self.sessions.clear();
         self.tokens.clear();
+        self.admins.clear();
         let stays = match new.first {
             FirstNode::Stays(node) => Some(node),
             FirstNode::Enters(_) => None,
@@ -48,7 +50,7 @@ impl State {
         let mut seq = 0;
         let mut entry = |command| {
             seq += 1;
-            Entry { time_ms: new.now_ms, request: RequestId { node: NodeId(0), run: 0, seq }, command }
+            Entry { time_ms: new.now_ms, request: RequestId { node: NodeId(0), run: 0, seq }, command, origin: None }
         };
         let gone: Vec<NodeId> = self.nodes.keys().copied().filter(|node| Some(*node) != stays).collect();
         for node in gone {

@@ -174,8 +174,8 @@ fn ten_thousand_endpoints_are_made_in_time() {
     let mut state = world.state;
     for n in 0..10_000_u64 {
         let command = create(super::container(&big, &node, &format!("c{n}")));
-        let request = crate::model::command::RequestId { node: node.id, run: 1, seq: n };
-        let applied = state.apply(100 + n, &crate::model::command::Entry { time_ms: 1, request, command });
+        let request = crate::model::entry::RequestId { node: node.id, run: 1, seq: n };
+        let applied = state.apply(100 + n, &crate::model::entry::Entry { time_ms: 1, request, command, origin: None });
         assert!(applied.result.is_ok(), "{applied:?}");
     }
     assert_eq!(state.check(), []);

@@ -1,5 +1,6 @@
 //! Tables: what each command does and why it is refused.
 
+mod admins;
 mod endpoints;
 mod engines;
 mod leases;
@@ -14,9 +15,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::model::apply::{Applied, Change};
 use crate::model::command::{
-    AdmitNode, Command, CreateEndpoint, CreateNetwork, Entry, FEATURE_LEVEL, Outcome, ReportNode, RequestId,
-    WantedSubnet,
+    AdmitNode, Command, CreateEndpoint, CreateNetwork, FEATURE_LEVEL, Outcome, ReportNode, WantedSubnet,
 };
+use crate::model::entry::{Entry, RequestId};
 use crate::model::id::{ClusterId, NodeId, RaftId};
 use crate::model::object::{Cluster, Endpoint, Family, Network, Node, Pool, Route, Sandbox};
 use crate::model::rejection::{Reason, Rejection};
@@ -59,7 +60,7 @@ impl World {
         self.index += 1;
         let request = RequestId { node: NodeId(0), run: 7, seq: self.index };
         let before = self.state.clone();
-        let applied = self.state.apply(self.index, &Entry { time_ms: self.now_ms, request, command });
+        let applied = self.state.apply(self.index, &Entry { time_ms: self.now_ms, request, command, origin: None });
         assert_eq!(self.state.check(), [], "{applied:?}");
         if applied.result.is_err() {
             let objects = |state: &State| {

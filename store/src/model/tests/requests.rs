@@ -1,5 +1,6 @@
 use crate::model::apply::{Applied, Change};
-use crate::model::command::{Command, Entry, Outcome, ReportNode, RequestId};
+use crate::model::command::{Command, Outcome, ReportNode};
+use crate::model::entry::{Entry, RequestId};
 use crate::model::id::NodeId;
 use crate::model::object::Route;
 use crate::model::rejection::Reason;
@@ -11,7 +12,7 @@ impl World {
     fn ask(&mut self, node: u64, run: u64, seq: u64, command: Command) -> Applied {
         self.index += 1;
         let request = RequestId { node: NodeId(node), run, seq };
-        let applied = self.state.apply(self.index, &Entry { time_ms: self.now_ms, request, command });
+        let applied = self.state.apply(self.index, &Entry { time_ms: self.now_ms, request, command, origin: None });
         assert_eq!(self.state.check(), []);
         assert_eq!(self.state.applied_index, self.index);
         applied

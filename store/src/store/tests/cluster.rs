@@ -153,13 +153,14 @@ async fn without_quorum_it_says_who_is_missing_within_five_seconds() {
 async fn a_retried_request_is_not_applied_twice() {
     let daemons = three().await;
     let store = daemons[leader(&daemons)].store();
-    let request = crate::model::command::RequestId { node: store.node(), run: 77, seq: 1 };
+    let request = crate::model::entry::RequestId { node: store.node(), run: 77, seq: 1 };
     let network = CreateNetwork { name: "once".into(), ..CreateNetwork::default() };
-    let command = Command::CreateNetwork(network);
+    let entry =
+        crate::model::entry::Entry { time_ms: 0, request, command: Command::CreateNetwork(network), origin: None };
     let open = std::sync::atomic::AtomicBool::new(false);
     let mut answers = Vec::new();
     for _ in 0..2 {
-        let Proposed::Done { result, .. } = store.propose_here(request, command.clone(), &open).await else {
+        let Proposed::Done { result, .. } = store.propose_here(entry.clone(), &open).await else {
             panic!("not done");
         };
         answers.push(result.unwrap());

@@ -139,7 +139,7 @@ async fn an_unknown_command_stops_applying_and_says_so() {
     // What a later version would write: a kind of command that has no number here.
     let request = Some(pontoon_proto::v1::RequestId { node: 2, run: 9, seq: 1 });
     let command = Some(pontoon_proto::v1::Command { kind: None });
-    let entry = pontoon_proto::v1::Entry { time_ms: clock(), request, command }.encode_to_vec();
+    let entry = pontoon_proto::v1::Entry { time_ms: clock(), request, command, origin: None }.encode_to_vec();
     let written = store.in_raft().unwrap().raft.client_write(EntryBytes(entry.into())).await;
     assert!(written.is_err());
     until("it says so", || store.status().stopped.is_some()).await;

@@ -95,7 +95,7 @@ impl Target {
         };
         let command = Command { kind: Some(command::Kind::CreateEndpoint(endpoint)) };
         let id = RequestId { node: self.owner.id, run: self.run, seq: number };
-        let mut request = Request::new(ProposeRequest { request: Some(id), command: Some(command) });
+        let mut request = Request::new(ProposeRequest { request: Some(id), command: Some(command), origin: None });
         let (from, to) = (self.owner.raft_id.to_string(), self.leader.raft_id.to_string());
         for (key, value) in [(metadata::CLUSTER, &self.cluster), (metadata::FROM, &from), (metadata::TO, &to)] {
             request.metadata_mut().insert(key, value.parse()?);

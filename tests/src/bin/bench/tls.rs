@@ -51,10 +51,10 @@ pub(crate) fn measure(runtime: &Runtime) -> Result<Section> {
                 cluster.cli(0).run(&format!("network create --subnet {SUBNET} leases"))?;
             }
             for clients in CLIENTS {
-                rows.push(row(format!("leases, {clients} clients, /s"), tls, plain, |cluster| {
+                rows.push(row(format!("leases, by {clients} at once, /s"), tls, plain, |cluster| {
                     leases(cluster, clients)
                 })?);
-                rows.push(row(format!("labels, {clients} clients, /s"), tls, plain, |cluster| {
+                rows.push(row(format!("labels, by {clients} at once, /s"), tls, plain, |cluster| {
                     runtime.block_on(labels(cluster, clients))
                 })?);
             }
