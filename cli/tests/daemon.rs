@@ -4,6 +4,7 @@
 
 mod fake;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::Ordering;
@@ -40,6 +41,15 @@ fn command(socket: &Path, line: &str) -> Command {
 
 fn run(daemon: &Daemon, line: &str) -> Done {
     command(daemon.socket(), line).output().unwrap().into()
+}
+
+/// The same, with a text on the standard input.
+fn run_with(daemon: &Daemon, line: &str, stdin: &str) -> Done {
+    let mut command = command(daemon.socket(), line);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it is built");
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    child.wait_with_output().unwrap().into()
 }
 
 #[test]
@@ -205,6 +215,28 @@ fn a_node_moves_to_what_is_given() {
     assert_eq!(run(&daemon, "node move --advertise 192.168.140.9").stdout, "192.168.140.9+\n");
     assert_eq!(run(&daemon, "node move --data-addr 10.9.0.1").stdout, "+10.9.0.1\n");
     assert_eq!(run(&daemon, "node move").code, Some(2));
+}
+
+#[test]
+fn what_a_cluster_was_locked_with_unlocks_it() {
+    let daemon = Daemon::start();
+    let printed = run(&daemon, "cluster lock").stdout;
+    let key = printed.split_whitespace().find(|word| word.starts_with("PTNK1-")).expect("the key is printed");
+    assert!(printed.contains("pontoon cluster unlock"), "{printed}");
+    let unlocked = run_with(&daemon, "cluster unlock", &format!("{key}\n"));
+    assert_eq!((unlocked.code, unlocked.stderr.as_str()), (Some(0), ""));
+    let json: serde_json::Value = serde_json::from_str(&run(&daemon, "cluster lock -o json").stdout).unwrap();
+    let other = json["unlock_key"].as_str().unwrap();
+    assert_ne!(other, key, "each is another one");
+    assert_eq!(run_with(&daemon, "cluster unlock", key).code, Some(1), "the one before");
+    assert_eq!(run_with(&daemon, "cluster unlock", other).code, Some(0));
+    for wrong in ["", "PTN1-ABC\n", &key[..key.len() - 1]] {
+        let refused = run_with(&daemon, "cluster unlock", wrong);
+        assert!(
+            refused.code == Some(1) && refused.stderr.contains("no unlock key on the standard input"),
+            "{refused:?}"
+        );
+    }
 }
 
 #[test]

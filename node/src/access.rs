@@ -44,7 +44,7 @@ fn needs(path: &str) -> Needs {
         ("NodeService", "LabelNode" | "SetVoting") | ("NetworkService", "CreateNetwork" | "RemoveNetwork") => {
             Needs::Role(Role::Operator)
         }
-        ("ClusterService", "Configure" | "RotateAuthority" | "Backup")
+        ("ClusterService", "Configure" | "RotateAuthority" | "Lock" | "Backup")
         | ("NodeService", "RemoveNode")
         | ("TokenService" | "AdminService", _) => Needs::Role(Role::Admin),
         _ => Needs::Host,
@@ -183,8 +183,8 @@ mod tests {
             service.method.iter().map(|method| format!("/pontoon.v1.{}/{}", service.name(), method.name()))
         });
         let of_host: Vec<String> = methods.filter(|path| needs(path) == Needs::Host).collect();
-        let expected =
-            ["Init", "Join", "Move", "Leave", "Restore", "Recover"].map(|name| format!("ClusterService/{name}"));
+        let expected = ["Init", "Join", "Unlock", "Move", "Leave", "Restore", "Recover"]
+            .map(|name| format!("ClusterService/{name}"));
         let expected = expected.into_iter().chain(["EndpointService/Attach".into(), "EndpointService/Detach".into()]);
         assert_eq!(of_host, expected.map(|path| format!("/pontoon.v1.{path}")).collect::<Vec<_>>());
     }

@@ -20,7 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pontoon_store::model::id::{ClusterId, NodeId, RaftId};
-use pontoon_store::{Certificate, ClusterKey, NodeKey, Peer, PublicKey};
+use pontoon_store::{Certificate, ClusterKey, HeldKey, NodeKey, Peer, PublicKey};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -111,7 +111,7 @@ pub struct Membership {
 pub struct DataDir {
     path: PathBuf,
     key: NodeKey,
-    cluster_key: Option<ClusterKey>,
+    cluster_key: HeldKey,
     record: Record,
     _lock: File,
 }
@@ -172,7 +172,7 @@ impl DataDir {
         }
         // The key of a recovery that is not finished is beside the one before.
         let cluster_key = read_cluster_key(&path.join(if record.recovering { NEXT_CLUSTER_KEY } else { CLUSTER_KEY }))?;
-        let mut dir = Self { path: path.into(), key, cluster_key, record, _lock: lock };
+        let mut dir = Self { path: path.into(), key, cluster_key: cluster_key.into(), record, _lock: lock };
         if identity.is_none() {
             dir.write(Record::default())?;
         }
@@ -200,13 +200,21 @@ impl DataDir {
     }
 
     /// What the key of the cluster's authority is encrypted with, if it is known here.
-    pub fn cluster_key(&self) -> Option<&ClusterKey> {
-        self.cluster_key.as_ref()
+    pub fn cluster_key(&self) -> &HeldKey {
+        &self.cluster_key
+    }
+
+    /// Has that key on the disk as it is in memory, durably; or on no disk.
+    pub fn keep_cluster_key(&self, keep: bool) -> Result<(), DataDirError> {
+        match self.cluster_key.get().filter(|_| keep) {
+            Some(key) => self.write_cluster_key(CLUSTER_KEY, &key),
+            None => remove_if_there(&self.path.join(CLUSTER_KEY)),
+        }
     }
 
     /// The same, while a cluster is founded: it is on the disk from [`DataDir::enter`] on.
     pub fn set_cluster_key(&mut self, key: ClusterKey) {
-        self.cluster_key = Some(key);
+        self.cluster_key = Some(key).into();
     }
 
     /// Folder of the replicated store.
@@ -242,7 +250,7 @@ impl DataDir {
             Some(key) => self.write_cluster_key(CLUSTER_KEY, key)?,
             None => remove_if_there(&self.path.join(CLUSTER_KEY))?,
         }
-        self.cluster_key = cluster_key;
+        self.cluster_key.set(cluster_key);
         let certificate = Some(certificate);
         // What an earlier membership has left on the host, the first pass of this one removes.
         self.write(Record { membership: Some(membership), members, certificate, ..Record::default() })
@@ -274,7 +282,7 @@ impl DataDir {
         }
         let (membership, known) = (Some(membership), Some(certificate.clone()));
         self.write(Record { membership, certificate: known, recovering: true, begun: true, ..Record::default() })?;
-        self.cluster_key = cluster_key;
+        self.cluster_key = cluster_key.into();
         show(&self.key, &certificate, &self.path)
     }
 
@@ -339,7 +347,7 @@ impl DataDir {
     pub fn leave(&mut self, unclean: bool) -> Result<(), DataDirError> {
         self.write(Record { unclean, ..Record::default() })?;
         self.key.decertify();
-        self.cluster_key = None;
+        self.cluster_key = HeldKey::default();
         self.remove_store()
     }
 

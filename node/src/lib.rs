@@ -31,6 +31,7 @@ pub mod identity;
 pub mod journal;
 pub mod kernel;
 pub mod lifecycle;
+mod lock;
 pub mod member;
 mod metrics;
 mod names;

@@ -9,12 +9,13 @@ use pontoon_store::model::id::{ClusterId, NodeId};
 use pontoon_store::{Certificate, Certified};
 use tokio::time::sleep;
 use tonic::Code;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api::error::ApiError;
 use crate::clock;
 use crate::daemon::Daemon;
 use crate::host;
+use crate::lock;
 use crate::member::Member;
 
 /// How often it is looked: a clock may be set, a host suspended, and one that nobody believes is told of no change.
@@ -46,11 +47,20 @@ pub(crate) fn follow(daemon: &Arc<Daemon>, cluster: ClusterId, node: NodeId) {
         let place = rand::random_range(0.5..0.8);
         // That others do not believe it is a reason once in a while: there may be no certificate that they do believe.
         let mut doubted = None::<Instant>;
+        // Whether the key of the authority's key is on the disk as the cluster wants it.
+        let mut kept = None;
         loop {
             let same = |member: &Arc<Member>| member.cluster() == cluster && member.node() == node;
             let Some(member) = daemon.try_member().filter(same) else { return };
             let mut applied = member.store().applied();
             applied.borrow_and_update();
+            let locked = lock::is_locked(&member);
+            if kept != Some(locked) {
+                match lock::keep(&daemon, &member, locked).await {
+                    Ok(()) => kept = Some(locked),
+                    Err(error) => warn!(%error, "the cluster's key is not on the disk as it should be: trying again"),
+                }
+            }
             let may_doubt = doubted.is_none_or(|since| since.elapsed() >= DOUBT);
             let next = |member: &Member| next(member, place, may_doubt);
             let wait = match next(&member) {
@@ -69,7 +79,7 @@ pub(crate) fn follow(daemon: &Arc<Daemon>, cluster: ClusterId, node: NodeId) {
             // Most changes ask for nothing here.
             let asked = async {
                 while applied.changed().await.is_ok() {
-                    if wait == LOOK && next(&member).is_some() {
+                    if wait == LOOK && (next(&member).is_some() || lock::is_locked(&member) != locked) {
                         return;
                     }
                 }

@@ -12,6 +12,7 @@ use crate::api;
 use crate::clock;
 use crate::daemon::Daemon;
 use crate::host;
+use crate::lock;
 use crate::member::Member;
 use crate::reconcile::DataPlaneStatus;
 use crate::renewal;
@@ -57,6 +58,7 @@ fn describe_member(member: &Member, response: &mut v1::StatusResponse) {
     response.certificate_until_ms = own.as_ref().map_or(0, |own| own.until_ms);
     response.warnings = warnings(&state, &status);
     response.warnings.extend(renewal::warning(own.as_ref(), host::now_ms()));
+    response.warnings.extend(lock::warning(member, &state));
     response.warnings.extend(room(&status, member.store().observes()));
     if status.leader.is_some() && status.stopped.is_none() {
         response.warnings.extend(voting::warnings(&state, &outlook));

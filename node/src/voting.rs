@@ -112,7 +112,7 @@ pub(crate) async fn configure(
     request: v1::ConfigureRequest,
 ) -> Result<v1::ConfigureResponse, ApiError> {
     let v1::ConfigureRequest { voters, replace_after_ms } = request;
-    let command = Command::ConfigureCluster(ConfigureCluster { voters, replace_after_ms });
+    let command = Command::ConfigureCluster(ConfigureCluster { voters, replace_after_ms, lock_off: false });
     match member.propose(command).await? {
         Outcome::Cluster(cluster) => Ok(v1::ConfigureResponse { cluster: Some((&cluster).into()) }),
         other => Err(api::unexpected(&other)),

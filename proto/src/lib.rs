@@ -1,10 +1,13 @@
 //! Pontoon's gRPC API and the messages of its log, generated from `pontoon/v1/*.proto`.
 
+mod checked;
 mod json;
 mod token;
+mod unlock;
 
 pub use json::ShortName;
 pub use token::{JoinToken, Secret, TokenError};
+pub use unlock::{UnlockKey, UnlockKeyError};
 
 /// Package `pontoon.v1`.
 #[allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "generated code")]

@@ -4,10 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use data_encoding::BASE32_NOPAD;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+use crate::checked::{self, Wrong};
 
 /// What each token begins with: the version of what follows.
 const PREFIX: &str = "PTN1-";
@@ -15,8 +16,6 @@ const PREFIX: &str = "PTN1-";
 const DIGEST: usize = 32;
 /// Bytes of the secret: it cannot be guessed.
 const SECRET: usize = 16;
-/// Bytes of the checksum: CRC-32C (RFC 3720, appendix B.4) finds each single wrong character.
-const CHECKSUM: usize = 4;
 
 /// Lets a host join a cluster: says which cluster that is, proves that the host may, and may say where to ask. Its text is
 /// `PTN1-` and RFC 4648 base32 without padding, in either case.
@@ -82,6 +81,16 @@ pub enum TokenError {
     Cut,
 }
 
+impl From<Wrong> for TokenError {
+    fn from(wrong: Wrong) -> Self {
+        match wrong {
+            Wrong::Prefix => Self::NoToken,
+            Wrong::Character(at) => Self::Character(at),
+            Wrong::Mistyped => Self::Mistyped,
+        }
+    }
+}
+
 impl JoinToken {
     /// SHA-256 of an authority's certificate, as a token carries it.
     pub fn digest_of(certificate: &[u8]) -> [u8; DIGEST] {
@@ -89,7 +98,7 @@ impl JoinToken {
     }
 
     fn body(&self) -> Zeroizing<Vec<u8>> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(DIGEST + SECRET + 19 * self.addresses.len() + CHECKSUM));
+        let mut bytes = Zeroizing::new(Vec::with_capacity(DIGEST + SECRET + 19 * self.addresses.len()));
         bytes.extend(self.digest);
         bytes.extend(self.secret.bytes());
         for address in &self.addresses {
@@ -111,10 +120,7 @@ impl JoinToken {
 
 impl fmt::Display for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = self.body();
-        let checksum = crc32c::crc32c(&bytes);
-        bytes.extend(checksum.to_be_bytes());
-        write!(f, "{PREFIX}{}", Zeroizing::new(BASE32_NOPAD.encode(&bytes)).as_str())
+        f.write_str(&checked::encode(PREFIX, &self.body()))
     }
 }
 
@@ -130,19 +136,8 @@ impl FromStr for JoinToken {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let text = Zeroizing::new(text.trim().to_ascii_uppercase());
-        let encoded = text.strip_prefix(PREFIX).ok_or(TokenError::NoToken)?;
-        let strange = |character: char| !matches!(character, 'A'..='Z' | '2'..='7');
-        if let Some(at) = encoded.chars().position(strange) {
-            return Err(TokenError::Character(PREFIX.len() + at + 1));
-        }
-        let decoded = BASE32_NOPAD.decode(encoded.as_bytes()).map_err(|_| TokenError::Mistyped)?;
-        let bytes = Zeroizing::new(decoded);
-        let (body, checksum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(TokenError::Mistyped)?;
-        if crc32c::crc32c(body).to_be_bytes() != *checksum {
-            return Err(TokenError::Mistyped);
-        }
-        let (digest, rest) = body.split_first_chunk().ok_or(TokenError::Cut)?;
+        let bytes = checked::decode(PREFIX, text)?;
+        let (digest, rest) = bytes.split_first_chunk().ok_or(TokenError::Cut)?;
         let (secret, mut rest) = rest.split_first_chunk().ok_or(TokenError::Cut)?;
         let mut addresses = Vec::new();
         while !rest.is_empty() {
@@ -168,6 +163,7 @@ fn address(bytes: &[u8]) -> Option<(SocketAddr, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::BASE32_NOPAD;
     use proptest::prelude::*;
 
     use super::*;

@@ -33,8 +33,8 @@ pub use store::{
 #[cfg(feature = "sim")]
 pub use store::{Logged, Probe};
 pub use tls::{
-    Authority, AuthorityError, Certificate, CertificateError, Certified, ClusterKey, Connection, KeyError, NodeKey,
-    PublicKey, Shown, server_name, timestamp,
+    Authority, AuthorityError, Certificate, CertificateError, Certified, ClusterKey, Connection, HeldKey, KeyError,
+    NodeKey, PublicKey, Shown, server_name, timestamp,
 };
 pub use watch::{WatchError, Watching};
 

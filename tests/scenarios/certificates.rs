@@ -5,8 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pontoon_tests::lab::{Cluster, DaemonOptions, run};
+use pontoon_proto::UnlockKey;
+use pontoon_tests::lab::{CliError, Cluster, DaemonOptions, run};
 use pontoon_tests::wait_for;
+use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(20);
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -167,6 +169,64 @@ fn the_authority_is_exchanged_while_a_node_is_down() -> Result<()> {
         wait_for("the one before to be given up", SOON, || {
             let refused = cluster.cli(other).ask("cluster rotate-authority")?;
             ensure!(refused.is_ok(), "{refused:?}");
+            Ok(())
+        })
+    })
+}
+
+/// The key of the authority's key is on no disk, and the one before opens nothing.
+#[test]
+fn a_locked_cluster_has_no_key_on_any_disk() -> Result<()> {
+    run(|cluster| {
+        let keys = |cluster: &mut Cluster| -> Vec<bool> {
+            cluster.daemons().iter().map(|daemon| daemon.data_dir().join("cluster.key").exists()).collect()
+        };
+        ensure!(keys(cluster) == [true; 3], "a daemon has no key before");
+        let locked = cluster.cli(0).run("cluster lock")?;
+        let key = locked["unlock_key"].as_str().context("no key")?.to_owned();
+        wait_for("the keys to be gone, and all nodes to have new certificates", SOON, || {
+            ensure!(keys(cluster) == [false; 3], "{:?}", keys(cluster));
+            let status = cluster.status(0)?;
+            ensure!(status["cluster"]["locked"] == true, "{status}");
+            let members = status["members"].as_array().context("no members")?;
+            ensure!(members.iter().all(|member| member["node"]["authority"] == 2), "{status}");
+            Ok(())
+        })?;
+        let told = |host: usize, cluster: &Cluster| -> Result<bool> {
+            Ok(cluster.status(host)?["warnings"].to_string().contains("pontoon cluster unlock"))
+        };
+        ensure!(!told(0, cluster)? && told(1, cluster)?, "who was told the key?");
+        // After a restart nobody can, and everything else goes on.
+        cluster.daemon(0).kill9()?;
+        cluster.daemon(0).up()?;
+        wait_for("writes", SOON, || cluster.cli(0).run("node label h1 a=b").map(drop))?;
+        ensure!(told(0, cluster)?, "it has the key still");
+        cluster.cli(0).refuses("cluster rotate-authority", "NO_AUTHORITY_KEY", &["pontoon cluster unlock"])?;
+        cluster.cli(0).refuses("admin cert create x --role viewer --out -", "NO_AUTHORITY_KEY", &["cluster unlock"])?;
+        cluster.cli(0).refuses("cluster lock --off", "NO_AUTHORITY_KEY", &["cluster unlock"])?;
+        let unlock = |host: usize, key: &str, cluster: &Cluster| -> Result<Result<Value, CliError>> {
+            let cli = cluster.cli(host);
+            let mut command = cli.command("cluster unlock")?;
+            let file = cluster.file("key");
+            fs::write(&file, key)?;
+            command.stdin(fs::File::open(file)?);
+            cli.finish("cluster unlock", command)
+        };
+        let other = UnlockKey::new([7; 32]).to_string();
+        let refused = unlock(0, &other, cluster)?.err().context("another key was taken")?;
+        ensure!(refused.reason == "WRONG_KEY" && refused.text().contains("pontoon cluster lock"), "{refused}");
+        unlock(1, &key, cluster)??;
+        ensure!(told(0, cluster)? && !told(1, cluster)?, "who was told the key?");
+        // One that can is enough for all: a host joins through another one.
+        let token = cluster.cli(0).run("token create")?;
+        cluster.set_token(token["join_token"].as_str().context("no token")?);
+        cluster.cli(2).run("leave")?;
+        cluster.join(2, 0)?;
+        cluster.wait_all_ready()?;
+        ensure!(keys(cluster) == [false; 3], "the newcomer has it on its disk");
+        cluster.cli(1).run("cluster lock --off")?;
+        wait_for("the key to be on a disk", SOON, || {
+            ensure!(keys(cluster) == [false, true, false], "{:?}", keys(cluster));
             Ok(())
         })
     })

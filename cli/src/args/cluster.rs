@@ -124,6 +124,14 @@ pub(crate) enum ClusterCommand {
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<Setting>,
     },
+    /// Keep the key that the authority's is encrypted with off the disks, and print it; tokens are revoked
+    Lock {
+        /// Have it on the disks again
+        #[arg(long)]
+        off: bool,
+    },
+    /// Tell this host's daemon, after a restart, the key that pontoon cluster lock has printed, on the standard input
+    Unlock,
     /// Put another authority in the place of the one that issues the nodes' certificates; tokens are revoked
     RotateAuthority,
 }

@@ -5,10 +5,11 @@ use std::io;
 
 use jiff::Timestamp;
 use pontoon_proto::v1::{
-    ConfigureRequest, InitRequest, JoinRequest, LeaveRequest, ListNodesRequest, Pool, RotateAuthorityRequest,
-    StatusRequest,
+    ConfigureRequest, InitRequest, JoinRequest, LeaveRequest, ListNodesRequest, LockRequest, Pool,
+    RotateAuthorityRequest, StatusRequest, UnlockRequest,
 };
-use pontoon_proto::{JoinToken, TokenError};
+use pontoon_proto::{JoinToken, TokenError, UnlockKey, UnlockKeyError};
+use serde::Serialize;
 
 use crate::args::{ClusterCommand, FirstNodeArgs, InitArgs, JoinArgs, JoinWith, LeaveArgs, Setting};
 use crate::failure::Failure;
@@ -109,9 +110,46 @@ async fn rotate_authority(session: &Session, output: &Output) -> Result<(), Fail
     })
 }
 
+/// What `pontoon cluster lock -o json` prints.
+#[derive(Serialize)]
+struct Printed {
+    unlock_key: String,
+}
+
+/// The key is printed before anything is done: a daemon whose answer is lost has forgotten the only other copy.
+async fn lock(session: &Session, output: &Output) -> Result<(), Failure> {
+    let key = UnlockKey::new(rand::random());
+    let printed = Printed { unlock_key: key.to_string() };
+    output.message(&printed, || render::cluster::unlock_key(&printed.unlock_key))?;
+    let request = LockRequest { key: key.bytes().to_vec() };
+    session.call(Kind::WRITE, "locking the cluster", session.cluster().lock(request)).await.map(drop)
+}
+
+async fn lock_off(session: &Session, output: &Output) -> Result<(), Failure> {
+    let request = LockRequest { key: Vec::new() };
+    let answer = session.call(Kind::WRITE, "unlocking the cluster", session.cluster().lock(request)).await?;
+    output.message(&answer, || "The cluster is not locked any more\n".to_owned())
+}
+
+async fn unlock(session: &Session, output: &Output) -> Result<(), Failure> {
+    let none = |why: &dyn Display| {
+        let hint = "pipe what pontoon cluster lock has printed into it";
+        Failure::local("WRONG_KEY", format!("no unlock key on the standard input: {why}"), hint)
+    };
+    let mut text = String::new();
+    io::stdin().read_line(&mut text).map_err(|error| none(&error))?;
+    let key: UnlockKey = text.parse().map_err(|error: UnlockKeyError| none(&error))?;
+    let request = UnlockRequest { key: key.bytes().to_vec() };
+    let answer = session.call(Kind::WRITE, "unlocking this daemon", session.cluster().unlock(request)).await?;
+    output.message(&answer, || "This daemon can issue certificates until it is restarted\n".to_owned())
+}
+
 pub(super) async fn run(command: &ClusterCommand, session: &Session, output: &Output) -> Result<(), Failure> {
     let settings = match command {
         ClusterCommand::Set { settings } => settings,
+        ClusterCommand::Lock { off: true } => return lock_off(session, output).await,
+        ClusterCommand::Lock { off: false } => return lock(session, output).await,
+        ClusterCommand::Unlock => return unlock(session, output).await,
         ClusterCommand::RotateAuthority => return rotate_authority(session, output).await,
     };
     let mut request = ConfigureRequest::default();

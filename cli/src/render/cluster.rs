@@ -191,3 +191,10 @@ fn data_plane(plane: &DataPlane) -> String {
 fn steps(count: u64) -> String {
     if count == 1 { "1 step".to_owned() } else { format!("{count} steps") }
 }
+/// The key of a cluster that is about to be locked.
+pub(crate) fn unlock_key(key: &str) -> String {
+    format!(
+        "Keep this key where no host of the cluster is; a daemon that was restarted needs it to issue certificates:\n\n    {key}\n\nOn \
+         each voter, and after each restart of its daemon: pontoon cluster unlock\n"
+    )
+}

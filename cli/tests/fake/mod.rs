@@ -36,6 +36,8 @@ pub(crate) struct Seen {
     pub(crate) label: Mutex<Option<LabelNodeRequest>>,
     pub(crate) voting: Mutex<Vec<SetVotingRequest>>,
     pub(crate) configure: Mutex<Option<ConfigureRequest>>,
+    /// The key that the cluster was locked with.
+    pub(crate) key: Mutex<Vec<u8>>,
     pub(crate) restore: Mutex<Option<(Option<InitRequest>, Vec<u8>)>>,
     pub(crate) attach: Mutex<Option<AttachRequest>>,
     pub(crate) detach: Mutex<Option<DetachRequest>>,
@@ -138,6 +140,18 @@ impl ClusterService for Canned {
 
     async fn join(&self, _: Request<JoinRequest>) -> Answer<JoinResponse> {
         unknown()
+    }
+
+    async fn lock(&self, request: Request<LockRequest>) -> Answer<LockResponse> {
+        *self.seen.key.lock().unwrap() = request.into_inner().key;
+        Ok(Response::new(LockResponse::default()))
+    }
+
+    async fn unlock(&self, request: Request<UnlockRequest>) -> Answer<UnlockResponse> {
+        match request.into_inner().key == *self.seen.key.lock().unwrap() {
+            true => Ok(Response::new(UnlockResponse {})),
+            false => Err(Status::permission_denied("another key")),
+        }
     }
 
     async fn r#move(&self, request: Request<MoveRequest>) -> Answer<MoveResponse> {

@@ -10,7 +10,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::error::ApiError;
 use crate::daemon::Daemon;
-use crate::{backup, lifecycle, status, voting};
+use crate::{backup, lifecycle, lock, status, voting};
+use zeroize::Zeroizing;
 
 /// The service, answered by this daemon.
 #[derive(Debug)]
@@ -52,21 +53,24 @@ impl ClusterService for Cluster {
         _: Request<v1::RotateAuthorityRequest>,
     ) -> Result<Response<v1::RotateAuthorityResponse>, Status> {
         let member = self.0.member()?;
-        let next = member.store().next_authority().map_err(|error| {
-            let message = format!("the authority cannot be exchanged here: {}", pontoon_store::error_chain(&error));
-            ApiError::new(
-                Code::FailedPrecondition,
-                "NO_AUTHORITY_KEY",
-                message,
-                "ask a node that is a voter or a learner",
-            )
-        })?;
+        let next = member.store().next_authority(None).map_err(|error| lock::no_key(&error))?;
         match member.propose(Command::RotateAuthority(next)).await? {
             Outcome::Cluster(cluster) => {
                 Ok(Response::new(v1::RotateAuthorityResponse { cluster: Some((&cluster).into()) }))
             }
             other => Err(super::unexpected(&other).into()),
         }
+    }
+
+    async fn lock(&self, request: Request<v1::LockRequest>) -> Result<Response<v1::LockResponse>, Status> {
+        let daemon = self.0.clone();
+        let work = async move { lock::lock(&daemon, Zeroizing::new(request.into_inner().key)).await };
+        Ok(Response::new(super::to_the_end(work).await?))
+    }
+
+    async fn unlock(&self, request: Request<v1::UnlockRequest>) -> Result<Response<v1::UnlockResponse>, Status> {
+        lock::unlock(&self.0, Zeroizing::new(request.into_inner().key)).await?;
+        Ok(Response::new(v1::UnlockResponse {}))
     }
 
     type BackupStream = BoxStream<'static, Result<v1::BackupResponse, Status>>;

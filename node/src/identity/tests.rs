@@ -74,14 +74,14 @@ fn credentials_survive_a_restart_and_are_gone_after_leave() {
     let certified = data.key().certified();
     assert_eq!(certified, shown);
     assert_eq!(certified.map(|own| (own.cluster, own.node)), Some((MEMBERSHIP.cluster, MEMBERSHIP.node)));
-    assert_eq!(data.cluster_key(), Some(&ClusterKey::new([5; 32])));
+    assert_eq!(data.cluster_key().get(), Some(ClusterKey::new([5; 32])));
     let other = Membership { raft_id: RaftId(77), observer: true, ..MEMBERSHIP };
     data.become_other(other, members(), 3).unwrap();
     drop(data);
     let mut data = DataDir::open(dir.path()).unwrap();
     assert_eq!(data.key().certified(), shown);
     data.leave(false).unwrap();
-    assert_eq!((data.key().certified(), data.cluster_key()), (None, None));
+    assert_eq!((data.key().certified(), data.cluster_key().get()), (None, None));
     assert!(!secret.exists());
 }
 

@@ -78,6 +78,7 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
         authorities: vec![new.authority.certificate().to_vec()],
         crossed: Vec::new(),
         authority: 1,
+        locked: false,
     };
     let token = new.token(entrant.advertise);
     data.remove_store()?;

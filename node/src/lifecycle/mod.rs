@@ -136,7 +136,7 @@ pub(crate) fn options(daemon: &Daemon, data: &DataDir, membership: Membership, r
         raft_id: membership.raft_id,
         node: membership.node,
         key: data.key().clone(),
-        cluster_key: data.cluster_key().cloned(),
+        cluster_key: data.cluster_key().clone(),
         members: data.members().clone(),
         begun: data.begun(),
         requests,

@@ -134,7 +134,7 @@ async fn prepare(
         dir: data.recovered_path(),
         members: BTreeMap::new(),
         begun: false,
-        cluster_key: Some(new.cluster_key.clone()),
+        cluster_key: Some(new.cluster_key.clone()).into(),
         ..options(daemon, data, new.membership(node), Requests::of_run(rand::random()))
     };
     let store = Store::open(options).await?;

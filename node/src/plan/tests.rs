@@ -122,6 +122,7 @@ pub(crate) fn state(networks: Vec<Network>, endpoints: Vec<Endpoint>) -> State {
         authorities: Vec::new(),
         crossed: Vec::new(),
         authority: 1,
+        locked: false,
     });
     state.nodes = (1..4).map(|id| (NodeId(id), node(id, &["172.18.0.0/16", "fd00:1:2:3::/64"]))).collect();
     state.networks = networks.into_iter().map(|n| (n.id, n)).collect();

@@ -265,6 +265,7 @@ impl Cluster1 {
             authorities: Vec::new(),
             crossed: Vec::new(),
             authority: 1,
+            locked: false,
         });
         for host in hosts {
             let node = node(host.id, host.address);

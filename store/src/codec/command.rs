@@ -246,14 +246,14 @@ impl TryFrom<v1::AdmitNode> for AdmitNode {
 }
 
 impl From<ConfigureCluster> for v1::ConfigureCluster {
-    fn from(ConfigureCluster { voters, replace_after_ms }: ConfigureCluster) -> Self {
-        Self { voters, replace_after_ms }
+    fn from(ConfigureCluster { voters, replace_after_ms, lock_off }: ConfigureCluster) -> Self {
+        Self { voters, replace_after_ms, lock_off }
     }
 }
 
 impl From<v1::ConfigureCluster> for ConfigureCluster {
-    fn from(v1::ConfigureCluster { voters, replace_after_ms }: v1::ConfigureCluster) -> Self {
-        Self { voters, replace_after_ms }
+    fn from(v1::ConfigureCluster { voters, replace_after_ms, lock_off }: v1::ConfigureCluster) -> Self {
+        Self { voters, replace_after_ms, lock_off }
     }
 }
 

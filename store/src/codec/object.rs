@@ -29,6 +29,7 @@ impl From<&Cluster> for v1::Cluster {
             authorities: cluster.authorities.clone(),
             crossed: cluster.crossed.clone(),
             authority: cluster.authority,
+            locked: cluster.locked,
         }
     }
 }
@@ -55,6 +56,7 @@ impl TryFrom<v1::Cluster> for Cluster {
             authorities: cluster.authorities,
             crossed: cluster.crossed,
             authority: cluster.authority,
+            locked: cluster.locked,
         })
     }
 }

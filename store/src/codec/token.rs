@@ -75,15 +75,15 @@ impl TryFrom<v1::CreateToken> for CreateToken {
 
 impl From<&RotateAuthority> for v1::RotateAuthority {
     fn from(new: &RotateAuthority) -> Self {
-        let RotateAuthority { certificate, crossed, sealed_key } = new.clone();
-        Self { certificate, crossed, sealed_key }
+        let RotateAuthority { certificate, crossed, sealed_key, locks } = new.clone();
+        Self { certificate, crossed, sealed_key, locks }
     }
 }
 
 impl From<v1::RotateAuthority> for RotateAuthority {
     fn from(new: v1::RotateAuthority) -> Self {
-        let v1::RotateAuthority { certificate, crossed, sealed_key } = new;
-        Self { certificate, crossed, sealed_key }
+        let v1::RotateAuthority { certificate, crossed, sealed_key, locks } = new;
+        Self { certificate, crossed, sealed_key, locks }
     }
 }
 

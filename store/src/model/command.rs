@@ -184,6 +184,8 @@ impl Command {
     /// The feature level that every member must have before this command is proposed.
     pub fn feature_level(&self) -> u32 {
         match self {
+            Self::RotateAuthority(new) if new.locks => MOVES,
+            Self::ConfigureCluster(wanted) if wanted.lock_off => MOVES,
             Self::ClaimSubnet(_)
             | Self::ReleaseClaim { .. }
             | Self::NameNetwork { .. }
@@ -273,6 +275,8 @@ pub struct RotateAuthority {
     pub crossed: Vec<u8>,
     /// Its key, encrypted.
     pub sealed_key: Vec<u8>,
+    /// With a key that is to be on no disk.
+    pub locks: bool,
 }
 
 /// Changes settings of the cluster. What is none stays as it is.
@@ -283,6 +287,8 @@ pub struct ConfigureCluster {
     /// How long a voter may not answer before another node takes its place, in milliseconds; 0:
     /// [`Cluster::REPLACE_AFTER`].
     pub replace_after_ms: Option<u64>,
+    /// The key that the authority's is encrypted with is on the disks again.
+    pub lock_off: bool,
 }
 
 /// A node tells what it is.

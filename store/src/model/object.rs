@@ -69,6 +69,8 @@ pub struct Cluster {
     pub crossed: Vec<u8>,
     /// Number of the one that issues, from 1.
     pub authority: u32,
+    /// The key that the authority's is encrypted with is on no disk.
+    pub locked: bool,
 }
 
 impl Cluster {

@@ -276,7 +276,7 @@ impl v1::entrance_server::Entrance for Service {
             members: store.members(),
             observer: store.is_full() || admitted.voting == Voting::Demoted,
             certificate: Some(certificate.into()),
-            cluster_key: store.cluster_key().map(|key| key.bytes().to_vec()).unwrap_or_default(),
+            cluster_key: store.cluster_key_of_newcomers().map(|key| key.bytes().to_vec()).unwrap_or_default(),
         }))
     }
 

@@ -11,6 +11,7 @@ use crate::model::admin::Admin;
 use crate::model::command::RotateAuthority;
 use crate::model::id::NodeId;
 use crate::model::object::Cluster;
+use crate::model::state::State;
 use crate::rt::timeout;
 use crate::tls::{Authority, AuthorityError, Certificate, ClusterKey};
 
@@ -24,7 +25,10 @@ pub enum CertifyError {
     #[error("this node is an observer, and does not have the key of the cluster's authority: ask a member")]
     Observer,
     /// The key that the authority's is encrypted with is not here.
-    #[error("this node does not have the key that the key of the cluster's authority is encrypted with")]
+    #[error(
+        "this node does not have the key that the key of the cluster's authority is encrypted with: if the cluster is locked, \
+         pontoon cluster unlock tells it"
+    )]
     NoKey,
     /// The cluster was founded before there were certificates.
     #[error("this cluster has no authority: it was founded by a version before there were certificates")]
@@ -50,7 +54,7 @@ impl Store {
             let public = state.nodes.get(&node).map(|node| node.public_key).ok_or(CertifyError::NoNode(node))?;
             (public, state.sealed_key.clone(), state.cluster.clone().ok_or(CertifyError::NoAuthority)?)
         };
-        let authority = self.open_authority(&sealed, key)?;
+        let authority = self.open_authority(&sealed, &key)?;
         let own = authority.issue(node, &public, (self.0.options.clock)())?;
         let Cluster { authorities, crossed, authority, .. } = cluster;
         Ok(Certificate { own, authorities, crossed, authority })
@@ -67,7 +71,7 @@ impl Store {
             let state = self.state();
             (state.sealed_key.clone(), state.cluster.clone().ok_or(CertifyError::NoAuthority)?)
         };
-        let authority = self.open_authority(&sealed, key)?;
+        let authority = self.open_authority(&sealed, &key)?;
         let Admin { name, public_key, until_ms, .. } = admin;
         let own = authority.issue_to_admin(name, public_key, (self.0.options.clock)(), *until_ms)?;
         let Cluster { authorities, crossed, authority, .. } = cluster;
@@ -116,21 +120,23 @@ impl Store {
         Err(Status::unavailable(format!("no member issues a certificate for node {node}: {reason}")))
     }
 
-    /// Makes an authority that is to take the place of the one that issues, for the log.
+    /// Makes an authority that is to take the place of the one that issues, for the log. Its key is encrypted as the one before,
+    /// or with a new key that is to be on no disk.
     ///
     /// # Errors
     ///
     /// This node does not have the authority's key.
-    pub fn next_authority(&self) -> Result<RotateAuthority, CertifyError> {
+    pub fn next_authority(&self, locks: Option<&ClusterKey>) -> Result<RotateAuthority, CertifyError> {
         let key = self.issuing_key()?;
         let sealed = self.state().sealed_key.clone();
-        let (before, next) = (self.open_authority(&sealed, key)?, Authority::found(self.cluster())?);
+        let (before, next) = (self.open_authority(&sealed, &key)?, Authority::found(self.cluster())?);
         let (certificate, crossed) = (next.certificate().to_vec(), before.cross(&next)?);
-        Ok(RotateAuthority { certificate, crossed, sealed_key: next.seal(key) })
+        let sealed_key = next.seal(locks.unwrap_or(&key));
+        Ok(RotateAuthority { certificate, crossed, sealed_key, locks: locks.is_some() })
     }
 
     /// The key that the authority's is encrypted with, on a node that issues certificates.
-    fn issuing_key(&self) -> Result<&ClusterKey, CertifyError> {
+    fn issuing_key(&self) -> Result<ClusterKey, CertifyError> {
         if self.observes() {
             return Err(CertifyError::Observer);
         }
@@ -145,7 +151,25 @@ impl Store {
     }
 
     /// The key that the authority's is encrypted with, if it is here.
-    pub(crate) fn cluster_key(&self) -> Option<&ClusterKey> {
-        self.0.options.cluster_key.as_ref()
+    fn cluster_key(&self) -> Option<ClusterKey> {
+        self.0.options.cluster_key.get()
+    }
+
+    /// The same, for a newcomer: none where it is to be on no disk.
+    pub(crate) fn cluster_key_of_newcomers(&self) -> Option<ClusterKey> {
+        let locked = self.state().cluster.as_ref().is_some_and(|cluster| cluster.locked);
+        self.cluster_key().filter(|_| !locked)
+    }
+
+    /// Whether a key is the one that the authority's is encrypted with.
+    pub fn opens(&self, key: &ClusterKey) -> bool {
+        let sealed = self.state().sealed_key.clone();
+        self.open_authority(&sealed, key).is_ok()
+    }
+
+    /// Whether this node is to issue certificates, and cannot before it is told the key. `state` is this store's.
+    pub fn is_locked(&self, state: &State) -> bool {
+        let locked = state.cluster.as_ref().is_some_and(|cluster| cluster.locked);
+        locked && !self.observes() && self.cluster_key().is_none()
     }
 }

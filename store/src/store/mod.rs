@@ -49,7 +49,7 @@ use crate::raft::state_machine::Shared;
 use crate::raft::types::{Peer, StoredMembership, Types};
 use crate::rt::{JoinHandle, timeout, watch};
 use crate::tasks::TaskBoard;
-use crate::tls::{ClusterKey, NodeKey, PublicKey};
+use crate::tls::{HeldKey, NodeKey, PublicKey};
 
 pub(crate) use agreement::hash_out;
 use attend::Attendance;
@@ -114,7 +114,7 @@ pub struct StoreOptions {
     /// The node's key pair.
     pub key: NodeKey,
     /// The key that the authority's is encrypted with, if this node has it.
-    pub cluster_key: Option<ClusterKey>,
+    pub cluster_key: HeldKey,
     /// The members, as the one told that admitted this one: whom to believe until the log says it.
     pub members: BTreeMap<RaftId, Peer>,
     /// Whether it has been opened before: then its log must be there. A member whose log was lost may have voted, and would

@@ -1,6 +1,7 @@
 //! Who issues the certificates of a cluster's nodes.
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -63,6 +64,28 @@ impl ClusterKey {
     fn cipher(&self) -> LessSafeKey {
         let key = UnboundKey::new(&CHACHA20_POLY1305, &*self.0);
         LessSafeKey::new(key.expect("a key of this cipher has 32 bytes"))
+    }
+}
+
+/// Where a cluster's key is kept while a daemon runs. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct HeldKey(Arc<RwLock<Option<ClusterKey>>>);
+
+impl From<Option<ClusterKey>> for HeldKey {
+    fn from(key: Option<ClusterKey>) -> Self {
+        Self(Arc::new(RwLock::new(key)))
+    }
+}
+
+impl HeldKey {
+    /// The key, if it is known here.
+    pub fn get(&self) -> Option<ClusterKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has another key there, or none.
+    pub fn set(&self, key: Option<ClusterKey>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = key;
     }
 }
 

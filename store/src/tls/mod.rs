@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-pub use authority::{Authority, AuthorityError, ClusterKey, server_name};
+pub use authority::{Authority, AuthorityError, ClusterKey, HeldKey, server_name};
 pub use certificate::{CertificateError, Certified, timestamp};
 pub use connection::{Connection, Shown};
 use stream::{Accepted, Made};

@@ -252,6 +252,7 @@ impl Daemon {
                 authorities: vec![authority()?.certificate().to_vec()],
                 crossed: Vec::new(),
                 authority: 1,
+                locked: false,
             };
             let node = AdmitNode { raft_id: Some(FOUNDER), ..this.admission() };
             let sealed_key = authority()?.seal(&cluster_key());
@@ -462,7 +463,7 @@ impl Daemon {
             raft_id: identity.raft_id,
             node: identity.node,
             key: self.key.clone(),
-            cluster_key: Some(cluster_key()),
+            cluster_key: Some(cluster_key()).into(),
             members: identity.members.clone(),
             begun: identity.begun,
             requests: Requests::of_run(run),

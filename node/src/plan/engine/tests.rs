@@ -48,6 +48,7 @@ impl World {
             authorities: Vec::new(),
             crossed: Vec::new(),
             authority: 1,
+            locked: false,
         };
         let admitted = |outcome| match outcome {
             Outcome::Node(node) => node.id,

@@ -81,13 +81,18 @@ fn commands() -> Vec<Command> {
             sealed_key: vec![4],
         },
         Command::CreateToken(CreateToken { hash: [7; 32], role: TokenRole::Observer, uses: 3, life_ms: 5_000 }),
-        Command::RotateAuthority(RotateAuthority { certificate: vec![1], crossed: vec![2], sealed_key: vec![3] }),
+        Command::RotateAuthority(RotateAuthority {
+            certificate: vec![1],
+            crossed: vec![2],
+            sealed_key: vec![3],
+            locks: true,
+        }),
         Command::DropAuthorities,
         Command::ReportCertificate { node, authority: 2, until_ms: 77 },
         Command::RevokeToken { token: TokenId(0xff) },
         Command::RotateToken { token: TokenId(u64::MAX), hash: [9; 32] },
-        Command::ConfigureCluster(ConfigureCluster { voters: Some(0), replace_after_ms: None }),
-        Command::ConfigureCluster(ConfigureCluster { voters: None, replace_after_ms: Some(5_000) }),
+        Command::ConfigureCluster(ConfigureCluster { voters: Some(0), replace_after_ms: None, lock_off: false }),
+        Command::ConfigureCluster(ConfigureCluster { voters: None, replace_after_ms: Some(5_000), lock_off: true }),
         Command::SetVoting { node, voting: Voting::Promoted },
         Command::RetireMember { node },
         Command::SetVoting { node, voting: Voting::Demoted },
@@ -119,7 +124,11 @@ fn full_state() -> State {
     }
     world.endpoint(world.container(&web, 2, "c3"));
     world.refused(Command::CreateNetwork(named("web")), Reason::NetworkNameTaken, &[]);
-    world.ok(Command::ConfigureCluster(ConfigureCluster { voters: Some(3), replace_after_ms: Some(60_000) }));
+    world.ok(Command::ConfigureCluster(ConfigureCluster {
+        voters: Some(3),
+        replace_after_ms: Some(60_000),
+        lock_off: false,
+    }));
     world.ok(Command::AdmitNode(AdmitNode { voter_only: true, ..admission(4) }));
     world.ok(Command::SetVoting { node: world.node(1).id, voting: Voting::Promoted });
     for hash in [[7; 32], [8; 32]] {

@@ -269,6 +269,7 @@ fn command(state: &State, dice: &Dice) -> Command {
         7 if b % 2 == 0 => Command::ConfigureCluster(ConfigureCluster {
             voters: (c % 3 == 0).then_some(u32::from(a % 6)),
             replace_after_ms: (c % 5 == 0).then_some(u64::from(a) * 1000),
+            lock_off: c % 4 == 0,
         }),
         7 => Command::SetVoting { node, voting: [Voting::Auto, Voting::Promoted, Voting::Demoted][usize::from(b) % 3] },
         8..=10 => Command::CreateNetwork(network(dice)),
@@ -282,7 +283,12 @@ fn command(state: &State, dice: &Dice) -> Command {
             uses: u32::from(a % 4),
             life_ms: u64::from(c) * 20_000,
         }),
-        43 => Command::RotateAuthority(RotateAuthority { certificate: vec![b], crossed: vec![c], sealed_key: vec![a] }),
+        43 => Command::RotateAuthority(RotateAuthority {
+            certificate: vec![b],
+            crossed: vec![c],
+            sealed_key: vec![a],
+            locks: a % 2 == 0,
+        }),
         44 => Command::DropAuthorities,
         45 => {
             let authority = state.cluster.as_ref().map_or(0, |cluster| cluster.authority);

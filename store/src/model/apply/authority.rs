@@ -29,6 +29,7 @@ impl Changing<'_> {
             authorities: vec![issuing, new.certificate.clone()],
             crossed: new.crossed.clone(),
             authority: cluster.authority + 1,
+            locked: cluster.locked || new.locks,
             ..cluster
         };
         self.put_cluster(cluster.clone());

@@ -74,6 +74,7 @@ impl Changing<'_> {
             }
             cluster.replace_after_ms = Some(millis).filter(|millis| *millis != 0);
         }
+        cluster.locked &= !wanted.lock_off;
         if self.state.cluster.as_ref() != Some(&cluster) {
             self.put_cluster(cluster.clone());
         }

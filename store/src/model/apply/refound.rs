@@ -71,7 +71,7 @@ impl State {
         self.applied_index += 1;
         let cluster = self.cluster.as_mut().ok_or_else(missing)?;
         (cluster.id, cluster.authorities) = (new.cluster, vec![new.authority]);
-        (cluster.crossed, cluster.authority) = (Vec::new(), 1);
+        (cluster.crossed, cluster.authority, cluster.locked) = (Vec::new(), 1, false);
         self.sealed_key = new.sealed_key;
         self.sessions.clear();
         let raft_id = RaftId(self.applied_index);

@@ -133,6 +133,7 @@ pub(crate) fn settings() -> Cluster {
         authorities: Vec::new(),
         crossed: Vec::new(),
         authority: 1,
+        locked: false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tokens that hosts join with.
 
 use super::{World, admission, report, settings};
-use crate::model::command::{AdmitNode, Command, CreateToken, Outcome, RotateAuthority};
+use crate::model::command::{AdmitNode, Command, ConfigureCluster, CreateToken, Outcome, RotateAuthority};
 use crate::model::id::TokenId;
 use crate::model::object::{Cluster, NodeState, Token, TokenRole, Voting};
 use crate::model::rejection::Reason;
@@ -182,7 +182,7 @@ fn an_authority_is_exchanged() {
         world.ok(Command::ReportCertificate { node, authority: 1, until_ms: 5 });
     }
     world.ok(Command::DropAuthorities);
-    let new = RotateAuthority { certificate: vec![9], crossed: vec![8], sealed_key: vec![7] };
+    let new = RotateAuthority { certificate: vec![9], crossed: vec![8], sealed_key: vec![7], locks: false };
     let Outcome::Cluster(cluster) = world.ok(Command::RotateAuthority(new.clone())) else { panic!("the settings") };
     assert_eq!((cluster.authorities, cluster.crossed, cluster.authority), (vec![vec![1], vec![9]], vec![8], 2));
     assert_eq!(world.state.sealed_key, [7]);
@@ -195,6 +195,26 @@ fn an_authority_is_exchanged() {
     let Outcome::Cluster(cluster) = world.ok(Command::DropAuthorities) else { panic!("the settings") };
     assert_eq!((cluster.authorities, cluster.crossed, cluster.authority), (vec![vec![9]], vec![8], 2));
     assert_eq!(world.node(1).certificate_until_ms, 6);
+}
+
+#[test]
+fn a_cluster_stays_locked_until_that_is_taken_back() {
+    let mut world = closed();
+    let first = world.node(1).id;
+    world.ok(Command::ReportNode(report(first)));
+    let exchange = |world: &mut World, certificate: u8, authority: u32, locks: bool| {
+        let new = RotateAuthority { certificate: vec![certificate], crossed: vec![8], sealed_key: vec![7], locks };
+        world.ok(Command::RotateAuthority(new));
+        world.ok(Command::ReportCertificate { node: first, authority, until_ms: 5 });
+        world.ok(Command::DropAuthorities);
+        world.state.cluster.as_ref().expect("founded").locked
+    };
+    assert!(exchange(&mut world, 9, 2, true));
+    assert!(exchange(&mut world, 10, 3, false), "an exchange takes nothing back");
+    let set = |lock_off| Command::ConfigureCluster(ConfigureCluster { lock_off, ..ConfigureCluster::default() });
+    let locked = |outcome| matches!(outcome, Outcome::Cluster(Cluster { locked: true, .. }));
+    assert!(locked(world.ok(set(false))));
+    assert!(!locked(world.ok(set(true))));
 }
 
 /// The new one was there already when it was found that the one before was forgotten.

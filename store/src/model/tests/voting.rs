@@ -12,7 +12,7 @@ use crate::model::rejection::Reason;
 use super::{World, admission, named, report};
 
 fn configure(voters: Option<u32>, replace_after_ms: Option<u64>) -> Command {
-    Command::ConfigureCluster(ConfigureCluster { voters, replace_after_ms })
+    Command::ConfigureCluster(ConfigureCluster { voters, replace_after_ms, lock_off: false })
 }
 
 #[track_caller]

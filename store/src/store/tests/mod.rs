@@ -75,8 +75,8 @@ fn certify(key: NodeKey, node: u64) -> NodeKey {
     key
 }
 
-fn cluster_key() -> ClusterKey {
-    ClusterKey::new([7; 32])
+fn cluster_key() -> crate::tls::ClusterKey {
+    crate::tls::ClusterKey::new([7; 32])
 }
 
 /// The token that everybody joins with.
@@ -156,7 +156,7 @@ impl Daemon {
             raft_id,
             node: NodeId(0),
             key: self.key.clone(),
-            cluster_key: Some(cluster_key()),
+            cluster_key: Some(cluster_key()).into(),
             members: BTreeMap::new(),
             begun: false,
             requests: Requests::of_run(self.run),
@@ -205,6 +205,7 @@ impl Daemon {
             authorities: vec![authority().certificate().to_vec()],
             crossed: Vec::new(),
             authority: 1,
+            locked: false,
         };
         let node = AdmitNode { raft_id: Some(FOUNDER), ..self.admission() };
         let sealed_key = authority().seal(&cluster_key());

@@ -52,7 +52,7 @@ async fn a_voter_that_is_gone_is_replaced_and_comes_back_without_a_vote() {
     let first = leader(&daemons[..3]);
     let (lead, fourth) = (daemons[first].store(), daemons[3].store());
     until("there are three voters", || lead.status().voters.len() == 3).await;
-    let settings = ConfigureCluster { voters: None, replace_after_ms: Some(REPLACE_AFTER_MS) };
+    let settings = ConfigureCluster { voters: None, replace_after_ms: Some(REPLACE_AFTER_MS), lock_off: false };
     lead.propose(Command::ConfigureCluster(settings), DEADLINE).await.unwrap();
     let gone = (first + 1) % 3;
     let node = daemons[gone].store().node();

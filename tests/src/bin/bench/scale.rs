@@ -165,7 +165,7 @@ impl Node {
             raft_id,
             node,
             key: key.clone(),
-            cluster_key: Some(cluster_key()),
+            cluster_key: Some(cluster_key()).into(),
             members,
             begun: false,
             requests: Requests::of_run(rand::random()),
@@ -245,6 +245,7 @@ async fn found(options: StoreOptions, admission: AdmitNode, slot: &StoreSlot) ->
         authorities: vec![authority()?.certificate().to_vec()],
         crossed: Vec::new(),
         authority: 1,
+        locked: false,
     };
     let node = AdmitNode { raft_id: Some(FOUNDER), ..admission };
     let sealed_key = authority()?.seal(&cluster_key());
