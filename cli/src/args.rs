@@ -72,10 +72,11 @@ fn twice<'a>(keys: impl Iterator<Item = &'a String>) -> Option<&'a String> {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Admin socket of the daemon: unix:///PATH [default: unix:///run/pontoon/pontoon.sock]
-    #[arg(short = 'H', long, env = "PONTOON_HOST", global = true)]
+    /// [env: PONTOON_HOST]
+    #[arg(short = 'H', long, global = true)]
     pub(crate) host: Option<Host>,
-    /// Which cluster, from elsewhere: a name of pontoon context ls; --host rather than that
-    #[arg(short, long, env = "PONTOON_CONTEXT", global = true, value_name = "NAME")]
+    /// Which cluster, from elsewhere: a name of pontoon context ls [env: PONTOON_CONTEXT]
+    #[arg(short, long, global = true, value_name = "NAME", conflicts_with = "host")]
     pub(crate) context: Option<String>,
     /// How to print what was asked for
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]

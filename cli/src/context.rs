@@ -152,12 +152,13 @@ pub(crate) fn list() -> Result<Vec<Listed>, Failure> {
         role: String::new(),
         until_ms: 0,
     };
-    let kept = names()?.into_iter().map(|name| {
-        let Context { cluster, admin, role, until, .. } = Context::named(&name)?;
+    // Whatever else is in the folder is nobody's context.
+    let kept = names()?.into_iter().filter_map(|name| {
+        let Context { cluster, admin, role, until, .. } = Context::named(&name).ok()?;
         let until_ms = u64::try_from(until.as_millisecond()).unwrap_or(0);
-        Ok(Listed { current: current.as_ref() == Some(&name), name, cluster, admin, role, until_ms })
+        Some(Listed { current: current.as_ref() == Some(&name), name, cluster, admin, role, until_ms })
     });
-    std::iter::once(Ok(here)).chain(kept).collect()
+    Ok(std::iter::once(here).chain(kept).collect())
 }
 
 /// The context that is used unless another is named; none: this host's daemon.

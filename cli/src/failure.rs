@@ -86,7 +86,8 @@ impl Failure {
         let message = format!("cannot reach pontoond at {host}: {}", root(error));
         match kind {
             _ if matches!(host, Host::Elsewhere(_)) => {
-                let hint = "is a node of the cluster there, and its port open? pontoon context ls shows whom you ask";
+                let hint = "is a node of the cluster there, and its port open? if it is another cluster by now, or its authority was exchanged \
+                            twice, ask for another context: pontoon admin cert create";
                 Self::local("DAEMON_UNREACHABLE", message, hint)
             }
             Some(io::ErrorKind::PermissionDenied) => {

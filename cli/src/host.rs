@@ -1,8 +1,8 @@
 //! Where the daemon listens.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::{env, fmt};
 
 use crate::args::Global;
 use crate::context::{self, Context, HERE};
@@ -21,17 +21,25 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// The one that the user means: what he says counts, then the context that he uses, then this host.
+    /// The one that the user means: what he says counts, then his environment, then the context that he uses, then this host.
     ///
     /// # Errors
     ///
-    /// There is no such context.
+    /// There is no such context, or the environment names no place.
     pub(crate) fn of(global: &Global) -> Result<Self, Failure> {
-        if let Some(host) = &global.host {
-            return Ok(host.clone());
+        let environment = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let host = match (&global.host, &global.context) {
+            (None, None) => environment("PONTOON_HOST").map(|text| text.parse()).transpose(),
+            (host, _) => Ok(host.clone()),
+        };
+        let host = host.map_err(|error| {
+            Failure::local("LOCAL", format!("PONTOON_HOST names no place: {error}"), "set it right, or use --host")
+        })?;
+        if let Some(host) = host {
+            return Ok(host);
         }
-        let name = match &global.context {
-            Some(name) => Some(name.clone()).filter(|name| name != HERE),
+        let name = match global.context.clone().or_else(|| environment("PONTOON_CONTEXT")) {
+            Some(name) => Some(name).filter(|name| name != HERE),
             None => context::current()?,
         };
         match name {

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
+use futures::future::select_ok;
 use hyper_util::rt::TokioIo;
 use indicatif::{ProgressBar, ProgressStyle};
 use pontoon_proto::v1::admin_service_client::AdminServiceClient;
@@ -36,8 +37,9 @@ const SHORT: Duration = Duration::from_secs(10);
 /// How long a request may take that changes membership or interfaces.
 const LONG: Duration = Duration::from_secs(60);
 
-/// How long a node may take to answer before the next one of a context is tried.
+/// How long nodes may take to answer before the next ones of a context are tried, and how many are at once.
 const ONE_NODE: Duration = Duration::from_secs(2);
+const AT_ONCE: usize = 3;
 
 /// Nobody needs to be told of a shorter wait.
 const QUIET: Duration = Duration::from_secs(1);
@@ -174,18 +176,25 @@ async fn connect_elsewhere(context: &Context) -> Result<Channel, tonic::transpor
         .identity(Identity::from_pem(&context.certificate, &context.key))
         .domain_name(format!("{}.pontoon.internal", context.cluster))
         .assume_http2(true);
-    let (last, others) = context.addresses.split_last().expect("a context has an address");
-    for address in others {
-        if let Ok(channel) = connect_tls(address, tls.clone()).await {
-            return Ok(channel);
+    // Some at once: those that stand still must not use the time up that the others need.
+    let mut failed = None;
+    for some in context.addresses.chunks(AT_ONCE) {
+        let tried = some.iter().map(|address| Box::pin(connect_tls(address, tls.clone())));
+        match timeout(ONE_NODE, select_ok(tried)).await {
+            Ok(Ok((channel, _))) => return Ok(channel),
+            Ok(Err(error)) => failed = Some(error),
+            Err(_) => {}
         }
     }
-    connect_tls(last, tls).await
+    match failed {
+        Some(error) => Err(error),
+        // All stand still. Whoever waits for an answer is told how long that was.
+        None => std::future::pending().await,
+    }
 }
 
 async fn connect_tls(address: &str, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?;
-    endpoint.connect_timeout(ONE_NODE).connect().await
+    Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await
 }
 
 /// Shows a spinner once the wait is no longer short. It is gone when the answer is there, or when this is dropped.

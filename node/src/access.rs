@@ -3,6 +3,7 @@
 //! On the host's own socket whoever can open it may call everything. From elsewhere somebody may what his role lets him, as
 //! the state says at the time of each call, and nothing that is about the host of the daemon that he happens to reach.
 
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,8 +11,10 @@ use std::task::{Context, Poll};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::unistd::{Uid, User};
+use pontoon_proto::ShortName;
+use pontoon_proto::v1::ObjectKind;
 use pontoon_store::model::admin::{Admin, Origin, Role};
-use pontoon_store::{Shown, on_behalf_of};
+use pontoon_store::{PublicKey, Shown, on_behalf_of};
 use tonic::Code;
 use tonic::codegen::{Service, http};
 use tonic::transport::server::UdsConnectInfo;
@@ -74,63 +77,124 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        match caller(&self.daemon, &request) {
-            Ok(origin) => on_behalf_of(Some(origin), self.inner.call(request)).boxed(),
-            Err(refused) => std::future::ready(Ok(tonic::Status::from(refused).into_http())).boxed(),
-        }
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        // The one that is ready.
+        let next = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, next);
+        let daemon = self.daemon.clone();
+        let by = Caller::of(&request);
+        let path = request.uri().path().to_owned();
+        let answered = async move {
+            match by.check(&daemon, &path).await {
+                Ok((origin, role)) => {
+                    request.extensions_mut().insert(role);
+                    on_behalf_of(Some(origin), inner.call(request)).await
+                }
+                Err(refused) => Ok(tonic::Status::from(refused).into_http()),
+            }
+        };
+        answered.boxed()
     }
 }
 
-/// Who makes a call, if he may.
-fn caller<B>(daemon: &Daemon, request: &http::Request<B>) -> Result<Origin, ApiError> {
-    let Some(shown) = request.extensions().get::<Shown>() else { return Ok(of_host(request)) };
-    let (path, from) = (request.uri().path(), shown.address.ip().to_canonical());
-    let known = daemon.try_member().and_then(|member| {
-        let state = member.store().state();
-        let admin = state.admin_with_key(&shown.key)?;
-        Some((admin.clone(), crate::host::now_ms()))
-    });
-    allowed(known, path, from).inspect_err(|error| warn!(%from, path, "a call is refused: {}", error.message))
+/// Who makes a call.
+enum Caller {
+    /// A user of this host.
+    Host(Option<Uid>),
+    /// Somebody from elsewhere, with this key.
+    Elsewhere(IpAddr, PublicKey),
 }
 
-fn allowed(known: Option<(Admin, u64)>, path: &str, from: IpAddr) -> Result<Origin, ApiError> {
-    let refuse = |reason: &'static str, message: String, hint: &str| {
-        Err(ApiError::new(Code::PermissionDenied, reason, message, hint))
-    };
+impl Caller {
+    fn of<B>(request: &http::Request<B>) -> Self {
+        match request.extensions().get::<Shown>() {
+            Some(shown) => Self::Elsewhere(shown.address.ip().to_canonical(), shown.key),
+            None => {
+                let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+                Self::Host(credentials.map(|credentials| Uid::from_raw(credentials.uid())))
+            }
+        }
+    }
+
+    /// Whose wish it is, and what he may do, if he may do this.
+    async fn check(self, daemon: &Daemon, path: &str) -> Result<(Origin, Role), ApiError> {
+        let needs = needs(path);
+        let (from, key) = match self {
+            Self::Host(uid) => return Ok((of_host(uid, needs != Needs::Role(Role::Viewer)).await, Role::Admin)),
+            Self::Elsewhere(from, key) => (from, key),
+        };
+        let member = daemon.try_member();
+        if let (Some(member), Needs::Role(Role::Operator | Role::Admin)) = (&member, needs) {
+            // Who was locked out a moment ago is, also where that has not arrived.
+            member.refresh().await?;
+        }
+        let known = member.and_then(|member| {
+            let state = member.store().state();
+            // The cluster's time counts where this host is behind.
+            let now_ms = crate::host::now_ms().max(state.clock_ms);
+            Some((state.admin_with_key(&key)?.clone(), now_ms))
+        });
+        allowed(known, needs, from).inspect_err(|error| warn!(%from, path, "a call is refused: {}", error.message))
+    }
+}
+
+fn allowed(known: Option<(Admin, u64)>, needs: Needs, from: IpAddr) -> Result<(Origin, Role), ApiError> {
+    const ANOTHER: &str = "ask for another: pontoon admin cert create";
     let Some((admin, now_ms)) = known else {
         let message = "this cluster does not know the certificate, or not any more".to_owned();
-        return refuse("ADMIN_UNKNOWN", message, "ask for another: pontoon admin cert create");
+        return Err(ApiError::new(Code::PermissionDenied, "ADMIN_UNKNOWN", message, ANOTHER));
     };
     if now_ms >= admin.until_ms {
         let message = format!("the certificate of {} has ended", admin.name);
-        return refuse("ADMIN_ENDED", message, "ask for another: pontoon admin cert create");
+        return Err(ApiError::new(Code::PermissionDenied, "ADMIN_ENDED", message, ANOTHER));
     }
-    match needs(path) {
+    match needs {
         Needs::Host => {
             let message = "this is about the host of a daemon, and can only be asked on that host".to_owned();
-            refuse("HOST_ONLY", message, "run the command there, without a context")
+            let hint = "run the command there, without a context";
+            Err(ApiError::new(Code::PermissionDenied, "HOST_ONLY", message, hint))
         }
         Needs::Role(role) if admin.role < role => {
             let message = format!("{} is {}, and this takes {role}", admin.name, admin.role);
-            refuse("ROLE_TOO_LOW", message, "ask somebody who may, or for another role: pontoon admin cert create")
+            let hint = "ask somebody who may, or for another role: pontoon admin cert create";
+            Err(ApiError::new(Code::PermissionDenied, "ROLE_TOO_LOW", message, hint))
         }
-        Needs::Role(_) => Ok(Origin { who: admin.name, from: from.to_string() }),
+        Needs::Role(_) => Ok((Origin { who: admin.name, from: from.to_string() }, admin.role)),
     }
 }
 
-/// The user who has connected to the socket.
-fn of_host<B>(request: &http::Request<B>) -> Origin {
-    let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    let who = credentials.map_or_else(|| "somebody".to_owned(), |credentials| user(Uid::from_raw(credentials.uid())));
+/// The user who has connected to the socket, by his name where that is worth the look: it may be asked for over a network.
+async fn of_host(uid: Option<Uid>, by_name: bool) -> Origin {
+    let who = match uid {
+        None => "somebody".to_owned(),
+        Some(uid) if uid.is_root() => "root".to_owned(),
+        Some(uid) => {
+            let look =
+                tokio::task::spawn_blocking(move || by_name.then(|| User::from_uid(uid).ok().flatten()).flatten());
+            look.await.ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)
+        }
+    };
     Origin { who, from: "the admin socket".to_owned() }
 }
 
-fn user(uid: Uid) -> String {
-    if uid.is_root() {
-        return "root".to_owned();
+/// Kinds of objects that only an admin may see: they have hashes of secrets, and who has done what.
+const OF_ADMINS: [ObjectKind; 3] = [ObjectKind::Token, ObjectKind::Admin, ObjectKind::Audited];
+
+/// The kinds of objects that somebody is sent who watches: those that he wants, or all that he may see.
+pub(crate) fn kinds(wanted: Vec<i32>, role: Role) -> Result<Vec<i32>, ApiError> {
+    let may = |kind: &i32| role == Role::Admin || !OF_ADMINS.iter().any(|of_admins| *kind == i32::from(*of_admins));
+    if let Some(kind) = wanted.iter().find(|kind| !may(kind)) {
+        let kind = ObjectKind::try_from(*kind).map_or_else(|_| kind.to_string(), |kind| kind.short_name());
+        let message = format!("objects of kind {kind} are for admins, and whoever asks is {role}");
+        let hint = "watch other kinds, or ask for another role: pontoon admin cert create";
+        return Err(ApiError::new(Code::PermissionDenied, "ROLE_TOO_LOW", message, hint));
     }
-    User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)
+    if !wanted.is_empty() {
+        return Ok(wanted);
+    }
+    // Thousands of changes that somebody has made long ago are sent to those only who ask for them.
+    let known = (1..).map_while(|kind| ObjectKind::try_from(kind).ok()).filter(|kind| *kind != ObjectKind::Audited);
+    Ok(known.map(i32::from).filter(may).collect())
 }
 
 #[cfg(test)]
@@ -145,7 +209,8 @@ mod tests {
     }
 
     fn asked(known: Option<(Admin, u64)>, path: &str) -> Result<Origin, String> {
-        allowed(known, path, [192, 0, 2, 7].into()).map_err(|error| error.reason.to_string())
+        let asked = allowed(known, needs(path), [192, 0, 2, 7].into());
+        asked.map(|(origin, _)| origin).map_err(|error| error.reason.to_string())
     }
 
     #[test]
@@ -183,9 +248,22 @@ mod tests {
             service.method.iter().map(|method| format!("/pontoon.v1.{}/{}", service.name(), method.name()))
         });
         let of_host: Vec<String> = methods.filter(|path| needs(path) == Needs::Host).collect();
-        let expected = ["Init", "Join", "Unlock", "Move", "Leave", "Restore", "Recover"]
+        let expected = ["Init", "Join", "Move", "Leave", "Unlock", "Restore", "Recover"]
             .map(|name| format!("ClusterService/{name}"));
         let expected = expected.into_iter().chain(["EndpointService/Attach".into(), "EndpointService/Detach".into()]);
         assert_eq!(of_host, expected.map(|path| format!("/pontoon.v1.{path}")).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_for_admins_nobody_else_watches() {
+        let all: Vec<i32> = (1..=10).collect();
+        assert_eq!(kinds(Vec::new(), Role::Admin).unwrap(), all[..9], "but for what was done");
+        let seen = kinds(Vec::new(), Role::Viewer).unwrap();
+        assert_eq!(seen, all[..7]);
+        assert_eq!(kinds(vec![2, 3], Role::Viewer).unwrap(), [2, 3]);
+        for kind in OF_ADMINS.map(i32::from) {
+            assert_eq!(kinds(vec![2, kind], Role::Operator).unwrap_err().reason, "ROLE_TOO_LOW");
+            assert_eq!(kinds(vec![2, kind], Role::Admin).unwrap(), [2, kind]);
+        }
     }
 }

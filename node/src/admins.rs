@@ -6,8 +6,9 @@ use data_encoding::BASE64;
 use pontoon_proto::v1;
 use pontoon_store::model::admin::{Admin, CreateAdmin, Role};
 use pontoon_store::model::command::{Command, Outcome};
+use pontoon_store::model::id::AdminId;
 use pontoon_store::model::rejection::Reason;
-use pontoon_store::{Certificate, CertifyError, KeyError, NodeKey, error_chain, timestamp};
+use pontoon_store::{Certificate, KeyError, NodeKey, error_chain, timestamp};
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
 use tonic::Code;
@@ -15,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::api::error::ApiError;
 use crate::api::unexpected;
+use crate::lock::no_key;
 use crate::member::Member;
 
 /// Characters of a line of PEM (RFC 7468, section 2).
@@ -34,6 +36,7 @@ pub(crate) async fn create(
             return Err(ApiError::invalid(Reason::InvalidAdmin, message, "use --role viewer, operator or admin"));
         }
     };
+    member.store().can_certify().map_err(|error| no_key(&error))?;
     let life_ms = if request.life_ms == 0 { Admin::DEFAULT_LIFE_MS } else { request.life_ms };
     let (document, public_key) = new_key()?;
     let wanted = CreateAdmin { name: request.name, role, public_key, life_ms };
@@ -49,7 +52,7 @@ pub(crate) async fn create(
         Err(error) => {
             // Nobody has his key, and his name is free again.
             member.propose(Command::RemoveAdmin(admin.id)).await?;
-            Err(no_certificate(&error))
+            Err(no_key(&error))
         }
     }
 }
@@ -59,8 +62,8 @@ pub(crate) async fn remove(member: &Member, wanted: &str) -> Result<v1::RemoveAd
     let find = async |end| {
         let admin = {
             let state = member.store().state();
-            let mut known = state.admins.values();
-            known.find(|admin| admin.name == wanted || admin.id.to_string() == wanted).map(|admin| admin.id)
+            let named = state.admins.values().find(|admin| admin.name == wanted);
+            named.or_else(|| state.admins.get(&AdminId(wanted.parse().ok()?))).map(|admin| admin.id)
         };
         let admin = admin.ok_or_else(|| {
             let message = format!("there is no admin {wanted:?}");
@@ -83,11 +86,6 @@ fn new_key() -> Result<(Zeroizing<Vec<u8>>, [u8; 32]), ApiError> {
     let unusable = |error: KeyError| ApiError::bug(format!("a new key cannot be used: {}", error_chain(&error)));
     let public = NodeKey::from_pkcs8(&document).map_err(unusable)?.public();
     Ok((document, public))
-}
-
-fn no_certificate(error: &CertifyError) -> ApiError {
-    let message = format!("no certificate can be issued here: {}", error_chain(error));
-    ApiError::new(Code::FailedPrecondition, "NO_AUTHORITY_KEY", message, "ask a node that is a voter or a learner")
 }
 
 /// What the program of an admin needs.

@@ -103,6 +103,15 @@ pub enum RunError {
     },
 }
 
+/// Says that it starts, and what as.
+fn announce(config: &Config) {
+    info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(),
+        socket = %config.socket.display(), peer = %config.listen, "pontoond starts");
+    if cfg!(feature = "plaintext") {
+        warn!("this program was built for a benchmark, with the feature plaintext: nothing between nodes is secret");
+    }
+}
+
 /// Runs the daemon until a signal ends it.
 pub async fn run(config: Config) -> Result<(), RunError> {
     kernel::check_privileges().map_err(RunError::Privileges)?;
@@ -117,8 +126,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let page = page::open(config.page).await?;
     let metrics = metrics::open(config.metrics).await?;
     let config = Config { listen: address, ..config };
-    info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(),
-        socket = %config.socket.display(), peer = %address, "pontoond starts");
+    announce(&config);
 
     let stop = CancellationToken::new();
     let slot = StoreSlot::new(host::name().unwrap_or_default(), data.key().clone(), host::now_ms);

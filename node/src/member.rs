@@ -109,6 +109,10 @@ impl StateSource for Source {
         Some(self.node)
     }
 
+    fn is_known(&self, state: &State) -> bool {
+        self.store.is_known_in(state)
+    }
+
     fn with_state<R>(&self, look: impl FnOnce(&State, &BTreeSet<EndpointId>) -> R) -> R {
         // Asked first: an endpoint is forgotten there once the state has it no more.
         let ending = self.attachments.ending();
@@ -117,7 +121,7 @@ impl StateSource for Source {
     }
 }
 
-/// Whether an endpoint is what it was when it was to be ended: not ended, and not taken into use again since.
+/// Whether an endpoint is what it was when it was to be ended.
 pub(crate) fn is_in_use(view: &View<'_>, id: EndpointId, epoch: u64) -> bool {
     let known = view.endpoints.get(&id);
     known.is_some_and(|endpoint| endpoint.epoch == epoch && endpoint.is_up()) && !view.is_rebound(id)
@@ -250,7 +254,7 @@ impl Member {
         AtWork { attachments: self.attachments.clone(), journal: self.journal.clone(), reached }
     }
 
-    /// The state as this node sees it: with what it has rebound and the cluster has not been told of.
+    /// The state as this node sees it, with what it has rebound.
     pub(crate) fn view(&self) -> View<'_> {
         self.journal.view(self.store.state())
     }

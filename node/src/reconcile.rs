@@ -48,6 +48,9 @@ pub trait StateSource: Send + Sync + 'static {
     /// This node; none while it is in no cluster.
     fn node(&self) -> Option<NodeId>;
 
+    /// Whether a state knows this node as it is now: before it took the place of another, that one had its id.
+    fn is_known(&self, state: &State) -> bool;
+
     /// Calls a function with the state of one moment, and the endpoints that are to lose their interfaces although the
     /// state has them.
     fn with_state<R>(&self, look: impl FnOnce(&State, &BTreeSet<EndpointId>) -> R) -> R;
@@ -363,7 +366,7 @@ impl<K: Kernel> Core<K> {
     fn desired(&self, source: &impl StateSource, me: NodeId, facts: &HostFacts) -> Option<Desired> {
         source.with_state(|state, ending| {
             // A copy of the state that is older than what was carried out is not to be gone back to.
-            let usable = state.nodes.contains_key(&me) && state.applied_index >= self.index;
+            let usable = state.nodes.contains_key(&me) && source.is_known(state) && state.applied_index >= self.index;
             usable.then(|| desired(state, me, &self.names, facts).without_interfaces_of(ending))
         })
     }

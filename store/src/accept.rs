@@ -22,6 +22,8 @@ use crate::tls::{CONNECT, CertificateError, Connection, NodeKey};
 pub(crate) const HANDSHAKES: usize = 256;
 /// How many strangers may be connected.
 pub(crate) const STRANGERS: usize = 64;
+/// How many connections there may be of those who administer the cluster from elsewhere.
+pub(crate) const ADMINS: usize = 128;
 /// How long nobody is accepted after that failed, as it does while no file descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -42,7 +44,7 @@ pub(crate) async fn accept(listener: TcpListener, slot: StoreSlot, doors: Doors)
     // They end with this.
     let mut tasks = JoinSet::new();
     let mut under_way: Vec<(IpAddr, AbortHandle)> = Vec::new();
-    let strangers = Arc::default();
+    let (strangers, admins) = (Arc::default(), Arc::default());
     let listener = &listener;
     loop {
         let (stream, address) = next(|| listener.accept()).await;
@@ -58,7 +60,8 @@ pub(crate) async fn accept(listener: TcpListener, slot: StoreSlot, doors: Doors)
             );
             task.abort();
         }
-        let (slot, doors, strangers) = (slot.clone(), doors.clone(), Arc::clone(&strangers));
+        let (slot, doors) = (slot.clone(), doors.clone());
+        let (strangers, admins) = (Arc::clone(&strangers), Arc::clone(&admins));
         let task = tasks.spawn(async move {
             let refusals = slot.refusals();
             match timeout(CONNECT, shake(stream, address, slot.key())).await {
@@ -76,12 +79,14 @@ pub(crate) async fn accept(listener: TcpListener, slot: StoreSlot, doors: Doors)
                     drop(doors.nodes.send(connection).await)
                 }
                 Ok(Ok((connection, true)))
-                    if let Some((admins, gone)) = doors.admins.zip(slot.without_admin(connection.key())) =>
+                    if let Some((door, gone)) = doors.admins.zip(slot.without_admin(connection.key())) =>
                 {
-                    drop(admins.send(connection.until(gone)).await)
+                    let end = take_in(&admins, connection.key(), ADMINS);
+                    let connection = connection.end_with(end, gone);
+                    drop(door.send(connection).await)
                 }
                 Ok(Ok((connection, true))) => {
-                    let connection = connection.end_soon(take_in(&strangers, address.ip()));
+                    let connection = connection.end_soon(take_in(&strangers, address.ip(), STRANGERS));
                     drop(doors.strangers.send(connection).await);
                 }
                 Ok(Err(error)) => {
@@ -98,19 +103,19 @@ pub(crate) async fn accept(listener: TcpListener, slot: StoreSlot, doors: Doors)
     }
 }
 
-/// The strangers that are connected: where from, and what closes each one's connection.
-type Strangers = Mutex<Vec<(IpAddr, CancellationToken)>>;
+/// Those that are connected: by what they are told apart, and what closes each one's connection.
+type Connected<K> = Mutex<Vec<(K, CancellationToken)>>;
 
-/// Takes a stranger in. One who is too many takes the place of another.
-fn take_in(strangers: &Strangers, address: IpAddr) -> CancellationToken {
-    let mut strangers = strangers.lock().unwrap_or_else(PoisonError::into_inner);
-    strangers.retain(|(_, end)| !end.is_cancelled());
-    if strangers.len() >= STRANGERS {
-        let addresses: Vec<_> = strangers.iter().map(|(address, _)| *address).collect();
-        strangers.remove(crowding(&addresses)).1.cancel();
+/// Takes somebody in. One who is too many takes the place of another.
+fn take_in<K: PartialEq + Clone>(connected: &Connected<K>, who: K, most: usize) -> CancellationToken {
+    let mut connected = connected.lock().unwrap_or_else(PoisonError::into_inner);
+    connected.retain(|(_, end)| !end.is_cancelled());
+    if connected.len() >= most {
+        let all: Vec<_> = connected.iter().map(|(who, _)| who.clone()).collect();
+        connected.remove(crowding(&all)).1.cancel();
     }
     let end = CancellationToken::new();
-    strangers.push((address, end.clone()));
+    connected.push((who, end.clone()));
     end
 }
 
@@ -130,12 +135,12 @@ where
     }
 }
 
-/// Which handshake gives way, of those of these addresses, the oldest first: the oldest of the address that has the
-/// most. A flood gives way to itself, and a member takes milliseconds.
-fn crowding(addresses: &[IpAddr]) -> usize {
-    let count = |address: &IpAddr| addresses.iter().filter(|other| *other == address).count();
-    let most = addresses.iter().map(count).max();
-    addresses.iter().position(|address| Some(count(address)) == most).unwrap_or(0)
+/// Which handshake or connection gives way, of those of these addresses or keys, the oldest first: the oldest of the one that
+/// has the most. A flood gives way to itself, and a member takes milliseconds.
+fn crowding<K: PartialEq>(all: &[K]) -> usize {
+    let count = |one: &K| all.iter().filter(|other| *other == one).count();
+    let most = all.iter().map(count).max();
+    all.iter().position(|one| Some(count(one)) == most).unwrap_or(0)
 }
 
 /// Shakes hands. Tells whether something was said then: whoever has a call begins at once, and keepalive begins only then.

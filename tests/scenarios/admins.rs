@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{self, Signal};
 use pontoon_tests::lab::{Cli, Cluster, Options, run, run_with};
 use pontoon_tests::wait_for;
 use serde_json::Value;
@@ -59,6 +60,9 @@ fn each_may_what_his_role_lets_him() -> Result<()> {
         let bob = let_in(cluster, "bob", "viewer")?;
         bob.run("status")?;
         bob.refuses("network rm web", "ROLE_TOO_LOW", &["bob is viewer", "takes operator"])?;
+        for kind in ["token", "admin", "audited"] {
+            bob.refuses(&format!("watch --kind {kind}"), "ROLE_TOO_LOW", &[kind, "for admins"])?;
+        }
         let carol = let_in(cluster, "carol", "admin")?;
         carol.run("token create")?;
         carol.refuses("recover --force", "HOST_ONLY", &["without a context"])?;
@@ -67,7 +71,6 @@ fn each_may_what_his_role_lets_him() -> Result<()> {
             "ADMIN_NAME_TAKEN",
             &["bob", "cert rm bob"],
         )?;
-        // Nothing else in the cluster lets him in, and nobody else can be asked with what he has.
         let there = cluster.hosts()[2].address.to_string();
         let log = audit(cluster)?;
         let find =
@@ -103,6 +106,11 @@ fn one_who_is_locked_out_is_out_at_once() -> Result<()> {
         let mut watch = alice.command("watch")?.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         alice.run("network ls")?;
         ensure!(watch.try_wait()?.is_none(), "it does not watch");
+        // Of others that stand still he notices little.
+        signal::kill(cluster.daemon(0).pid().context("it does not run")?, Signal::SIGSTOP)?;
+        let listed = alice.run("network ls");
+        signal::kill(cluster.daemon(0).pid().context("it does not run")?, Signal::SIGCONT)?;
+        listed?;
         cluster.cli(1).run("admin cert rm alice")?;
         alice.refuses("network ls", "ADMIN_UNKNOWN", &["alice", "admin cert create"])?;
         let ended = wait_for("his watching to end", SOON, || watch.try_wait()?.context("he watches still"))?;

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pontoon_tests::lab::{Cluster, LAN_INTERFACE, Options, run, run_with};
+use pontoon_tests::lab::{Cluster, LAN_INTERFACE, OUTSIDE, Options, Pinger, run, run_with};
 use pontoon_tests::wait_for;
 use serde_json::Value;
 
@@ -91,6 +91,31 @@ fn a_node_that_moves() -> Result<()> {
     })
 }
 
+/// A host that was off and comes back with another address: nobody reaches it, and it has heard of no leader.
+#[test]
+fn a_host_that_comes_back_elsewhere() -> Result<()> {
+    run(|cluster| {
+        wait_for("three voters", SOON, || {
+            let status = cluster.status(0)?;
+            ensure!(status["quorum"] == 2, "{status}");
+            Ok(())
+        })?;
+        let host = cluster.leader()?;
+        let other = (host + 1) % 3;
+        cluster.daemon(host).kill9()?;
+        let (old, new) = (cluster.advertise(host), format!("192.168.140.{}", 160 + host));
+        let netns = &cluster.hosts()[host].netns;
+        netns.ip(&format!("addr del {old}/24 dev {LAN_INTERFACE}"))?;
+        netns.ip(&format!("addr add {new}/24 dev {LAN_INTERFACE}"))?;
+        wait_for("another leader", SOON, || cluster.cli(other).run("node label h1 a=b").map(drop))?;
+        cluster.daemon(host).up()?;
+        cluster.cli(host).run(&format!("node move --advertise {new}"))?;
+        cluster.wait_all_ready()?;
+        cluster.cli(host).run("network create n")?;
+        cluster.wait_same_state()
+    })
+}
+
 /// A daemon with an empty data folder, on a host whose containers still run.
 fn wipe(cluster: &mut Cluster, host: usize) -> Result<()> {
     cluster.daemon(host).kill9()?;
@@ -112,7 +137,8 @@ fn a_wiped_host_takes_its_place_again() -> Result<()> {
         let (c3, third) = cluster.attached(2, "c3", "n")?;
         let before = node(cluster, 0, "h3")?;
         let lease = cluster.cli(0).run(&format!("lease inspect {}", third.addresses[0]))?;
-        let pings = [cluster.pinger(&c1, &third)?, cluster.pinger(&c3, &first)?];
+        let outside = Pinger::start(&c3.netns, OUTSIDE.into(), cluster.file("ping-outside"))?;
+        let pings = [cluster.pinger(&c1, &third)?, cluster.pinger(&c3, &first)?, outside];
         let old = cluster.file("old");
         copy(&cluster.daemon(2).data_dir(), &old)?;
         wipe(cluster, 2)?;

@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use data_encoding::BASE64;
 use http_body_util::Full;
-use pontoon_proto::v1::ReadIndexRequest;
+use pontoon_proto::v1::entrance_client::EntranceClient;
 use pontoon_proto::v1::peer_client::PeerClient;
+use pontoon_proto::v1::{AdmitRequest, ReadIndexRequest};
 use pontoon_store::NodeKey;
 use pontoon_tests::lab::{Cluster, Netns, run, while_writing};
 use pontoon_tests::{resident, socket, wait_for};
@@ -267,6 +269,35 @@ fn certificates_that_are_not_good_here() -> Result<()> {
             "{refused}"
         );
         told(cluster, leader, &address, "no authority of this cluster")
+    })
+}
+
+/// What lets somebody administer the cluster makes him no node of it.
+#[test]
+fn an_admin_says_nothing_that_nodes_say() -> Result<()> {
+    let runtime = Runtime::new()?;
+    run(|cluster| {
+        let leader = cluster.leader()?;
+        let to = cluster.status(leader)?;
+        let (id, raft_id) = (to["cluster_id"].as_str().context("no cluster")?.to_owned(), raft_id_of(&to, leader)?);
+        let made = cluster.cli(leader).run("admin cert create alice --role admin --out -")?;
+        let context = made["context"].as_str().context("no context")?;
+        let key = context.split("PRIVATE KEY-----").nth(1).context("no key")?.trim_end_matches("-----END ");
+        let key: String = key.split_whitespace().collect();
+        let key = NodeKey::from_pkcs8(&BASE64.decode(key.as_bytes())?)?;
+        let place = Place::of(cluster, (leader + 1) % 3, leader)?;
+        for as_member in [raft_id, raft_id_of(&to, (leader + 1) % 3)?] {
+            let refused = runtime.block_on(async {
+                Ok::<_, anyhow::Error>(ask(place.channel(&key).await?, &id, as_member, raft_id).await)
+            })?;
+            ensure!([Code::Unimplemented, Code::PermissionDenied].contains(&refused.code()), "{refused}");
+        }
+        let joined = runtime.block_on(async {
+            let mut client = EntranceClient::new(place.channel(&key).await?);
+            Ok::<_, anyhow::Error>(client.admit(AdmitRequest::default()).await.map(drop))
+        })?;
+        ensure!(joined.as_ref().is_err_and(|status| status.code() == Code::PermissionDenied), "{joined:?}");
+        Ok(())
     })
 }
 

@@ -45,7 +45,7 @@ async fn create(request: CreateAdminRequest, out: &Path, session: &Session, outp
     }
     if let Err(failure) = context::write(out, answer.context.as_bytes()) {
         // Nobody has his key.
-        let request = RemoveAdminRequest { admin: answer.admin.unwrap_or_default().name };
+        let request = RemoveAdminRequest { admin: answer.admin.unwrap_or_default().id.to_string() };
         session.call(Kind::WRITE, "undoing it", session.admins().remove_admin(request)).await?;
         return Err(failure);
     }

@@ -212,11 +212,7 @@ async fn settle(
 
 fn current_plan(sync: &Sync, seen: &Seen) -> EnginePlan {
     let state = sync.member.view();
-    if state.nodes.contains_key(&sync.member.node()) {
-        plan(&state, sync.member.node(), seen)
-    } else {
-        EnginePlan::default()
-    }
+    if sync.member.store().is_known_in(&state) { plan(&state, sync.member.node(), seen) } else { EnginePlan::default() }
 }
 
 /// Looks at the engine, after an earlier look.

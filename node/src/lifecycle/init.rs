@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use ipnet::{Ipv4Net, Ipv6Net};
-use pontoon_proto::{JoinToken, v1};
+use pontoon_proto::{DEFAULT_PEER_PORT, JoinToken, v1};
 use pontoon_store::model::command::{Command, FEATURE_LEVEL, Outcome};
 use pontoon_store::model::id::{ClusterId, FOUNDER, NodeId};
 use pontoon_store::model::object::{Cluster, Family, Node, Pool, TokenRole};
@@ -63,7 +63,7 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
     let mut data = outside_any_cluster(daemon)?;
     let advertise = parse_address(&request.advertise, listening_port(daemon))?;
     let entrant = Entrant { voter_only: request.voter_only, ..entrant(&request.name, advertise, &request.data_addr)? };
-    refuse_a_second(daemon, &data, &request.seeds).await?;
+    refuse_a_second(&data, &request.seeds).await?;
     let new = New::random()?;
     let cluster = Cluster {
         id: new.id,
@@ -97,8 +97,8 @@ pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::
 }
 
 /// Makes no cluster where a host that may have one already has one.
-async fn refuse_a_second(daemon: &Daemon, data: &DataDir, seeds: &[String]) -> Result<(), ApiError> {
-    let seeds = seeds.iter().map(|seed| parse_address(seed, listening_port(daemon)));
+async fn refuse_a_second(data: &DataDir, seeds: &[String]) -> Result<(), ApiError> {
+    let seeds = seeds.iter().map(|seed| parse_address(seed, DEFAULT_PEER_PORT));
     let seeds = seeds.collect::<Result<Vec<_>, _>>()?;
     let asked = seeds.iter().map(|seed| hello(data.key(), *seed, SEED_DEADLINE));
     let answers = join_all(asked).await;

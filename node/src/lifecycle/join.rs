@@ -51,10 +51,11 @@ pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::
         "" => SocketAddr::new(host::source_address(peer)?, port),
         given => parse_address(given, port)?,
     };
-    // It is the node that it replaces, so it has its name.
-    let is_id = request.replaces.parse::<u64>().is_ok();
-    let name = if request.name.is_empty() && !is_id { &request.replaces } else { &request.name };
-    let entrant = entrant(name, advertise, &request.data_addr)?;
+    let mut entrant = entrant(&request.name, advertise, &request.data_addr)?;
+    if request.name.is_empty() && !request.replaces.is_empty() {
+        // It has the name of the node whose place it takes.
+        entrant.name = String::new();
+    }
     let entrant = Entrant { voter_only: request.voter_only, replaces: request.replaces, ..entrant };
     let attempt = data.attempt()?;
     let node = admission(&data, &entrant, None, attempt);
@@ -143,8 +144,11 @@ async fn caught_up(member: &Member) -> Result<Node, ApiError> {
     let mut applied = member.store().applied();
     let own = async {
         loop {
-            if let Some(node) = member.store().state().nodes.get(&member.node()) {
-                return node.clone();
+            {
+                let state = member.store().state();
+                if let Some(node) = state.nodes.get(&member.node()).filter(|_| member.store().is_known_in(&state)) {
+                    return node.clone();
+                }
             }
             if applied.changed().await.is_err() {
                 std::future::pending::<()>().await;

@@ -31,7 +31,13 @@ pub async fn move_to(daemon: &Arc<Daemon>, request: v1::MoveRequest) -> Result<v
     };
     host::require_local(data_addr)?;
     member.store().answers_at(advertise).await?;
-    match member.propose(Command::MoveNode(MoveNode { node: own.id, advertise, data_addr })).await? {
+    let command = Command::MoveNode(MoveNode { node: own.id, advertise, data_addr });
+    let moved = match member.propose(command.clone()).await {
+        // It may have heard of no leader since it has moved.
+        Err(error) if error.reason == "NO_QUORUM" => member.store().propose_through_others(command).await?,
+        answer => answer?,
+    };
+    match moved {
         Outcome::Node(node) => {
             info!(%advertise, %data_addr, was = %own.advertise, data_addr_was = %own.data_addr, "this node has other addresses");
             Ok(v1::MoveResponse { node: Some((&node).into()) })
@@ -44,6 +50,11 @@ impl From<ReachError> for ApiError {
     fn from(error: ReachError) -> Self {
         let hint = "it must be an address of this host that the other hosts reach, and let their connections in";
         match error {
+            ReachError::Rejected(rejection) => rejection.into(),
+            ReachError::NotTaken { .. } => {
+                let hint = "look at pontoon status on another node whether this one has moved; bring a majority back, and try again";
+                Self::new(Code::Unknown, "UNKNOWN_OUTCOME", error.to_string(), hint)
+            }
             ReachError::Unreachable { .. } => {
                 Self::new(Code::Unavailable, "ADVERTISE_UNREACHABLE", error.to_string(), hint)
             }

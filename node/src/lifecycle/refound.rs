@@ -9,7 +9,7 @@ use pontoon_store::model::apply::{FirstNode, Refounding};
 use pontoon_store::model::object::Node;
 use pontoon_store::model::state::State;
 use pontoon_store::model::voters;
-use pontoon_store::{Certificate, ReadError, Requests, Store, StoreOptions};
+use pontoon_store::{Certificate, ReadError, Requests, Store, StoreOptions, asked_by};
 use tonic::Code;
 use tracing::{info, warn};
 
@@ -30,9 +30,11 @@ use crate::member::Member;
 const ASKING: Duration = Duration::from_secs(3);
 
 impl New {
-    fn refound(&self, state: State, first: FirstNode) -> Result<(State, Node), ApiError> {
+    fn refound(&self, state: State, first: FirstNode, what: &'static str) -> Result<(State, Node), ApiError> {
         let (authority, sealed_key) = (self.authority.certificate().to_vec(), self.sealed_key());
-        Ok(state.refound(Refounding { cluster: self.id, authority, sealed_key, first, now_ms: host::now_ms() })?)
+        let asked = asked_by().map(|origin| (origin, what));
+        let now_ms = host::now_ms();
+        Ok(state.refound(Refounding { cluster: self.id, authority, sealed_key, first, asked, now_ms })?)
     }
 }
 
@@ -55,7 +57,8 @@ pub async fn restore(
         ..v1::RestoreResponse::default()
     };
     let new = New::random()?;
-    let (state, node) = new.refound(old, FirstNode::Enters(admission(&data, &entrant, None, 0).into()))?;
+    let first = FirstNode::Enters(admission(&data, &entrant, None, 0).into());
+    let (state, node) = new.refound(old, first, "made this cluster of a backup")?;
     let (membership, token) = (new.membership(&node), new.token(advertise));
     data.remove_store()?;
     data.set_cluster_key(new.cluster_key.clone());
@@ -95,7 +98,7 @@ pub async fn recover(daemon: &Arc<Daemon>, force: bool) -> Result<v1::RecoverRes
         return Ok(response);
     }
     let new = New::random()?;
-    let (state, node) = new.refound(latest, FirstNode::Stays(member.node()))?;
+    let (state, node) = new.refound(latest, FirstNode::Stays(member.node()), "recovered this cluster")?;
     let (membership, token) = (new.membership(&node), new.token(node.advertise));
     let before = data.membership();
     daemon.set_member(None);

@@ -22,6 +22,10 @@ impl StateSource for Source {
         *self.me.lock().unwrap()
     }
 
+    fn is_known(&self, _: &State) -> bool {
+        true
+    }
+
     fn with_state<R>(&self, look: impl FnOnce(&State, &BTreeSet<EndpointId>) -> R) -> R {
         look(&self.state.lock().unwrap(), &self.ending.lock().unwrap())
     }

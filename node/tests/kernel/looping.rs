@@ -25,6 +25,10 @@ impl StateSource for Source {
         Some(self.me)
     }
 
+    fn is_known(&self, _: &State) -> bool {
+        true
+    }
+
     fn with_state<R>(&self, look: impl FnOnce(&State, &BTreeSet<EndpointId>) -> R) -> R {
         look(&self.state.lock().unwrap(), &BTreeSet::new())
     }

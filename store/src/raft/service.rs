@@ -25,7 +25,7 @@ use crate::origin::on_behalf_of;
 use crate::peer::StoreSlot;
 use crate::refusals::What;
 use crate::rt;
-use crate::store::{Level, ProposeError, Proposed, ReadError, Store, hash_out};
+use crate::store::{CertifyError, Level, ProposeError, Proposed, ReadError, Store, hash_out};
 use crate::tls::{NodeKey, PublicKey, Shown};
 use crate::watch::{Concern, Following, Watcher};
 
@@ -287,7 +287,12 @@ impl v1::entrance_server::Entrance for Service {
         if shown.certified().is_err() && !own() {
             return Err(Status::permission_denied(format!("node {node} has another key than whoever asks")));
         }
-        let certificate = store.certify(node);
+        let mut certificate = store.certify(node);
+        if matches!(certificate, Err(CertifyError::NoNode(_))) {
+            // One that was admitted a moment ago, through a node that cannot issue certificates.
+            let _ = store.read_barrier(CALL_BACK / 2).await;
+            certificate = store.certify(node);
+        }
         let certificate = certificate.map_err(|error| Status::failed_precondition(crate::error_chain(&error)))?;
         Ok(Response::new(v1::CertifyResponse { certificate: Some(certificate.into()) }))
     }

@@ -105,8 +105,8 @@ impl Shared {
     /// Tells watchers what has changed.
     pub(crate) fn tell_changes(&self, state: &State, changes: &BTreeSet<Change>) {
         self.feed().add(state, changes);
-        let gone = |change: &Change| matches!(change, Change::Node(id) if !state.nodes.contains_key(id));
-        if changes.iter().any(gone) {
+        // One that is there still may have another key.
+        if changes.iter().any(|change| matches!(change, Change::Node(_))) {
             self.tell_departures();
         }
     }

@@ -60,6 +60,17 @@ impl Store {
         Ok(Certificate { own, authorities, crossed, authority })
     }
 
+    /// Whether this node can issue certificates.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot.
+    pub fn can_certify(&self) -> Result<(), CertifyError> {
+        let key = self.issuing_key()?;
+        let sealed = self.state().sealed_key.clone();
+        self.open_authority(&sealed, &key).map(drop)
+    }
+
     /// Issues a certificate for an admin.
     ///
     /// # Errors

@@ -8,6 +8,8 @@ use pontoon_proto::v1;
 
 use super::{Store, members};
 use crate::model::id::RaftId;
+use crate::model::object::Node;
+use crate::model::state::State;
 use crate::raft::types::Peer;
 use crate::rt::timeout;
 use crate::tls::PublicKey;
@@ -23,6 +25,12 @@ impl Store {
     pub(crate) fn may_be_newer(&self, member: RaftId) -> bool {
         let membership = self.membership().log_id().map_or(0, |id| id.index);
         member.0 > membership.min(*self.applied().borrow())
+    }
+
+    /// Whether a state of this store knows its node as it is now: before its admission, or since, another may be in its place.
+    pub fn is_known_in(&self, state: &State) -> bool {
+        let own = |known: &Node| known.public_key == self.key().public();
+        state.applied_index >= self.id().0 && state.nodes.get(&self.node()).is_some_and(own)
     }
 
     /// Whether a node of this cluster has this key, or a member that was not taken out of the Raft membership yet.

@@ -26,6 +26,8 @@ use crate::rt::{Elapsed, Instant, JoinHandle, now, sleep, sleep_until, spawn as 
 const LOOK: Duration = Duration::from_millis(250);
 /// How long a member may hear of no leader before it asks whether it is one still.
 const LONELY: Duration = Duration::from_secs(5);
+/// How long a node that has not reported itself is taken to be on its way, in milliseconds.
+const JOINING_MS: u64 = 60_000;
 /// How long one change may take.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -354,13 +356,17 @@ impl Store {
         let nodes: BTreeSet<u64> = self.state().nodes.values().map(|node| node.raft_id.0).collect();
         self.0.attendance.expect(&nodes.into_iter().filter(|id| !is_member(id)).collect());
         let heard = self.heard(&metrics);
-        let me = self.id();
+        let (me, now_ms) = (self.id(), (self.0.options.clock)());
         let changed: Vec<(NodeId, NodeState)> = {
             let state = self.state();
             let news = state.nodes.values().filter_map(|node| {
                 let age = if node.raft_id == me { Some(Duration::ZERO) } else { heard.get(&node.raft_id.0).copied() };
                 let there = age.is_some_and(|age| age < down_after);
+                let never_came = now_ms > node.joined_ms + JOINING_MS;
                 match node.state {
+                    NodeState::Joining if !there && never_came && led_for > down_after => {
+                        Some((node.id, NodeState::Down))
+                    }
                     NodeState::Down if there => Some((node.id, NodeState::Ready)),
                     // A new leader first has to hear from everybody.
                     NodeState::Ready if !there && led_for > down_after => Some((node.id, NodeState::Down)),

@@ -8,7 +8,11 @@ use thiserror::Error;
 use tonic::Code;
 
 use super::Store;
+use crate::model::command::{Command, Outcome};
 use crate::model::id::RaftId;
+use crate::model::rejection::Rejection;
+use crate::origin::asked_by;
+use crate::raft::convert::peer_in;
 use crate::raft::service::answers_at;
 use crate::raft::types::Peer;
 use crate::rt::timeout;
@@ -27,6 +31,15 @@ pub enum ReachError {
         /// Where.
         address: SocketAddr,
         /// Why not.
+        reason: String,
+    },
+    /// The leader does not want it.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// No leader has taken it.
+    #[error("no leader has taken it, as far as is known here: {reason}")]
+    NotTaken {
+        /// Why not, the last of them.
         reason: String,
     },
     /// No other member could be asked.
@@ -66,6 +79,41 @@ impl Store {
             }
         }
         Err(ReachError::Nobody { address, reason })
+    }
+
+    /// Writes a command through the leader that another member knows, whom this one need not have heard of: to a node that has
+    /// moved nobody sends anything.
+    ///
+    /// # Errors
+    ///
+    /// Nobody knows one, or it did not take it.
+    pub async fn propose_through_others(&self, command: Command) -> Result<Outcome, ReachError> {
+        let numbered = self.0.options.requests.begin().await;
+        let message = v1::ProposeRequest {
+            request: Some(self.request_id(numbered.number).into()),
+            command: Some((&command).into()),
+            origin: asked_by().as_ref().map(Into::into),
+        };
+        let mut reason = "there is no other".to_owned();
+        for (id, peer) in self.peers().into_iter().filter(|(id, _)| *id != self.id()) {
+            reason = format!("{} knows no leader, or does not answer", peer.address);
+            let Some(told) = self.tell_attendance(id.0, &peer, Vec::new()).await else { continue };
+            let leader = told.membership.and_then(|membership| peer_in(membership.members.get(&told.leader)?).ok());
+            let Some(mut client) = leader.and_then(|leader| self.0.channels.peer(told.leader, &leader).ok()) else {
+                continue;
+            };
+            let asked = timeout(LOOK, client.propose(self.0.channels.request(told.leader, message.clone()))).await;
+            match asked.unwrap_or_else(|_| Err(tonic::Status::unavailable("no answer"))) {
+                Ok(answer) => {
+                    let result = crate::codec::result(answer.into_inner().response.unwrap_or_default());
+                    return result
+                        .map_err(|error| ReachError::NotTaken { reason: error.to_string() })?
+                        .map_err(Into::into);
+                }
+                Err(status) => reason = format!("{}: {}", peer.address, status.message()),
+            }
+        }
+        Err(ReachError::NotTaken { reason })
     }
 
     async fn ask_to_call_back(&self, id: u64, peer: &Peer, address: SocketAddr) -> Result<(), tonic::Status> {

@@ -74,9 +74,16 @@ impl Connection {
         self.shown.certified()
     }
 
-    /// Closes it when this is over.
-    pub(crate) fn until(self, over: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { end: Some(Box::pin(over)), ..self }
+    /// Closes it when this is over, or when somebody else wants it closed. The token is cancelled once it is closed.
+    pub(crate) fn end_with(self, now: CancellationToken, over: impl Future<Output = ()> + Send + 'static) -> Self {
+        let _closed = Some(now.clone().drop_guard());
+        let end = async move {
+            tokio::select! {
+                () = now.cancelled() => {}
+                () = over => {}
+            }
+        };
+        Self { end: Some(Box::pin(end)), _closed, ..self }
     }
 
     /// His key, who is at the other end.

@@ -231,6 +231,39 @@ fn token(state: &State, n: u8) -> TokenId {
     pick(state.tokens.keys().copied(), n, TokenId(9999))
 }
 
+/// Commands about who may enter, and administer.
+fn of_entering(state: &State, dice: &Dice, node: NodeId) -> Command {
+    let Dice { kind, a, b, c, .. } = *dice;
+    match kind {
+        40 => Command::CreateToken(CreateToken {
+            hash: [b; 32],
+            role: if c % 3 == 0 { TokenRole::Observer } else { TokenRole::Voter },
+            uses: u32::from(a % 4),
+            life_ms: u64::from(c) * 20_000,
+        }),
+        43 => Command::RotateAuthority(RotateAuthority {
+            certificate: vec![b],
+            crossed: vec![c],
+            sealed_key: vec![a],
+            locks: a % 2 == 0,
+        }),
+        44 => Command::DropAuthorities,
+        45 => {
+            let authority = state.cluster.as_ref().map_or(0, |cluster| cluster.authority);
+            Command::ReportCertificate { node, authority, until_ms: u64::from(c) }
+        }
+        46 => Command::CreateAdmin(CreateAdmin {
+            name: format!("admin{}", a % 5),
+            role: [Role::Viewer, Role::Operator, Role::Admin][usize::from(b) % 3],
+            public_key: [c; 32],
+            life_ms: u64::from(b) * 20_000,
+        }),
+        41 => Command::RevokeToken { token: token(state, b) },
+        42 => Command::RotateToken { token: token(state, b), hash: [c; 32] },
+        _ => Command::RemoveAdmin(pick(state.admins.keys().copied(), a, AdminId(9999))),
+    }
+}
+
 fn command(state: &State, dice: &Dice) -> Command {
     let Dice { kind, a, b, c, .. } = *dice;
     let node = pick(state.nodes.keys().copied(), a, NodeId(9999));
@@ -250,7 +283,7 @@ fn command(state: &State, dice: &Dice) -> Command {
             let (attempt, voter_only) = (u64::from(b % 2), c % 8 == 0);
             let token = Some(state.tokens.get(&token(state, c)).map_or([0; 32], |token| token.hash));
             let public_key = [b % 8; 32];
-            let replaces = if b % 4 == 0 { format!("n{}", 1 + c % 9) } else { String::new() };
+            let replaces = if b % 4 == 0 { format!("n{}", 1 + (a % 9 + c % 2) % 9) } else { String::new() };
             Command::AdmitNode(AdmitNode { public_key, attempt, voter_only, token, replaces, ..admission(1 + a % 9) })
         }
         3..=4 => Command::ReportNode(reported(node, dice)),
@@ -277,32 +310,7 @@ fn command(state: &State, dice: &Dice) -> Command {
         12..=18 => Command::CreateEndpoint(endpoint(state, dice)),
         19..=20 => Command::ActivateEndpoint { endpoint: id, epoch },
         24..40 => of_engines(state, dice, node),
-        40 => Command::CreateToken(CreateToken {
-            hash: [b; 32],
-            role: if c % 3 == 0 { TokenRole::Observer } else { TokenRole::Voter },
-            uses: u32::from(a % 4),
-            life_ms: u64::from(c) * 20_000,
-        }),
-        43 => Command::RotateAuthority(RotateAuthority {
-            certificate: vec![b],
-            crossed: vec![c],
-            sealed_key: vec![a],
-            locks: a % 2 == 0,
-        }),
-        44 => Command::DropAuthorities,
-        45 => {
-            let authority = state.cluster.as_ref().map_or(0, |cluster| cluster.authority);
-            Command::ReportCertificate { node, authority, until_ms: u64::from(c) }
-        }
-        46 => Command::CreateAdmin(CreateAdmin {
-            name: format!("admin{}", a % 5),
-            role: [Role::Viewer, Role::Operator, Role::Admin][usize::from(b) % 3],
-            public_key: [c; 32],
-            life_ms: u64::from(b) * 20_000,
-        }),
-        47 => Command::RemoveAdmin(pick(state.admins.keys().copied(), a, AdminId(9999))),
-        41 => Command::RevokeToken { token: token(state, b) },
-        42 => Command::RotateToken { token: token(state, b), hash: [c; 32] },
+        40..48 => of_entering(state, dice, node),
         _ => Command::RemoveEndpoint { endpoint: id, epoch },
     }
 }
@@ -405,13 +413,16 @@ fn random_logs_reach_every_kind_of_object() {
     use proptest::strategy::ValueTree;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut reasons = std::collections::BTreeSet::new();
-    let (mut accepted, mut refused) = (HashMap::new(), 0);
+    let (mut accepted, mut refused, mut replaced) = (HashMap::new(), 0, 0);
     for _ in 0..40 {
         let dice = vec(dice(), 119).new_tree(&mut runner).expect("dice").current();
         let (log, _) = run(&dice, &mut Disk::default()).expect("invariants hold");
         let mut state = State::empty();
         for (entry, index) in log.iter().zip(1..) {
             match state.apply(index, entry).result {
+                Ok(_) if matches!(&entry.command, Command::AdmitNode(admit) if !admit.replaces.is_empty()) => {
+                    replaced += 1
+                }
                 Ok(_) => *accepted.entry(std::mem::discriminant(&entry.command)).or_insert(0) += 1,
                 Err(rejection) => {
                     refused += 1;
@@ -422,6 +433,7 @@ fn random_logs_reach_every_kind_of_object() {
     }
     let counts: Vec<i32> = accepted.into_values().collect();
     assert!(counts.len() == 32 && counts.iter().all(|count| *count >= 10), "{counts:?}");
+    assert!(replaced >= 3, "{replaced} took the place of another");
     assert!(reasons.len() >= 18, "{reasons:?}");
     assert!(refused < 3_500, "{refused} of 4800 were refused");
 }

@@ -27,8 +27,6 @@ use super::object::{Claim, Cluster, Endpoint, EngineNetwork, Lease, Network, Nod
 use super::rejection::{Reason, Rejection};
 use super::state::{Kept, Session, State};
 
-#[cfg(test)]
-pub(super) use node::JOINING_MS;
 pub use observed::Observed;
 pub use refound::{FirstNode, Refounding};
 
@@ -83,7 +81,10 @@ impl State {
         }
         let mut change = Changing { state: self, entry_index: index, changes: BTreeSet::new() };
         let result = change.command(&entry.command);
-        if let Ok(outcome) = &result {
+        // Nobody needs to know of what has changed nothing; and whoever repeats that for ever would push out what he has done.
+        if let Ok(outcome) = &result
+            && !change.changes.is_empty()
+        {
             change.audit(entry.request, entry.origin.as_ref(), &entry.command, outcome);
         }
         change.keep_answer(entry.request, &result);

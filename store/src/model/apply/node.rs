@@ -14,8 +14,6 @@ use crate::model::voters::{self, MAX_NODES};
 
 use super::{Change, Changing, list};
 
-/// How long a node that has not reported itself is taken to be on its way, in milliseconds.
-pub(in crate::model) const JOINING_MS: u64 = 60_000;
 /// Longest version text, in bytes.
 const MAX_VERSION: usize = 64;
 /// How many routes a node may report: hosts of a routed fabric have thousands.
@@ -30,7 +28,9 @@ impl State {
     ///
     /// Why it cannot.
     pub fn may_admit(&self, admit: &AdmitNode) -> Result<(), Rejection> {
-        name::check("node", &admit.name, name::MAX_NAME)?;
+        if !(admit.name.is_empty() && is_replacement(admit)) {
+            name::check("node", &admit.name, name::MAX_NAME)?;
+        }
         if self.retried(admit)?.is_none() {
             self.token_of(admit)?;
             self.replaced(admit)?;
@@ -52,8 +52,7 @@ impl State {
                 "see `pontoon node ls`; without --replace it joins as a new one",
             )
         })?;
-        let never_came = node.state == NodeState::Joining && self.clock_ms > node.joined_ms + JOINING_MS;
-        if node.state != NodeState::Down && !never_came {
+        if node.state != NodeState::Down {
             let message = format!("this host cannot take the place of node {}: that one is there", node.name);
             let hint = "stop its daemon, and wait until `pontoon node ls` shows it as down; or join as a new node";
             return Err(Rejection::new(Reason::NodeAlive, message, hint));
@@ -84,14 +83,21 @@ impl Changing<'_> {
         };
         let token = self.state.token_of(admit)?.cloned();
         let old = self.state.replaced(admit)?.cloned();
+        let named = old.as_ref().filter(|_| admit.name.is_empty()).map(|old| old.name.clone());
+        let admit = &AdmitNode { name: named.unwrap_or_else(|| admit.name.clone()), ..admit.clone() };
         let mut node = self.checked_node(admit, &cluster, old.as_ref().map(|old| old.id))?;
         if let Some(old) = old {
+            if old.voter_only && !admit.voter_only {
+                let message = format!("this host cannot take the place of node {}: that one only votes", old.name);
+                return Err(Rejection::new(Reason::NodeVoterOnly, message, "join with --voter-only as well"));
+            }
             if admit.voter_only && self.state.endpoints_of_node(old.id).next().is_some() {
                 let message = format!("this host cannot take the place of node {}: that one has containers", old.name);
                 return Err(Rejection::new(Reason::NodeVoterOnly, message, "join without --voter-only"));
             }
             // Its endpoints and what its engine has stay its own. The one that had its key is nobody now.
-            node = Node { id: old.id, labels: old.labels, voting: old.voting, ..node };
+            let Node { id, labels, voting, egress_subnets, .. } = old;
+            node = Node { id, labels, voting, egress_subnets, ..node };
             self.drop_session(old.id);
         }
         if let Some(token) = token {
@@ -372,13 +378,19 @@ impl Changing<'_> {
     }
 }
 
+/// Whether somebody takes the place of a node, whose name he has unless he wants another.
+fn is_replacement(admit: &AdmitNode) -> bool {
+    !admit.replaces.is_empty()
+}
+
 /// Whether the attempt that the member was admitted by is made once more, because its answer was lost. The node then has
 /// no log yet. Any other that has the member's key may have lost a log: with the old Raft id it could vote twice.
 fn is_retry(admit: &AdmitNode, member: &Node) -> bool {
-    member.state == NodeState::Joining
+    let never_came = member.underlay_mtu == 0 && member.routes.is_empty() && !member.voter_only;
+    (member.state == NodeState::Joining || member.state == NodeState::Down && never_came)
         && admit.attempt != 0
         && admit.attempt == member.attempt
-        && admit.name == member.name
+        && (admit.name == member.name || admit.name.is_empty() && is_replacement(admit))
         && admit.advertise == member.advertise
         && admit.data_addr == member.data_addr
         && admit.voter_only == member.voter_only

@@ -1,5 +1,6 @@
 //! A new cluster that goes on with what another had: after a disaster, or from a backup.
 
+use crate::model::admin::{Audited, Origin};
 use crate::model::command::{AdmitNode, Command};
 use crate::model::entry::{Entry, RequestId};
 use crate::model::id::{ClusterId, NodeId, RaftId};
@@ -18,6 +19,8 @@ pub struct Refounding {
     pub sealed_key: Vec<u8>,
     /// Its only node.
     pub first: FirstNode,
+    /// Who wants it, and what that is.
+    pub asked: Option<(Origin, &'static str)>,
     /// When it begins, in milliseconds since the Unix epoch: addresses cool from then on.
     pub now_ms: u64,
 }
@@ -74,6 +77,10 @@ impl State {
         (cluster.crossed, cluster.authority, cluster.locked) = (Vec::new(), 1, false);
         self.sealed_key = new.sealed_key;
         self.sessions.clear();
+        if let Some((origin, what)) = new.asked {
+            let (index, time_ms) = (self.applied_index, self.clock_ms);
+            self.audit.insert(index, Audited { index, time_ms, node: first, origin, what: what.to_owned() });
+        }
         let raft_id = RaftId(self.applied_index);
         let lost = || Rejection::new(Reason::NodeNotFound, format!("there is no node {first}"), "use another backup");
         let node = self.nodes.get_mut(&first).ok_or_else(lost)?;

@@ -6,8 +6,6 @@ use crate::model::object::{Cluster, Family, LeaseState, Node, NodeState, Pool};
 use crate::model::rejection::Reason;
 use crate::model::voters::MAX_NODES;
 
-use crate::model::apply::JOINING_MS;
-
 use super::{World, admission, container, ip, named, report, settings, with_subnets};
 
 fn found(cluster: Cluster) -> Command {
@@ -273,24 +271,29 @@ fn a_wiped_node_takes_its_place_again() {
     let labels = world.state.nodes[&old.id].labels.clone();
     let Outcome::Node(new) = world.ok(again(&|_| ())) else { panic!("a node") };
     assert_eq!((new.id, new.public_key, &new.labels), (old.id, [22; 32], &labels));
+    assert_eq!(new.egress_subnets, report(old.id).egress_subnets, "its containers' way out stays");
     assert!(new.raft_id > old.raft_id && new.state == NodeState::Joining, "{new:?}");
     assert_eq!(world.state.endpoints[&endpoint.id], endpoint);
     assert_eq!(world.ok(again(&|_| ())), Outcome::Node(new.clone()), "the same attempt once more");
-    // Another one must wait for it, and not for ever.
+    // Another one must wait until it is down, also if it has never come; its own attempt is the same one all the time.
     let other = again(&|a| (a.public_key, a.attempt) = ([23; 32], 9));
     world.refused(other.clone(), Reason::NodeAlive, &["n2"]);
+    world.ok(Command::SetNodeState { node: new.id, state: NodeState::Down });
+    assert!(matches!(world.ok(again(&|a| a.name = String::new())), Outcome::Node(node) if node.raft_id == new.raft_id));
     let mut later = World { state: world.state.clone(), ..World::new() };
-    (later.index, later.now_ms) = (world.index, world.now_ms + JOINING_MS + 1);
+    (later.index, later.now_ms) = (world.index, world.now_ms);
     later.ok(other);
+    world.ok(Command::SetNodeState { node: new.id, state: NodeState::Ready });
+    assert_eq!(world.state.nodes[&new.id].state, NodeState::Joining);
     // By its id, from elsewhere, and with the key that it had: only its store was lost.
     world.ok(Command::ReportNode(report(new.id)));
     world.ok(Command::SetNodeState { node: new.id, state: NodeState::Down });
     let elsewhere = again(&|a| {
-        (a.replaces, a.attempt, a.name) = (old.id.to_string(), 8, "n22".into());
+        (a.replaces, a.attempt, a.name) = (old.id.to_string(), 8, String::new());
         (a.data_addr, a.advertise) = (ip("192.168.140.22"), "192.168.140.22:7300".parse().unwrap());
     });
     let Outcome::Node(third) = world.ok(elsewhere) else { panic!("a node") };
-    assert_eq!((third.id, third.name.as_str(), third.data_addr), (old.id, "n22", ip("192.168.140.22")));
+    assert_eq!((third.id, third.name.as_str(), third.data_addr), (old.id, "n2", ip("192.168.140.22")));
     assert_eq!(world.state.nodes.len(), 2);
 }
 

@@ -20,6 +20,7 @@ async fn a_survivor_goes_on_in_a_new_cluster() {
     }
     let authority = authority_of(OTHER, 77);
     let new = Refounding {
+        asked: None,
         cluster: OTHER,
         authority: authority.certificate().to_vec(),
         sealed_key: authority.seal(&cluster_key()),
@@ -62,6 +63,7 @@ async fn a_new_node_begins_with_what_another_cluster_had() {
     // Under the name of one that there was.
     let founder = Daemon::start(1).await;
     let new = Refounding {
+        asked: None,
         cluster: OTHER,
         authority: authority.certificate().to_vec(),
         sealed_key: authority.seal(&cluster_key()),

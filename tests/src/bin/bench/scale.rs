@@ -99,6 +99,10 @@ impl StateSource for Source {
         Some(self.node)
     }
 
+    fn is_known(&self, _: &State) -> bool {
+        true
+    }
+
     fn with_state<R>(&self, look: impl FnOnce(&State, &BTreeSet<EndpointId>) -> R) -> R {
         look(&self.store.state(), &BTreeSet::new())
     }
