@@ -206,9 +206,11 @@ impl DataDir {
 
     /// Has that key on the disk as it is in memory, durably; or on no disk.
     pub fn keep_cluster_key(&self, keep: bool) -> Result<(), DataDirError> {
+        let path = self.path.join(CLUSTER_KEY);
         match self.cluster_key.get().filter(|_| keep) {
+            Some(key) if read_cluster_key(&path)?.as_ref() == Some(&key) => Ok(()),
             Some(key) => self.write_cluster_key(CLUSTER_KEY, &key),
-            None => remove_if_there(&self.path.join(CLUSTER_KEY)),
+            None => remove_if_there(&path),
         }
     }
 

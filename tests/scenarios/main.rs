@@ -32,6 +32,7 @@ mod quorum;
 mod reach;
 mod refusals;
 mod restart;
+mod rolling;
 mod room;
 mod service;
 mod strangers;

@@ -60,7 +60,7 @@ impl New {
 
 /// Makes a new cluster with this node as its first member.
 pub async fn init(daemon: &Arc<Daemon>, request: v1::InitRequest) -> Result<v1::InitResponse, ApiError> {
-    let mut data = outside_any_cluster(daemon)?;
+    let mut data = outside_any_cluster(daemon).await?;
     let advertise = parse_address(&request.advertise, listening_port(daemon))?;
     let entrant = Entrant { voter_only: request.voter_only, ..entrant(&request.name, advertise, &request.data_addr)? };
     refuse_a_second(&data, &request.seeds).await?;

@@ -36,7 +36,7 @@ const CATCH_UP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Puts this node into a cluster, through any of its nodes.
 pub async fn join(daemon: &Arc<Daemon>, request: v1::JoinRequest) -> Result<v1::JoinResponse, ApiError> {
-    let mut data = outside_any_cluster(daemon)?;
+    let mut data = outside_any_cluster(daemon).await?;
     let token: JoinToken = request.token.parse().map_err(|error| {
         let hint = "pontoon token create on a node of the cluster makes one";
         ApiError::new(Code::InvalidArgument, "MALFORMED_TOKEN", format!("{error}"), hint)

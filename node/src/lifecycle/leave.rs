@@ -17,7 +17,7 @@ use crate::voting::Going;
 
 /// Takes this node out of its cluster and its kernel state off its host.
 pub async fn leave(daemon: &Arc<Daemon>, force: bool) -> Result<v1::LeaveResponse, ApiError> {
-    let mut data = exclusive(daemon)?;
+    let mut data = exclusive(daemon).await?;
     let member = daemon.member()?;
     if !force && is_alone(&member) {
         let message = "this is the last node: the cluster, its networks and its leases end with it";

@@ -8,6 +8,7 @@ mod refound;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pontoon_proto::DEFAULT_PEER_PORT;
 use pontoon_store::model::command::{AdmitNode, FEATURE_LEVEL};
@@ -15,6 +16,7 @@ use pontoon_store::model::id::RaftId;
 use pontoon_store::model::rejection::Reason;
 use pontoon_store::{Requests, Store, StoreOptions, Timing};
 use tokio::sync::MutexGuard;
+use tokio::time::timeout;
 use tonic::Code;
 use tracing::{info, warn};
 
@@ -34,6 +36,9 @@ pub use leave::leave;
 pub(crate) use leave::still_voting;
 pub use moving::move_to;
 pub use refound::{recover, restore};
+
+/// How long the data folder is waited for: a certificate may just be written into it.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What a user says of a node when it enters a cluster.
 struct Entrant {
@@ -74,7 +79,7 @@ async fn clean_up(mut linux: Linux) -> Vec<String> {
 
 /// Goes on as the member that the data folder says this daemon is.
 pub async fn resume(daemon: &Arc<Daemon>) -> Result<(), ApiError> {
-    let mut data = exclusive(daemon)?;
+    let mut data = exclusive(daemon).await?;
     data.finish_recovery()?;
     let Some(membership) = data.membership() else {
         data.remove_store()?;
@@ -158,15 +163,15 @@ fn end_process(reason: &str) {
     std::process::abort();
 }
 
-fn exclusive(daemon: &Daemon) -> Result<MutexGuard<'_, DataDir>, ApiError> {
-    daemon.data.try_lock().map_err(|_| {
+async fn exclusive(daemon: &Daemon) -> Result<MutexGuard<'_, DataDir>, ApiError> {
+    timeout(MOMENT, daemon.data.lock()).await.map_err(|_| {
         let message = "another init, join, leave, restore or recovery is under way on this node, or it is becoming something else";
         ApiError::new(Code::Unavailable, "BUSY", message, "wait for it to end; pontoon status shows what came of it")
     })
 }
 
-fn outside_any_cluster(daemon: &Daemon) -> Result<MutexGuard<'_, DataDir>, ApiError> {
-    let data = exclusive(daemon)?;
+async fn outside_any_cluster(daemon: &Daemon) -> Result<MutexGuard<'_, DataDir>, ApiError> {
+    let data = exclusive(daemon).await?;
     match data.membership() {
         None => Ok(data),
         Some(membership) => Err(ApiError::new(

@@ -16,7 +16,7 @@ use crate::host;
 
 /// Tells the cluster that this node is reached elsewhere, once another member has seen that it is.
 pub async fn move_to(daemon: &Arc<Daemon>, request: v1::MoveRequest) -> Result<v1::MoveResponse, ApiError> {
-    let _alone = exclusive(daemon)?;
+    let _alone = exclusive(daemon).await?;
     let member = daemon.member()?;
     let own = find_node(&member.store().state(), &member.node().to_string())?.clone();
     let advertise = match request.advertise.as_str() {

@@ -44,7 +44,7 @@ pub async fn restore(
     request: v1::InitRequest,
     file: &[u8],
 ) -> Result<v1::RestoreResponse, ApiError> {
-    let mut data = outside_any_cluster(daemon)?;
+    let mut data = outside_any_cluster(daemon).await?;
     let old = backup::read(file)?;
     let advertise = parse_address(&request.advertise, listening_port(daemon))?;
     let entrant = Entrant { voter_only: request.voter_only, ..entrant(&request.name, advertise, &request.data_addr)? };
@@ -86,7 +86,7 @@ async fn begin(
 
 /// Makes a new cluster of what this node has, when most voters of the old one are gone for good.
 pub async fn recover(daemon: &Arc<Daemon>, force: bool) -> Result<v1::RecoverResponse, ApiError> {
-    let mut data = exclusive(daemon)?;
+    let mut data = exclusive(daemon).await?;
     let member = daemon.member()?;
     check_lost(&member).await?;
     let (latest, unconfirmed) = member.store().latest().map_err(|reason| {

@@ -8,7 +8,6 @@ use pontoon_proto::v1;
 
 use super::{Store, members};
 use crate::model::id::RaftId;
-use crate::model::object::Node;
 use crate::model::state::State;
 use crate::raft::types::Peer;
 use crate::rt::timeout;
@@ -29,8 +28,8 @@ impl Store {
 
     /// Whether a state of this store knows its node as it is now: before its admission, or since, another may be in its place.
     pub fn is_known_in(&self, state: &State) -> bool {
-        let own = |known: &Node| known.public_key == self.key().public();
-        state.applied_index >= self.id().0 && state.nodes.get(&self.node()).is_some_and(own)
+        // Not by the node's id, which a founder looks up in the state.
+        state.applied_index >= self.id().0 && state.node_with_key(&self.key().public()).is_some()
     }
 
     /// Whether a node of this cluster has this key, or a member that was not taken out of the Raft membership yet.

@@ -84,11 +84,18 @@ fn what_somebody_has_done_is_kept_and_nothing_else() {
 fn the_latest_are_kept() {
     let mut world = World::founded();
     let node = world.node(1).id;
-    for _ in 0..Audited::KEPT + 3 {
-        by(&mut world, "alice", Command::LabelNode { node, set: Default::default(), remove: Vec::new() }).unwrap();
+    let label = |number: usize| Command::LabelNode {
+        node,
+        set: [("k".to_owned(), number.to_string())].into(),
+        remove: Vec::new(),
+    };
+    for number in 0..Audited::KEPT + 3 {
+        by(&mut world, "alice", label(number)).unwrap();
     }
+    by(&mut world, "alice", label(Audited::KEPT + 2)).unwrap();
     assert_eq!(world.state.audit.len(), Audited::KEPT);
-    assert_eq!(world.state.audit.last_key_value().map(|(index, _)| *index), Some(world.index));
+    let last = world.state.audit.last_key_value().map(|(index, _)| *index);
+    assert_eq!(last, Some(world.index - 1), "what has changed nothing pushes nothing out");
 }
 
 /// A node that does not know of it would have another state.
