@@ -57,7 +57,11 @@ pub(crate) async fn unlock(daemon: &Daemon, key: Zeroizing<Vec<u8>>) -> Result<(
         let hint = "use the one that pontoon cluster lock has printed when the cluster was locked last";
         return Err(ApiError::new(Code::PermissionDenied, "WRONG_KEY", message, hint));
     }
-    daemon.data.lock().await.cluster_key().set(Some(key));
+    let data = daemon.data.lock().await;
+    data.cluster_key().set(Some(key));
+    if is_locked(&member) == Some(false) {
+        data.keep_cluster_key(true)?;
+    }
     info!("this daemon was told the key that the authority's is encrypted with");
     Ok(())
 }
@@ -65,19 +69,22 @@ pub(crate) async fn unlock(daemon: &Daemon, key: Zeroizing<Vec<u8>>) -> Result<(
 /// Has the key on the disk, or on none, as the cluster is to have it. One that was exchanged is forgotten.
 pub(crate) async fn keep(daemon: &Daemon, member: &Member, locked: bool) -> Result<(), DataDirError> {
     let data = daemon.data.lock().await;
-    if data.membership().is_none_or(|known| known.cluster != member.cluster() || known.observer) {
-        return Ok(());
-    }
+    let Some(known) = data.membership().filter(|known| known.cluster == member.cluster()) else { return Ok(()) };
+    // An observer has nothing that it could try the key on.
+    let is_good = |key: &ClusterKey| if known.observer { !locked } else { member.store().opens(key) };
     let held = data.cluster_key();
-    if held.get().is_some_and(|key| !member.store().opens(&key)) {
+    if held.get().is_some_and(|key| !is_good(&key)) {
         held.set(None);
     }
     data.keep_cluster_key(!locked)
 }
 
-/// Whether the key is to be on no disk.
-pub(crate) fn is_locked(member: &Member) -> bool {
-    member.store().state().cluster.as_ref().is_some_and(|cluster| cluster.locked)
+/// Whether the key is to be on no disk; none: that has not come here yet, and the key that a newcomer was given opens nothing
+/// that is here.
+pub(crate) fn is_locked(member: &Member) -> Option<bool> {
+    let state = member.store().state();
+    let known = member.store().is_known_in(&state).then_some(state.cluster.as_ref()).flatten();
+    known.map(|cluster| cluster.locked)
 }
 
 /// What somebody should know of a daemon that was not told the key.

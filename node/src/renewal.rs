@@ -55,9 +55,9 @@ pub(crate) fn follow(daemon: &Arc<Daemon>, cluster: ClusterId, node: NodeId) {
             let mut applied = member.store().applied();
             applied.borrow_and_update();
             let locked = lock::is_locked(&member);
-            if kept != Some(locked) {
-                match lock::keep(&daemon, &member, locked).await {
-                    Ok(()) => kept = Some(locked),
+            if let Some(wanted) = locked.filter(|_| kept != locked) {
+                match lock::keep(&daemon, &member, wanted).await {
+                    Ok(()) => kept = locked,
                     Err(error) => warn!(%error, "the cluster's key is not on the disk as it should be: trying again"),
                 }
             }
