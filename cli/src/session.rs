@@ -37,9 +37,8 @@ const SHORT: Duration = Duration::from_secs(10);
 /// How long a request may take that changes membership or interfaces.
 const LONG: Duration = Duration::from_secs(60);
 
-/// How long nodes may take to answer before the next ones of a context are tried, and how many are at once.
-const ONE_NODE: Duration = Duration::from_secs(2);
-const AT_ONCE: usize = 3;
+/// How long a node of a context may take to answer before the next one is tried, too.
+const NEXT_NODE: Duration = Duration::from_millis(250);
 
 /// Nobody needs to be told of a shorter wait.
 const QUIET: Duration = Duration::from_secs(1);
@@ -176,21 +175,15 @@ async fn connect_elsewhere(context: &Context) -> Result<Channel, tonic::transpor
         .identity(Identity::from_pem(&context.certificate, &context.key))
         .domain_name(format!("{}.pontoon.internal", context.cluster))
         .assume_http2(true);
-    // Some at once: those that stand still must not use the time up that the others need.
-    let mut failed = None;
-    for some in context.addresses.chunks(AT_ONCE) {
-        let tried = some.iter().map(|address| Box::pin(connect_tls(address, tls.clone())));
-        match timeout(ONE_NODE, select_ok(tried)).await {
-            Ok(Ok((channel, _))) => return Ok(channel),
-            Ok(Err(error)) => failed = Some(error),
-            Err(_) => {}
-        }
-    }
-    match failed {
-        Some(error) => Err(error),
-        // All stand still. Whoever waits for an answer is told how long that was.
-        None => std::future::pending().await,
-    }
+    // One that stands still does not use the time up that the others need.
+    let tried = context.addresses.iter().zip(0_u32..).map(|(address, place)| {
+        let tls = tls.clone();
+        Box::pin(async move {
+            sleep(NEXT_NODE * place).await;
+            connect_tls(address, tls).await
+        })
+    });
+    select_ok(tried).await.map(|(channel, _)| channel)
 }
 
 async fn connect_tls(address: &str, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {

@@ -112,7 +112,10 @@ fn one_who_is_locked_out_is_out_at_once() -> Result<()> {
         signal::kill(cluster.daemon(0).pid().context("it does not run")?, Signal::SIGCONT)?;
         listed?;
         cluster.cli(1).run("admin cert rm alice")?;
-        alice.refuses("network ls", "ADMIN_UNKNOWN", &["alice", "admin cert create"])?;
+        // A call that is just under way loses its connection.
+        wait_for("him to be told", SOON, || {
+            alice.refuses("network ls", "ADMIN_UNKNOWN", &["alice", "admin cert create"])
+        })?;
         let ended = wait_for("his watching to end", SOON, || watch.try_wait()?.context("he watches still"))?;
         ensure!(!ended.success(), "{ended}");
         cluster.cli(1).refuses("admin cert rm alice", "ADMIN_NOT_FOUND", &["alice", "admin cert ls"])?;
