@@ -63,9 +63,10 @@ impl Copy {
         let known = meta.applied.membership.clone().map(|known| (known, meta.applied.membership_log_id));
         let state = match seed.filter(|seed| seed.applied_index > state.applied_index) {
             Some(mut seed) => {
-                // Nobody asks an observer for answers again.
+                // What no observer is sent: nobody asks it for answers again, and for who has done what it asks a member.
                 seed.sessions.clear();
                 seed.sealed_key.clear();
+                seed.audit.clear();
                 describe(&mut meta, &seed);
                 db.replace(&seed, &mut meta)?;
                 db.flush()?;
