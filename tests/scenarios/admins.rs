@@ -84,6 +84,20 @@ fn each_may_what_his_role_lets_him() -> Result<()> {
                 .any(|(who, from, done)| who.starts_with("token ") && *from == there && done == "joined as node h3")
         );
         ensure!(!log.iter().any(|(_, _, done)| done.contains("removed")), "what was refused is there: {log:?}");
+        // An observer has none of it, and asks a member.
+        cluster.cli(0).run("node demote h3")?;
+        wait_for("h3 to observe", SOON, || {
+            let status = cluster.status(2)?;
+            let members = status["members"].as_array().context("no members")?;
+            ensure!(members.iter().any(|m| m["node"]["name"] == "h3" && m["observer"] == true), "{status}");
+            Ok(())
+        })?;
+        let told = cluster.cli(2).run("audit --limit 2")?;
+        ensure!(
+            told["audit"][1]["what"] == "demoted node h3" && told["audit"].as_array().map(Vec::len) == Some(2),
+            "{told}"
+        );
+        carol.run("token create")?;
         Ok(())
     })
 }
