@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-docker test test-engines sim soak lint bpf bpf-check check bench install clean root
+.PHONY: help demo demo-docker test test-engines sim soak lint audit bpf bpf-check check bench install clean root
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -53,6 +53,10 @@ lint: bpf-check ## Formatting, lints, documentation, licences
 	cargo clippy --locked --package pontoon-node --features plaintext -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	cargo deny --workspace check licenses bans sources
+
+audit: ## Known weaknesses of what is built in, from the RustSec database, which it fetches
+	@tests/setup.sh check
+	cargo deny --workspace check advisories
 
 # Two minutes of the soak are enough for a leak that is quick; they come last, because they need the machine to themselves.
 check: lint test ## Everything that must hold before a change goes in: lint, test, sim and a short soak, house rules among the tests
