@@ -92,8 +92,9 @@ async fn three_and_an_observer() -> Vec<Daemon> {
 fn objects(daemon: &Daemon) -> State {
     let mut state = daemon.store().state().clone();
     state.sessions.clear();
-    // Only members have it.
+    // Only members have them.
     state.sealed_key.clear();
+    state.audit.clear();
     state
 }
 
@@ -110,6 +111,8 @@ async fn an_observer_reads_and_writes_like_any_node() {
     daemons[0].store().read_barrier(DEADLINE).await.unwrap();
     fourth.store().read_barrier(DEADLINE).await.unwrap();
     until("it has all objects", || objects(fourth) == objects(&daemons[0])).await;
+    let audited = |daemon: &Daemon| daemon.store().state().audit.len();
+    assert!(audited(&daemons[0]) > 0 && audited(fourth) == 0, "an observer asks a member who has done what");
     until("it is in the membership no more", || lead.status().members.len() == 3).await;
     until("the leader hears of it", || {
         lead.status().observers.get(&fourth.store().id()).is_some_and(|(_, at)| *at > 0)
