@@ -11,6 +11,7 @@ use super::status::millis;
 use super::{Store, status};
 use crate::model::id::RaftId;
 use crate::model::voters::quorum;
+use crate::raft::channel::PeerClient;
 use crate::raft::convert;
 use crate::raft::types::{Peer, Types};
 use crate::rt::{Instant, now, timeout};
@@ -128,6 +129,14 @@ impl Store {
         let Some(peer) = metrics.membership_config.get_node(&leader) else { return };
         // It is told again soon.
         let _ = self.tell_attendance(leader, peer, observers).await;
+    }
+
+    /// The leader that another member knows, how to ask it, and the membership that it is of.
+    pub(super) async fn leader_known_by(&self, member: u64, peer: &Peer) -> Option<(u64, PeerClient, v1::Membership)> {
+        let told = self.tell_attendance(member, peer, Vec::new()).await?;
+        let membership = told.membership?;
+        let leader = convert::peer_in(membership.members.get(&told.leader)?).ok()?;
+        Some((told.leader, self.0.channels.peer(told.leader, &leader).ok()?, membership))
     }
 
     /// Tells a member which observers are there.

@@ -49,15 +49,9 @@ impl Store {
     /// It is no node of the cluster, or this one does not have the authority's key.
     pub fn certify(&self, node: NodeId) -> Result<Certificate, CertifyError> {
         let key = self.issuing_key()?;
-        let (public, sealed, cluster) = {
-            let state = self.state();
-            let public = state.nodes.get(&node).map(|node| node.public_key).ok_or(CertifyError::NoNode(node))?;
-            (public, state.sealed_key.clone(), state.cluster.clone().ok_or(CertifyError::NoAuthority)?)
-        };
-        let authority = self.open_authority(&sealed, &key)?;
-        let own = authority.issue(node, &public, (self.0.options.clock)())?;
-        let Cluster { authorities, crossed, authority, .. } = cluster;
-        Ok(Certificate { own, authorities, crossed, authority })
+        let public = self.state().nodes.get(&node).map(|node| node.public_key).ok_or(CertifyError::NoNode(node))?;
+        let (authority, cluster) = self.open_authority(&key)?;
+        Ok(with_authorities(authority.issue(node, &public, (self.0.options.clock)())?, cluster))
     }
 
     /// Whether this node can issue certificates.
@@ -66,9 +60,7 @@ impl Store {
     ///
     /// Why it cannot.
     pub fn can_certify(&self) -> Result<(), CertifyError> {
-        let key = self.issuing_key()?;
-        let sealed = self.state().sealed_key.clone();
-        self.open_authority(&sealed, &key).map(drop)
+        self.open_authority(&self.issuing_key()?).map(drop)
     }
 
     /// Issues a certificate for an admin.
@@ -77,16 +69,10 @@ impl Store {
     ///
     /// This node does not have the authority's key.
     pub fn certify_admin(&self, admin: &Admin) -> Result<Certificate, CertifyError> {
-        let key = self.issuing_key()?;
-        let (sealed, cluster) = {
-            let state = self.state();
-            (state.sealed_key.clone(), state.cluster.clone().ok_or(CertifyError::NoAuthority)?)
-        };
-        let authority = self.open_authority(&sealed, &key)?;
+        let (authority, cluster) = self.open_authority(&self.issuing_key()?)?;
         let Admin { name, public_key, until_ms, .. } = admin;
         let own = authority.issue_to_admin(name, public_key, (self.0.options.clock)(), *until_ms)?;
-        let Cluster { authorities, crossed, authority, .. } = cluster;
-        Ok(Certificate { own, authorities, crossed, authority })
+        Ok(with_authorities(own, cluster))
     }
 
     /// The same from whichever member can issue it: this one, unless the others do not believe this node any more. Then the
@@ -139,8 +125,7 @@ impl Store {
     /// This node does not have the authority's key.
     pub fn next_authority(&self, locks: Option<&ClusterKey>) -> Result<RotateAuthority, CertifyError> {
         let key = self.issuing_key()?;
-        let sealed = self.state().sealed_key.clone();
-        let (before, next) = (self.open_authority(&sealed, &key)?, Authority::found(self.cluster())?);
+        let ((before, _), next) = (self.open_authority(&key)?, Authority::found(self.cluster())?);
         let (certificate, crossed) = (next.certificate().to_vec(), before.cross(&next)?);
         let sealed_key = next.seal(locks.unwrap_or(&key));
         Ok(RotateAuthority { certificate, crossed, sealed_key, locks: locks.is_some() })
@@ -154,11 +139,16 @@ impl Store {
         self.cluster_key().ok_or(CertifyError::NoKey)
     }
 
-    fn open_authority(&self, sealed: &[u8], key: &ClusterKey) -> Result<Authority, CertifyError> {
+    /// The authority, and the settings that name it.
+    fn open_authority(&self, key: &ClusterKey) -> Result<(Authority, Cluster), CertifyError> {
+        let (sealed, cluster) = {
+            let state = self.state();
+            (state.sealed_key.clone(), state.cluster.clone().ok_or(CertifyError::NoAuthority)?)
+        };
         if sealed.is_empty() {
             return Err(CertifyError::NoAuthority);
         }
-        Ok(Authority::open(self.cluster(), sealed, key)?)
+        Ok((Authority::open(self.cluster(), &sealed, key)?, cluster))
     }
 
     /// The key that the authority's is encrypted with, if it is here.
@@ -174,8 +164,7 @@ impl Store {
 
     /// Whether a key is the one that the authority's is encrypted with.
     pub fn opens(&self, key: &ClusterKey) -> bool {
-        let sealed = self.state().sealed_key.clone();
-        self.open_authority(&sealed, key).is_ok()
+        self.open_authority(key).is_ok()
     }
 
     /// Whether this node is to issue certificates, and cannot before it is told the key. `state` is this store's.
@@ -183,4 +172,10 @@ impl Store {
         let locked = state.cluster.as_ref().is_some_and(|cluster| cluster.locked);
         locked && !self.observes() && self.cluster_key().is_none()
     }
+}
+
+/// A certificate with what goes with it.
+fn with_authorities(own: Vec<u8>, cluster: Cluster) -> Certificate {
+    let Cluster { authorities, crossed, authority, .. } = cluster;
+    Certificate { own, authorities, crossed, authority }
 }

@@ -18,7 +18,6 @@ use crate::model::entry::Entry;
 use crate::model::id::{NodeId, RaftId};
 use crate::model::object::NodeState;
 use crate::model::voters::{self, MembershipStep};
-use crate::raft::convert;
 use crate::raft::types::{Peer, Types};
 use crate::rt::{Elapsed, Instant, JoinHandle, now, sleep, sleep_until, spawn as start, timeout, timeout_at};
 
@@ -215,21 +214,17 @@ impl Store {
         peers.extend(self.peers());
         peers.remove(&self.id());
         for (id, peer) in &peers {
-            let Some(answer) = self.tell_attendance(id.0, peer, Vec::new()).await else { continue };
-            let Some(membership) = answer.membership.filter(|found| !found.members.contains_key(&self.id().0)) else {
+            let Some((leader, mut client, membership)) = self.leader_known_by(id.0, peer).await else { continue };
+            if membership.members.contains_key(&self.id().0) {
                 continue;
-            };
-            let leader = membership.members.get(&answer.leader).and_then(|leader| convert::peer_in(leader).ok());
-            let Some(mut client) = leader.and_then(|peer| self.0.channels.peer(answer.leader, &peer).ok()) else {
-                continue;
-            };
+            }
             let numbered = self.0.options.requests.begin().await;
             let request = v1::ProposeRequest {
                 request: Some(self.request_id(numbered.number).into()),
                 command: Some((&Command::RetireMember { node: self.node() }).into()),
                 origin: None,
             };
-            let asked = client.propose(self.0.channels.request(answer.leader, request));
+            let asked = client.propose(self.0.channels.request(leader, request));
             if let Ok(answer) = timeout(STEP, asked).await {
                 self.0.channels.note(&answer);
                 return;

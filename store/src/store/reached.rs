@@ -12,7 +12,6 @@ use crate::model::command::{Command, Outcome};
 use crate::model::id::RaftId;
 use crate::model::rejection::Rejection;
 use crate::origin::asked_by;
-use crate::raft::convert::peer_in;
 use crate::raft::service::answers_at;
 use crate::raft::types::Peer;
 use crate::rt::timeout;
@@ -97,12 +96,8 @@ impl Store {
         let mut reason = "there is no other".to_owned();
         for (id, peer) in self.peers().into_iter().filter(|(id, _)| *id != self.id()) {
             reason = format!("{} knows no leader, or does not answer", peer.address);
-            let Some(told) = self.tell_attendance(id.0, &peer, Vec::new()).await else { continue };
-            let leader = told.membership.and_then(|membership| peer_in(membership.members.get(&told.leader)?).ok());
-            let Some(mut client) = leader.and_then(|leader| self.0.channels.peer(told.leader, &leader).ok()) else {
-                continue;
-            };
-            let asked = timeout(LOOK, client.propose(self.0.channels.request(told.leader, message.clone()))).await;
+            let Some((leader, mut client, _)) = self.leader_known_by(id.0, &peer).await else { continue };
+            let asked = timeout(LOOK, client.propose(self.0.channels.request(leader, message.clone()))).await;
             match asked.unwrap_or_else(|_| Err(tonic::Status::unavailable("no answer"))) {
                 Ok(answer) => {
                     let result = crate::codec::result(answer.into_inner().response.unwrap_or_default());
