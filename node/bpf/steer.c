@@ -26,15 +26,15 @@ struct map {
 // The daemon's sockets in this namespace: 0 for UDP, 1 for TCP.
 struct map SOCKETS SEC("maps") = {BPF_MAP_TYPE_SOCKMAP, sizeof(__u32), sizeof(__u32), 2, 0};
 
-// The ports that Docker's resolver has in this namespace. Set by the daemon before it loads this.
-const volatile __u32 UDP_PORT SEC(".rodata") = 0;
-const volatile __u32 TCP_PORT SEC(".rodata") = 0;
+// The ports that Docker's resolver has in this namespace, by the same keys. Set by the daemon before it attaches this.
+struct map PORTS SEC("maps") = {BPF_MAP_TYPE_ARRAY, sizeof(__u32), sizeof(__u32), 2, 0};
 
 SEC("sk_lookup") int steer(struct bpf_sk_lookup *ctx) {
     if (ctx->family != 2 /* AF_INET */ || ctx->local_ip4 != DOCKER || ctx->remote_ip4 == ONWARD)
         return SK_PASS;
     __u32 key = ctx->protocol == IPPROTO_TCP;
-    if (ctx->local_port != (key ? TCP_PORT : UDP_PORT))
+    __u32 *port = map_lookup(&PORTS, &key);
+    if (!port || *port != ctx->local_port)
         return SK_PASS;
     void *socket = map_lookup(&SOCKETS, &key);
     if (socket) {

@@ -23,6 +23,7 @@ use crate::journal::View;
 use crate::kernel;
 use crate::member::{Member, WRITE_DEADLINE, is_in_use};
 use crate::plan::desired::host_of;
+use crate::reconcile::PassReport;
 
 /// What to attach.
 #[derive(Debug)]
@@ -211,26 +212,19 @@ fn unfinished(member: &Member, network: NetworkId, sandbox: &Sandbox) -> Vec<(En
 }
 
 async fn carry_out(member: &Member, endpoint: &Endpoint) -> Result<Endpoint, ApiError> {
-    make_interfaces(member, endpoint).await?;
+    made(member, endpoint, &*member.reconciler.pass_now().await?)?;
     expect_endpoint(member.propose(Command::ActivateEndpoint { endpoint: endpoint.id, epoch: endpoint.epoch }).await?)
 }
 
-/// Makes the interfaces of an endpoint, or tells why they cannot be made.
-pub(crate) async fn make_interfaces(member: &Member, endpoint: &Endpoint) -> Result<(), ApiError> {
-    let report = member.reconciler.pass_now().await?;
+/// Tells why the interfaces of an endpoint could not be made by a pass, if they were not.
+pub(crate) fn made(member: &Member, endpoint: &Endpoint, report: &PassReport) -> Result<(), ApiError> {
     let vni = member.store().state().networks.get(&endpoint.network).map(|network| network.vni);
-    let problem = vni.and_then(|vni| report.problem_of(endpoint.id, vni, endpoint.egress.is_some()));
-    if let Some(problem) = problem {
-        let message =
-            format!("cannot make the interfaces of {:?} in {}: {problem}", endpoint.name, endpoint.sandbox.netns);
-        return Err(ApiError::new(
-            Code::Internal,
-            "KERNEL",
-            message,
-            "nothing was left behind; pontoon status says more",
-        ));
-    }
-    Ok(())
+    let Some(problem) = vni.and_then(|vni| report.problem_of(endpoint.id, vni, endpoint.egress.is_some())) else {
+        return Ok(());
+    };
+    let message = format!("cannot make the interfaces of {:?} in {}: {problem}", endpoint.name, endpoint.sandbox.netns);
+    let hint = "nothing was left behind; pontoon status says more";
+    Err(ApiError::new(Code::Internal, "KERNEL", message, hint))
 }
 
 /// Takes back what a failed attach made. What cannot be taken back now, the collector will.

@@ -152,15 +152,37 @@ pub struct Reconciler {
     status: watch::Receiver<DataPlaneStatus>,
 }
 
+/// A pass that was asked for.
+#[derive(Debug)]
+pub struct Begun(oneshot::Receiver<Answer>);
+
+impl Begun {
+    /// What it did, once it is over.
+    ///
+    /// # Errors
+    /// When there was none.
+    pub async fn report(self) -> Answer {
+        self.0.await.unwrap_or(Err(PassError::Stopped))
+    }
+}
+
 impl Reconciler {
     /// Makes a pass that begins after this call, and tells what it did.
     ///
     /// # Errors
     /// When there was none.
     pub async fn pass_now(&self) -> Answer {
+        self.begin_pass().await?.report().await
+    }
+
+    /// Has a pass made that begins after this call, for somebody who has something else to do meanwhile.
+    ///
+    /// # Errors
+    /// When the loop has ended.
+    pub async fn begin_pass(&self) -> Result<Begun, PassError> {
         let (answer, result) = oneshot::channel();
         self.requests.send(answer).await.map_err(|_| PassError::Stopped)?;
-        result.await.unwrap_or(Err(PassError::Stopped))
+        Ok(Begun(result))
     }
 
     /// Wakes the loop without waiting for it.

@@ -5,14 +5,18 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pontoon_store::model::id::NetworkId;
+use pontoon_store::model::id::{EndpointId, NetworkId};
 use tokio::time::Instant;
+
+use crate::reconcile::Begun;
 
 /// For how long a container that was created is the likeliest to start: `docker run` starts it within a second, on a busy
 /// host within a few.
 const FRESH: Duration = Duration::from_secs(10);
 /// How long the engine may take from an address to the endpoint, at most: then it has given up.
 const HANDED: Duration = Duration::from_secs(20);
+/// For how long what a pass has made is taken to be there still: somebody else may have removed it since.
+const MAKING: Duration = Duration::from_secs(1);
 
 /// What is known of an engine's containers before it is in the cluster's state.
 #[derive(Debug, Default)]
@@ -21,6 +25,8 @@ pub(crate) struct Containers {
     fresh: Mutex<BTreeMap<String, (String, Instant)>>,
     /// Addresses of endpoints that wait for their containers and that the engine was given for one, and when.
     handed: Mutex<BTreeMap<(NetworkId, IpAddr), Instant>>,
+    /// Passes that make the interfaces of endpoints that the engine has just made, and when they were asked for.
+    making: Mutex<BTreeMap<EndpointId, (Begun, Instant)>>,
     /// Name and version of the engine; empty when it is not reached.
     engine: Mutex<String>,
 }
@@ -74,6 +80,19 @@ impl Containers {
     /// The engine has made the endpoint, or does not want the address any more.
     pub(super) fn take_back(&self, network: NetworkId, address: IpAddr) {
         lock(&self.handed).remove(&(network, address));
+    }
+
+    /// Notes that a pass makes the interface of an endpoint.
+    pub(super) fn makes_interface(&self, endpoint: EndpointId, pass: Begun) {
+        let mut making = lock(&self.making);
+        making.retain(|_, (_, since)| since.elapsed() < MAKING);
+        making.insert(endpoint, (pass, Instant::now()));
+    }
+
+    /// The pass that makes the interface of an endpoint, once; none: that was a while ago, or there is none.
+    pub(super) fn making_interface(&self, endpoint: EndpointId) -> Option<Begun> {
+        let (pass, since) = lock(&self.making).remove(&endpoint)?;
+        (since.elapsed() < MAKING).then_some(pass)
     }
 
     /// Name and version of the engine; empty when it is not reached.

@@ -238,6 +238,10 @@ pub(super) async fn create_endpoint(daemon: &Daemon, request: wire::CreateEndpoi
         }
     };
     asked.iter().for_each(|address| daemon.containers.take_back(network, *address));
+    // The engine writes the endpoint down before it asks for the interface, which is made meanwhile.
+    if let Ok(pass) = member.reconciler.begin_pass().await {
+        daemon.containers.makes_interface(endpoint.id, pass);
+    }
     Ok(json!({ "Interface": chosen(&member, &endpoint, &asked, mac) }))
 }
 
@@ -277,7 +281,11 @@ pub(super) async fn join(daemon: &Daemon, request: wire::EndpointRef) -> Result<
         let message = format!("there is no endpoint {:?}", Endpoint::short_id(&request.endpoint_id));
         ApiError::new(Code::NotFound, Reason::EndpointNotFound.as_str(), message, "create the endpoint first")
     })?;
-    attach::make_interfaces(&member, &endpoint).await?;
+    let report = match daemon.containers.making_interface(endpoint.id) {
+        Some(pass) => pass.report().await?,
+        None => member.reconciler.pass_now().await?,
+    };
+    attach::made(&member, &endpoint, &report)?;
     // A container may ask for names before the cluster is told where it is.
     daemon.names.joins(member.cluster(), endpoint.id, request.sandbox_key);
     let internal = member.store().state().networks.get(&endpoint.network).is_some_and(|network| network.internal);

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use super::engine::{Engine, EngineError, Look, is_name};
 use super::network::by_engine;
-use super::{Containers, rebind};
+use super::{Containers, DRIVER, rebind};
 use crate::api::error::ApiError;
 use crate::attach;
 use crate::journal::JournalError;
@@ -153,8 +153,8 @@ struct Happened {
 
 impl Happened {
     fn note(&self, event: &EventMessage) {
-        let joins = matches!(event.action.as_deref(), Some("connect" | "disconnect"));
-        if event.typ != Some(EventMessageTypeEnum::CONTAINER) && !joins {
+        let Some(look) = look_for(event) else { return };
+        if look == Look::Everything {
             self.networks.store(true, Ordering::Release);
         }
         self.something.notify_one();
@@ -164,6 +164,21 @@ impl Happened {
     fn look(&self) -> Look {
         if self.networks.swap(false, Ordering::AcqRel) { Look::Everything } else { Look::Containers }
     }
+}
+
+/// What has to be looked at after an event, if anything. Most events change nothing that is looked at: health checks alone
+/// make three each time, for each container.
+fn look_for(event: &EventMessage) -> Option<Look> {
+    let action = event.action.as_deref().unwrap_or_default();
+    if event.typ == Some(EventMessageTypeEnum::CONTAINER) {
+        return matches!(action, "create" | "start" | "die" | "destroy" | "rename").then_some(Look::Containers);
+    }
+    if !matches!(action, "connect" | "disconnect") {
+        return Some(Look::Everything);
+    }
+    let attributes = event.actor.as_ref().and_then(|actor| actor.attributes.as_ref());
+    let driver = attributes.and_then(|attributes| attributes.get("type"));
+    driver.is_none_or(|driver| driver == DRIVER).then_some(Look::Containers)
 }
 
 /// Takes note of what happens in the engine, also while the loop is at work. Ends with the connection.
@@ -375,4 +390,44 @@ async fn placement(
     let looked = tokio::task::spawn_blocking(move || kernel::placed(&names, id, &netns)).await;
     let looked = looked.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     looked.map_err(|error| SyncError::Problems(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::EventActor;
+
+    use super::*;
+
+    #[test]
+    fn what_changes_nothing_asks_for_no_look() {
+        use EventMessageTypeEnum::{CONTAINER, NETWORK};
+        let (containers, everything) = (Some(Look::Containers), Some(Look::Everything));
+        for (typ, action, driver, look) in [
+            (CONTAINER, "create", "", containers),
+            (CONTAINER, "start", "", containers),
+            (CONTAINER, "die", "", containers),
+            (CONTAINER, "destroy", "", containers),
+            (CONTAINER, "rename", "", containers),
+            (CONTAINER, "exec_create: /bin/true", "", None),
+            (CONTAINER, "exec_start: /bin/true", "", None),
+            (CONTAINER, "exec_die", "", None),
+            (CONTAINER, "health_status: healthy", "", None),
+            (CONTAINER, "attach", "", None),
+            (NETWORK, "connect", "pontoon", containers),
+            (NETWORK, "disconnect", "pontoon", containers),
+            (NETWORK, "connect", "bridge", None),
+            (NETWORK, "disconnect", "bridge", None),
+            // An engine that does not say whose network it is.
+            (NETWORK, "connect", "", containers),
+            (NETWORK, "create", "bridge", everything),
+            (NETWORK, "destroy", "pontoon", everything),
+            (NETWORK, "prune", "", everything),
+        ] {
+            let attributes = (!driver.is_empty()).then(|| [("type".to_owned(), driver.to_owned())].into());
+            let actor = Some(EventActor { id: None, attributes });
+            let event =
+                EventMessage { typ: Some(typ), action: Some(action.to_owned()), actor, ..EventMessage::default() };
+            assert_eq!(look_for(&event), look, "{action} {driver}");
+        }
+    }
 }

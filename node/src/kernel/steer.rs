@@ -6,8 +6,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
-use aya::maps::SockMap;
+use aya::maps::{Array, SockMap};
 use aya::programs::SkLookup;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::socket::{
@@ -27,7 +28,7 @@ const OURS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 13);
 /// The program, as `make bpf` compiles it. Aligned, because it is read as the structures of an ELF file.
 static PROGRAM: &[u8] = aya::include_bytes_aligned!("../../bpf/steer.o");
 
-/// Keys of the program's map of sockets.
+/// Keys of the program's maps.
 const UDP: u32 = 0;
 const TCP: u32 = 1;
 
@@ -157,13 +158,21 @@ fn listening(table: &str, state: &str) -> io::Result<Vec<u16>> {
     Ok(fs::read_to_string(format!("/proc/thread-self/net/{table}"))?.lines().filter_map(of).collect())
 }
 
+/// Loads programs. One for all: making it reads what the kernel tells of its types, some 7 ms of work, which this program
+/// does not need.
+static LOADER: LazyLock<Mutex<EbpfLoader<'_>>> = LazyLock::new(|| {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    Mutex::new(loader)
+});
+
 fn load(namespace: &File, ports: Ports, udp: &UdpSocket, tcp: &TcpListener) -> Result<Ebpf, aya::EbpfError> {
-    let (udp_port, tcp_port) = (u32::from(ports.udp), u32::from(ports.tcp));
-    let mut program = EbpfLoader::new()
-        .btf(None)
-        .override_global("UDP_PORT", &udp_port, true)
-        .override_global("TCP_PORT", &tcp_port, true)
-        .load(PROGRAM)?;
+    // A loader is only read when it loads.
+    let mut program = LOADER.lock().unwrap_or_else(PoisonError::into_inner).load(PROGRAM)?;
+    let known = program.map_mut("PORTS").expect("the program has this map");
+    let mut known = Array::try_from(known)?;
+    known.set(UDP, u32::from(ports.udp), 0)?;
+    known.set(TCP, u32::from(ports.tcp), 0)?;
     let sockets = program.map_mut("SOCKETS").expect("the program has this map");
     let mut sockets = SockMap::try_from(sockets)?;
     sockets.set(UDP, udp, 0)?;

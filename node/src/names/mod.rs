@@ -38,7 +38,7 @@ use serve::Container;
 /// How often it is looked whether containers are there still and Docker's resolver is where it was.
 const TICK: Duration = Duration::from_secs(2);
 /// How often it is looked for the resolver of a container that starts.
-const STARTING: Duration = Duration::from_millis(5);
+const STARTING: Duration = Duration::from_millis(10);
 /// How long to wait after a failure of one: the sockets of a container that was let go are closed within a moment.
 const AGAIN: Duration = Duration::from_millis(100);
 /// For how long it may be about to start: a busy engine takes a few seconds.
