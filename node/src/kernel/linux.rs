@@ -35,6 +35,8 @@ pub struct Linux {
     ruleset: Ruleset,
     /// The rules as they were listed last, and the generation that they are of: running nft is the slowest part of a pass.
     rules: Option<(u32, Arc<Rules>)>,
+    /// What our table was found to be when they were compared with it last; none when they were not, or it was altered.
+    in_force: Option<Firewall>,
     /// What our rules in Docker's chain said after they were written last: another version of nft may show them in other
     /// words.
     docker: Option<Vec<Value>>,
@@ -66,7 +68,7 @@ impl Linux {
         let host = Netlink::open().map_err(|e| KernelError::netlink("open a netlink socket")(e.into()))?;
         let ruleset = Ruleset::open().map_err(|e| KernelError::netlink("open a netfilter socket")(e.into()))?;
         let table = Table::new(names.table());
-        Ok(Self { names, host, table, overlay: None, ruleset, rules: None, docker: None, opened: BTreeSet::new() })
+        Ok(Self { names, host, table, overlay: None, ruleset, rules: None, in_force: None, docker: None, opened: BTreeSet::new() })
     }
 
     fn path(&self) -> PathBuf {
@@ -177,6 +179,7 @@ impl Linux {
         let docker = firewall::docker_rules(&self.names.mark())?;
         let rules = Arc::new(Rules { table: self.table.list()?, docker });
         self.rules = Some((generation, rules.clone()));
+        self.in_force = None;
         Ok(rules)
     }
 
@@ -219,7 +222,9 @@ impl Kernel for Linux {
             observer.sandbox(sandbox);
         }
         if let Some(listed) = &rules.table {
-            let seen = self.table.compare(listed, desired.firewall());
+            let known = self.in_force.take().filter(|known| desired.firewall() == Some(known));
+            let seen = known.unwrap_or_else(|| self.table.compare(listed, desired.firewall()));
+            self.in_force = seen.altered.is_none().then(|| seen.clone());
             observer.insert(Object::Firewall(Box::new(seen)));
         }
         if let Some(docker) = rules.docker.as_deref().filter(|rules| !rules.is_empty()) {

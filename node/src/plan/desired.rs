@@ -315,9 +315,12 @@ fn add_host(
     local: &BTreeSet<NetworkId>,
 ) {
     let egress = desired.objects.keys().any(|k| matches!(k, Key::Veth(true, _)));
+    // An engine may start a container at any moment on a network that it has, and need not wait for rules then.
+    let may_be_here =
+        |network: &&Network| local.contains(&network.id) || state.engine_networks.contains_key(&(network.id, node.id));
     let mut firewall = Firewall {
         vxlan_port: state.cluster.as_ref().map_or(0, |c| c.vxlan_port),
-        vnis: local.iter().filter_map(|id| Some(state.networks.get(id)?.vni.get())).collect(),
+        vnis: state.networks.values().filter(may_be_here).map(|network| network.vni.get()).collect(),
         members: state.nodes.values().filter(|n| !n.voter_only).map(|n| n.data_addr).collect(),
         gateway: names.gateway.clone(),
         egress: BTreeSet::new(),
@@ -338,7 +341,7 @@ fn add_host(
             desired.insert(Object::DockerUser(DockerUser { gateway: names.gateway.clone(), complete: true }));
         }
     }
-    if egress || !local.is_empty() {
+    if egress || !firewall.vnis.is_empty() {
         desired.insert(Object::Firewall(Box::new(firewall)));
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 use pontoon_store::model::id::{ClusterId, EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
 use pontoon_store::model::object::{
-    Cluster, EgressInterface, Endpoint, EndpointState, Family, Network, Node, NodeState, Route as HostRoute, Sandbox,
+    Cluster, EgressInterface, Endpoint, EngineNetwork, EndpointState, Family, Network, Node, NodeState, Route as HostRoute, Sandbox,
     Subnet, Voting,
 };
 use pontoon_store::model::state::State;
@@ -230,6 +230,22 @@ fn a_node_without_endpoints_in_a_network_does_nothing_for_it() {
     let net = network(1, false, false);
     let state = state(vec![net.clone()], vec![endpoint(3, &net, 2, 3, Some(2))]);
     assert_eq!(want(&state).objects.keys().collect::<Vec<_>>(), [&Key::Namespace]);
+}
+
+#[test]
+fn the_first_container_of_an_engine_does_not_wait_for_rules() {
+    let net = network(1, false, false);
+    let mut state = state(vec![net.clone()], Vec::new());
+    let id = |node| format!("{node:064x}");
+    for node in [1, 2].map(NodeId) {
+        let known = EngineNetwork { network: net.id, node, id: id(node.0), containers: Vec::new() };
+        state.engine_networks.insert((net.id, node), known);
+    }
+    let keys: Vec<Key> = want(&state).objects.into_keys().collect();
+    assert_eq!(keys, [Key::Namespace, Key::Firewall]);
+    assert_eq!(want(&state).firewall().unwrap().vnis, [net.vni.get()].into());
+    state.engine_networks.remove(&(net.id, NodeId(1)));
+    assert_eq!(want(&state).firewall(), None);
 }
 
 #[test]

@@ -16,21 +16,28 @@ const WARM: usize = 2;
 /// A network must be there within this.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Engines to start containers on.
+const ENGINES: [EngineKind; 3] = [EngineKind::Suite("sid"), EngineKind::Suite("trixie"), EngineKind::Debian];
+
 /// Measures and reports.
 pub(crate) fn measure() -> Result<Vec<Section>> {
-    let mut sections = Vec::new();
-    let engines = vec![EngineKind::Debian, EngineKind::Debian];
-    run_with(Options { hosts: 2, engines, ..Options::default() }, |cluster| {
-        cluster.form()?;
-        cluster.cli(0).run("network create ours --wait")?;
-        cluster.engine(0).docker("network create own-bridge")?;
-        swarm(cluster)?;
-        let version = cluster.engine(0).version()?;
-        sections.push(runs(cluster.engine(0), &version)?);
-        sections.push(networks(cluster, &version)?);
-        Ok(())
-    })?;
-    Ok(sections)
+    let mut rows = Vec::new();
+    let mut made = None;
+    for kind in ENGINES {
+        run_with(Options { hosts: 2, engines: vec![kind; 2], ..Options::default() }, |cluster| {
+            cluster.form()?;
+            cluster.cli(0).run("network create ours --wait")?;
+            cluster.engine(0).docker("network create own-bridge")?;
+            swarm(cluster)?;
+            let version = cluster.engine(0).version()?;
+            rows.extend(runs(cluster.engine(0), &version)?);
+            if kind == EngineKind::Debian {
+                made = Some(networks(cluster, &version)?);
+            }
+            Ok(())
+        })?;
+    }
+    Ok([Some(started(rows)), made].into_iter().flatten().collect())
 }
 
 /// Puts both engines into a swarm as managers, the only nodes of one that list a network before they use it, and makes an
@@ -59,7 +66,7 @@ const NETWORKS: [&str; 4] = ["bridge", "own-bridge", "ours", "swarm"];
 const ORDERS: [[usize; 4]; 4] = [[0, 1, 3, 2], [1, 2, 0, 3], [2, 3, 1, 0], [3, 0, 2, 1]];
 
 /// How long `docker run` takes on each network.
-fn runs(engine: &Engine, version: &str) -> Result<Section> {
+fn runs(engine: &Engine, version: &str) -> Result<Vec<Vec<String>>> {
     let mut times = [const { Vec::new() }; 4];
     for number in 0..WARM + RUNS {
         for at in ORDERS[number % ORDERS.len()] {
@@ -76,18 +83,24 @@ fn runs(engine: &Engine, version: &str) -> Result<Section> {
     let row = |what: &str, percent: usize| {
         let [bridge, own, ours, swarm] = times.each_ref().map(|times| ms(percentile(times, percent)));
         let cells = [bridge, own, ours, swarm, own - bridge, ours - bridge, swarm - bridge].map(number);
-        [vec![what.to_owned()], cells.to_vec()].concat()
+        [vec![version.to_owned(), what.to_owned()], cells.to_vec()].concat()
     };
-    Ok(Section {
+    Ok(vec![row("least", 0), row("p50", 50), row("most", 100)])
+}
+
+fn started(rows: Vec<Vec<String>>) -> Section {
+    Section {
         title: "`docker run -d` on a network",
         how: format!(
-            "Docker {version} on two hosts, which are Pontoon nodes and managers of a swarm at the same time; the container is \
-             started and removed on one of them, on the engine's bridge, on a bridge network that a user made there, on a \
-             Pontoon network and on an attachable Swarm overlay, in turn, and each of them as often after each other one. The engine sets up a resolver in a container on any but the \
-             first, with eleven runs of iptables, and gives one on the last two a second interface. {RUNS} times each after \
-             {WARM} that do not count. Milliseconds from the command to its end."
+            "Two hosts with engines of the same version, which are Pontoon nodes and managers of a swarm at the same time; the \
+             container is started and removed on one of them, on the engine's bridge, on a bridge network that a user made there, \
+             on a Pontoon network and on an attachable Swarm overlay, in turn, and each of them as often after each other one. \
+             The engine sets up a resolver in a container on any but the first, with a dozen runs of iptables, and gives one on \
+             the last two a second interface. {RUNS} times each after {WARM} that do not count. Milliseconds from the command to \
+             its end."
         ),
         header: vec![
+            "engine",
             "",
             "bridge",
             "user's bridge",
@@ -97,8 +110,8 @@ fn runs(engine: &Engine, version: &str) -> Result<Section> {
             "Pontoon over bridge",
             "Swarm over bridge",
         ],
-        rows: vec![row("least", 0), row("p50", 50), row("most", 100)],
-    })
+        rows,
+    }
 }
 
 /// From the end of `docker network create` on one host until the other engine lists the network.
