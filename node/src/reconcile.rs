@@ -3,6 +3,8 @@
 //! the first pass of the same loop. Most changes of the state concern other nodes: one that asks for nothing else than before
 //! is done without a look at the kernel.
 
+mod pace;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use pontoon_store::model::id::{EndpointId, NodeId, Vni};
 use pontoon_store::model::state::State;
-use pontoon_store::rt::{self, Instant, now, sleep, sleep_until, watch};
+use pontoon_store::rt::{self, now, sleep, sleep_until, watch};
 use pontoon_store::tasks::Task;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -23,19 +25,10 @@ use crate::plan::diff::{Step, plan};
 use crate::plan::drift::drift;
 use crate::plan::object::{Key, Object, Scope};
 use crate::plan::observed::{HostFacts, Observed, SandboxState};
-
-/// How often the loop looks although nothing has woken it.
-const TICK: Duration = Duration::from_secs(30);
-
-/// How long it waits for more events after one, at least and at most: they come in swarms. In between it is four times
-/// what the latest pass took, so that events of others cannot keep a processor busy.
-const DEBOUNCE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(400));
+use pace::Pace;
 
 /// How long it waits for more changes of the state after one: writes come in swarms, too.
 const COALESCE: Duration = Duration::from_millis(5);
-
-/// How long it waits after a pass that failed, at first; twice as long each further time, up to a tick.
-const FIRST_RETRY: Duration = Duration::from_millis(200);
 
 /// Requests that may wait for a pass; each is an attach or a detach.
 const REQUESTS: usize = 256;
@@ -225,31 +218,6 @@ pub fn new<K: Kernel, S: StateSource>(
     (handle, ReconcileLoop { core, source, changes, requests: inbox, wake, status })
 }
 
-/// When the loop makes its next pass.
-#[derive(Debug)]
-struct Pace {
-    /// At the latest; whatever is asked for comes earlier.
-    due: Instant,
-    /// How long to wait for more events after one.
-    debounce: Duration,
-    /// How long to wait after the next failure.
-    retry: Duration,
-}
-
-impl Pace {
-    /// After a pass that took `took`.
-    fn after(&mut self, took: Duration, failed: bool) {
-        self.debounce = (took * 4).clamp(DEBOUNCE.0, DEBOUNCE.1);
-        self.due = now() + if failed { self.retry } else { TICK };
-        self.retry = if failed { (self.retry * 2).min(TICK) } else { FIRST_RETRY };
-    }
-
-    /// Something may be amiss.
-    fn hurry(&mut self) {
-        self.due = self.due.min(now() + self.debounce);
-    }
-}
-
 /// Why the loop does something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reason {
@@ -258,6 +226,17 @@ enum Reason {
     State,
     /// Anything else.
     Look,
+}
+
+/// What a change of the state asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Nothing else than before, as far as can be told without looking.
+    Nothing,
+    /// Only for rules of networks that nobody is on here.
+    Ahead,
+    /// Anything else.
+    Pass,
 }
 
 impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
@@ -270,7 +249,7 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
 
     /// Runs until `stop`, and gives the kernel back. The kernel keeps what it has: traffic goes on.
     pub async fn run(mut self, stop: CancellationToken) -> K {
-        let mut pace = Pace { due: now(), debounce: DEBOUNCE.0, retry: FIRST_RETRY };
+        let mut pace = Pace::new();
         let mut waiting = Vec::new();
         loop {
             let reason = tokio::select! {
@@ -285,9 +264,16 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
             let reason = if waiting.is_empty() { reason } else { Reason::Look };
             self.changes.borrow_and_update();
             let begin = now();
-            let answer;
-            (self, answer) = self.pass(reason).await;
-            let Some(answer) = answer else { continue };
+            let done;
+            (self, done) = self.pass(reason).await;
+            let answer = match done {
+                Ok(answer) => answer,
+                Err(Need::Ahead) => {
+                    pace.ahead();
+                    continue;
+                }
+                Err(_) => continue,
+            };
             let failed = match &answer {
                 Ok(report) => !report.failures.is_empty(),
                 Err(PassError::NoMember) => false,
@@ -301,26 +287,26 @@ impl<K: Kernel, S: StateSource> ReconcileLoop<K, S> {
         }
     }
 
-    /// One pass, on a thread that may block. None: there was no need for one.
-    async fn pass(mut self, reason: Reason) -> (Self, Option<Answer>) {
+    /// One pass, on a thread that may block; or what there was need for instead.
+    async fn pass(mut self, reason: Reason) -> (Self, Result<Answer, Need>) {
         let (mut core, source) = (self.core, self.source.clone());
         let pass = rt::spawn_blocking(move || {
-            let needless = reason == Reason::State && core.is_in_order(source.as_ref());
-            let answer = (!needless).then(|| core.pass(source.as_ref()));
-            (core, answer)
+            let need = if reason == Reason::State { core.need(source.as_ref()) } else { Need::Pass };
+            let done = if need == Need::Pass { Ok(core.pass(source.as_ref())) } else { Err(need) };
+            (core, done)
         });
-        let answer;
-        (self.core, answer) = match pass.await {
+        let done;
+        (self.core, done) = match pass.await {
             Ok(done) => done,
             Err(error) => panic!("nobody cancels a pass: {error}"),
         };
-        if answer.is_some() {
+        if done.is_ok() {
             self.status.send_replace(self.core.status.clone());
         } else {
             let index = self.core.status.reconciled_index;
             self.status.send_modify(|status| status.reconciled_index = index);
         }
-        (self, answer)
+        (self, done)
     }
 
     /// Waits for a reason to make a pass; none: there will be none. It can be dropped without loss: a change stays marked
@@ -372,16 +358,27 @@ struct Core<K> {
 }
 
 impl<K: Kernel> Core<K> {
-    /// Whether the state asks for what the latest pass has brought about, as far as can be told without looking.
-    fn is_in_order(&mut self, source: &impl StateSource) -> bool {
-        let (Some(last), Some(me)) = (&self.last, source.node()) else { return false };
-        let Some(desired) = self.desired(source, me, &self.status.facts) else { return false };
-        if desired.objects != last.objects || desired.sandboxes != last.sandboxes {
-            return false;
+    /// What there is need for after a pass that brought everything in order.
+    fn need(&mut self, source: &impl StateSource) -> Need {
+        let (Some(last), Some(me)) = (&self.last, source.node()) else { return Need::Pass };
+        let Some(desired) = self.desired(source, me, &self.status.facts) else { return Need::Pass };
+        if desired.sandboxes != last.sandboxes || desired.objects.len() != last.objects.len() {
+            return Need::Pass;
         }
-        self.index = desired.index;
-        self.status.reconciled_index = desired.index;
-        true
+        let mut need = Need::Nothing;
+        for (now, before) in desired.objects.iter().zip(&last.objects).filter(|(now, before)| now != before) {
+            match (now, before) {
+                ((_, Object::Firewall(now)), (_, Object::Firewall(before))) if now.differs_in_networks_only(before) => {
+                    need = Need::Ahead;
+                }
+                _ => return Need::Pass,
+            }
+        }
+        if need == Need::Nothing {
+            self.index = desired.index;
+            self.status.reconciled_index = desired.index;
+        }
+        need
     }
 
     /// What the state asks for; none while this node is no member.

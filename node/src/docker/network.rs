@@ -23,6 +23,7 @@ use crate::api::unexpected;
 use crate::attach;
 use crate::daemon::Daemon;
 use crate::member::Member;
+use crate::plan::engine::gone;
 
 /// How long it takes to tell the cluster that a container was removed, at most.
 const TIDYING: Duration = Duration::from_millis(500);
@@ -151,8 +152,7 @@ pub(super) async fn delete_network(daemon: &Daemon, request: wire::NetworkRef) -
               pontoon network rm removes it everywhere"
         );
     }
-    let gone = EngineNetwork { network: network.id, node: member.node(), id: String::new(), containers: Vec::new() };
-    member.propose(Command::ReportEngineNetwork(gone)).await?;
+    member.propose(gone(network.id, member.node())).await?;
     let latest = format!("network {} was removed from Docker, and is made there again", network.name);
     member.count_repair("docker-network", latest);
     Ok(())

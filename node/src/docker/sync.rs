@@ -27,7 +27,7 @@ use crate::journal::JournalError;
 use crate::kernel;
 use crate::member::Member;
 use crate::plan::desired::Names;
-use crate::plan::engine::{EnginePlan, Seen, Step, Stray, gateway_subnet, plan};
+use crate::plan::engine::{EnginePlan, Seen, Step, Stray, gateway_subnet, gone, plan};
 
 /// How often the engine is looked at although nothing has happened.
 const TICK: Duration = Duration::from_secs(30);
@@ -294,6 +294,7 @@ async fn end_stray(sync: &Sync, stray: &Stray) -> Result<(), SyncError> {
             Ok(propose(sync, Command::ReleaseAddress { network, address, epoch }).await?)
         }
         Stray::Network(network) => Ok(propose(sync, Command::RemoveNetwork { network: *network }).await?),
+        Stray::Lost(network) => Ok(propose(sync, gone(*network, sync.member.node())).await?),
     }
 }
 

@@ -161,7 +161,7 @@ fn try_nftables(host: &Namespace) -> Result<(), KernelError> {
         opened: BTreeSet::new(),
         altered: None,
     };
-    let written = netns::run_in(&host.file, || Table::new(names.table()).write(&firewall));
+    let written = netns::run_in(&host.file, || Table::new(names.table()).write(&firewall).map(drop));
     written.unwrap_or_else(|source| {
         Err(KernelError::Namespace { operation: "enter", path: PathBuf::from("a network namespace"), source })
     })

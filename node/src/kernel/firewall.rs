@@ -220,11 +220,13 @@ pub(super) struct Table {
     name: String,
     /// What was written last, and how nft listed it: another version of nft may show a rule in other words.
     written: Option<(Firewall, Vec<Value>)>,
+    /// It has listed a table in the words that it was written in.
+    is_listed_as_written: bool,
 }
 
 impl Table {
     pub(super) fn new(name: String) -> Self {
-        Self { name, written: None }
+        Self { name, written: None, is_listed_as_written: false }
     }
 
     /// The table's objects in one form: `nft -j -s list table inet NAME`. None: there is no such table.
@@ -235,11 +237,16 @@ impl Table {
     }
 
     /// The table as it was listed: `wanted`, or what differs from it.
-    pub(super) fn compare(&self, listed: &[Value], wanted: Option<&Firewall>) -> Firewall {
+    pub(super) fn compare(&mut self, listed: &[Value], wanted: Option<&Firewall>) -> Firewall {
         if let Some(wanted) = wanted {
+            let written = self.written.as_ref().filter(|(written, _)| written == wanted);
             let same = normal_table(&render(&self.name, wanted)) == listed;
-            if same || self.written.as_ref().is_some_and(|(w, l)| w == wanted && l == listed) {
+            if same || written.is_some_and(|(_, shown)| shown == listed) {
                 return wanted.clone();
+            }
+            if written.is_some() {
+                // Or nft shows this one in other words: it is asked for them when it has written it again.
+                self.is_listed_as_written = false;
             }
         }
         let rules = listed.iter().filter(|o| o.get("rule").is_some()).count();
@@ -260,23 +267,27 @@ impl Table {
         }
     }
 
-    /// Puts the table into place of the one that is there, in one transaction: `nft -j -f -`.
-    pub(super) fn write(&mut self, firewall: &Firewall) -> Result<(), KernelError> {
+    /// Puts the table into place of the one that is there, in one transaction: `nft -j -f -`. Tells how nft lists it: once it
+    /// has listed one as it was written, it is taken to list all of them so, and not asked again.
+    pub(super) fn write(&mut self, firewall: &Firewall) -> Result<Option<Vec<Value>>, KernelError> {
         let table = json!({ "table": { "family": "inet", "name": self.name } });
+        let rendered = render(&self.name, firewall);
+        let as_written = normal_table(&rendered);
         let mut commands = vec![json!({ "add": table }), json!({ "delete": table })];
-        commands.extend(render(&self.name, firewall).into_iter().map(|object| json!({ "add": object })));
+        commands.extend(rendered.into_iter().map(|object| json!({ "add": object })));
         run("write our table", commands)?;
-        let before = self.written.take();
-        if let Some(listed) = self.list()? {
-            if before.is_none() && listed != normal_table(&render(&self.name, firewall)) {
-                info!(
-                    table = self.name,
-                    "nft shows our table in other words than it was written in: taken as it is shown"
-                );
-            }
-            self.written = Some((firewall.clone(), listed));
+        if self.is_listed_as_written {
+            self.written = Some((firewall.clone(), as_written.clone()));
+            return Ok(Some(as_written));
         }
-        Ok(())
+        let before = self.written.take();
+        let Some(listed) = self.list()? else { return Ok(None) };
+        self.is_listed_as_written = listed == as_written;
+        if before.is_none() && !self.is_listed_as_written {
+            info!(table = self.name, "nft shows our table in other words than it was written in: taken as it is shown");
+        }
+        self.written = Some((firewall.clone(), listed.clone()));
+        Ok(Some(listed))
     }
 
     /// `nft delete table inet NAME`

@@ -68,7 +68,17 @@ impl Linux {
         let host = Netlink::open().map_err(|e| KernelError::netlink("open a netlink socket")(e.into()))?;
         let ruleset = Ruleset::open().map_err(|e| KernelError::netlink("open a netfilter socket")(e.into()))?;
         let table = Table::new(names.table());
-        Ok(Self { names, host, table, overlay: None, ruleset, rules: None, in_force: None, docker: None, opened: BTreeSet::new() })
+        Ok(Self {
+            names,
+            host,
+            table,
+            overlay: None,
+            ruleset,
+            rules: None,
+            in_force: None,
+            docker: None,
+            opened: BTreeSet::new(),
+        })
     }
 
     fn path(&self) -> PathBuf {
@@ -138,9 +148,17 @@ impl Linux {
     }
 
     pub(super) fn write_firewall(&mut self, firewall: &Firewall) -> Result<(), KernelError> {
-        self.table.write(firewall)?;
+        let before = self.rules.take();
+        let listed = self.table.write(firewall)?;
         // What was opened before and is not to be any more, an earlier step has closed.
         self.opened.clone_from(&firewall.opened);
+        let Some((generation, rules)) = before else { return Ok(()) };
+        // Nothing else has changed since they were listed: they need not be listed again.
+        if self.generation()? == generation.wrapping_add(1) {
+            let rules = Rules { table: listed, docker: rules.docker.clone() };
+            self.rules = Some((generation.wrapping_add(1), Arc::new(rules)));
+            self.in_force = Some(firewall.clone());
+        }
         Ok(())
     }
 
@@ -168,10 +186,13 @@ impl Linux {
         })
     }
 
+    fn generation(&mut self) -> Result<u32, KernelError> {
+        self.ruleset.generation().map_err(|e| KernelError::netlink("ask whether rules have changed")(e.into()))
+    }
+
     /// The rules that are in force: listed again only when some have changed since.
     fn rules(&mut self) -> Result<Arc<Rules>, KernelError> {
-        let generation = self.ruleset.generation();
-        let generation = generation.map_err(|e| KernelError::netlink("ask whether rules have changed")(e.into()))?;
+        let generation = self.generation()?;
         if let Some((_, rules)) = self.rules.as_ref().filter(|(of, _)| *of == generation) {
             return Ok(rules.clone());
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use pontoon_store::model::command::Command;
 use pontoon_store::model::id::{ClusterId, EndpointId, NetworkId, NodeId};
 use pontoon_store::model::object::{
     Endpoint, EngineContainer, EngineNetwork, Labels, Lease, LeaseState, Network, PastHolder, Subnet,
@@ -170,6 +171,9 @@ pub enum Step {
 pub enum Stray {
     /// A network that the engine made and has not finished.
     Network(NetworkId),
+    /// A network that the engine had. It lists one no more that its user removes, before it says so; only one that it says
+    /// nothing about is lost, and made there again.
+    Lost(NetworkId),
     /// An endpoint, with its epoch and the engine's id of it: without a majority it can be taken into use again as another
     /// one of the engine, and has its epoch still.
     Endpoint(EndpointId, u64, String),
@@ -215,6 +219,11 @@ impl fmt::Display for Step {
             Self::Forget { name, .. } => write!(f, "give up what was kept for container {name}"),
         }
     }
+}
+
+/// Tells the cluster that a node's engine has a network no more.
+pub fn gone(network: NetworkId, node: NodeId) -> Command {
+    Command::ReportEngineNetwork(EngineNetwork { network, node, id: String::new(), containers: Vec::new() })
 }
 
 /// What node `me` should do, given what its engine has.
@@ -277,20 +286,16 @@ impl View<'_> {
             return;
         }
         let known = self.state.engine_networks.get(&(network.id, self.me));
-        let report = |id: String, containers| EngineNetwork { network: network.id, node: self.me, id, containers };
         match here {
             Some(here) => {
-                let now = report(here.id.clone(), containers_on(self.seen, here));
+                let (id, containers) = (here.id.clone(), containers_on(self.seen, here));
+                let now = EngineNetwork { network: network.id, node: self.me, id, containers };
                 if known != Some(&now) {
                     plan.steps.push(Step::Report(now));
                 }
             }
-            None => {
-                if known.is_some() {
-                    plan.steps.push(Step::Report(report(String::new(), Vec::new())));
-                }
-                self.plan_missing(plan, network);
-            }
+            None if known.is_some() => drop(plan.strays.insert(Stray::Lost(network.id))),
+            None => self.plan_missing(plan, network),
         }
     }
 

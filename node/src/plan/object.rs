@@ -85,6 +85,13 @@ pub struct Firewall {
     pub altered: Option<String>,
 }
 
+impl Firewall {
+    /// Whether it is another table's rules but for the networks that it has them for.
+    pub fn differs_in_networks_only(&self, other: &Self) -> bool {
+        Self { vnis: other.vnis.clone(), ..self.clone() } == *other
+    }
+}
+
 /// Rules of ours in Docker's `DOCKER-USER` chain, which let the gateway bridge's traffic through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DockerUser {

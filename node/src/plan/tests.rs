@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 use pontoon_store::model::id::{ClusterId, EndpointId, Mac, NetworkId, NodeId, RaftId, Vni};
 use pontoon_store::model::object::{
-    Cluster, EgressInterface, Endpoint, EngineNetwork, EndpointState, Family, Network, Node, NodeState, Route as HostRoute, Sandbox,
-    Subnet, Voting,
+    Cluster, EgressInterface, Endpoint, EndpointState, EngineNetwork, Family, Network, Node, NodeState,
+    Route as HostRoute, Sandbox, Subnet, Voting,
 };
 use pontoon_store::model::state::State;
 use proptest::prelude::*;

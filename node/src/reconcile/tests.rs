@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use pontoon_store::model::id::NetworkId;
+use pontoon_store::model::object::EngineNetwork;
 use pontoon_store::tasks::{TaskBoard, TaskState};
 
+use super::pace::DEBOUNCE;
 use super::*;
 use crate::kernel::memory::Memory;
 use crate::plan::object::Kind;
@@ -225,6 +227,36 @@ async fn entries_that_concern_others_are_not_looked_at_the_kernel_for() {
     bench.reconciler.wake();
     bench.wait(|s| s.passes == before.passes + 2).await;
     assert_eq!(bench.status().last_pass_steps, 0);
+}
+
+#[tokio::test]
+async fn rules_of_networks_that_nobody_is_on_can_wait() {
+    let bench = Bench::start(Memory::default(), small_state());
+    let first = bench.reconciler.pass_now().await.unwrap();
+    assert_eq!((first.index, first.failures.len()), (7, 0), "{:?}", first.failures);
+    let before = bench.status();
+    let vnis = || {
+        let kernel = bench.kernel.lock().unwrap();
+        let Object::Firewall(firewall) = &kernel.objects[&Key::Firewall] else { panic!("it is none") };
+        firewall.vnis.clone()
+    };
+    let old = vnis();
+    let vni = |index: u64| 70_000 + u32::try_from(index).unwrap();
+    for index in 100..120 {
+        bench.change(index, |state| {
+            let mut network = state.networks.values().next().unwrap().clone();
+            (network.id, network.vni) = (NetworkId(index), Vni::new(vni(index)).unwrap());
+            let id = format!("{index:064x}");
+            let known = EngineNetwork { network: network.id, node: NodeId(1), id, containers: Vec::new() };
+            state.networks.insert(network.id, network);
+            state.engine_networks.insert((known.network, known.node), known);
+        });
+        tokio::task::yield_now().await;
+    }
+    // All of them in one pass, and until then nothing is said to be in order that is not.
+    bench.wait(|s| s.reconciled_index == 119).await;
+    assert_eq!((bench.status().passes, bench.status().last_pass_steps), (before.passes + 1, 1));
+    assert_eq!(vnis(), old.into_iter().chain((100..120).map(vni)).collect());
 }
 
 #[tokio::test]

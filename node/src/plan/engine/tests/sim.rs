@@ -12,7 +12,9 @@ use pontoon_store::model::object::{Family, Labels, Sandbox};
 use pontoon_store::model::rejection::Reason;
 
 use super::{CLUSTER, World, container};
-use crate::plan::engine::{Seen, SeenAttachment, SeenContainer, SeenNetwork, Step, Stray, Waiting, likeliest, plan};
+use crate::plan::engine::{
+    Seen, SeenAttachment, SeenContainer, SeenNetwork, Step, Stray, Waiting, gone, likeliest, plan,
+};
 
 /// How many times the loop looks again at what it has brought about, in one pass.
 const ROUNDS: usize = 4;
@@ -440,6 +442,7 @@ impl Sim {
     fn end(&mut self, stray: Stray) {
         match stray {
             Stray::Network(network) => drop(self.world.ok(Command::RemoveNetwork { network })),
+            Stray::Lost(network) => drop(self.world.ok(gone(network, self.world.me))),
             Stray::Endpoint(endpoint, epoch, _) => {
                 let ended = &self.world.state.endpoints[&endpoint];
                 let runs = self.running().contains_key(ended.engine_id.as_str());
