@@ -22,8 +22,10 @@ use super::{CLUSTER_OPTION, NETWORK_OPTION, check_cluster, parse_address, parse_
 use crate::api::error::ApiError;
 use crate::api::unexpected;
 use crate::daemon::Daemon;
+use crate::kernel;
 use crate::member::Member;
 use crate::plan::engine::likeliest;
+use crate::plan::observed::HostFacts;
 use crate::report;
 
 /// Says what an address is asked for.
@@ -50,13 +52,24 @@ pub(super) async fn request_pool(daemon: &Daemon, request: RequestPool) -> Resul
         return Ok(pool(cidr));
     }
     // The routes of this host as they are now: a subnet that meets one of them the engine would refuse, and ask again.
-    let facts = member.reconciler.pass_now().await.map(|_| member.reconciler.status().borrow().facts.clone())?;
+    let facts = facts_now(daemon, &member).await?;
     report::report(&member, &facts, &daemon.containers.engine(), daemon.config.egress_subnet).await?;
     let wanted = ClaimSubnet { node: member.node(), family, cidr, ip_range };
     match member.propose(Command::ClaimSubnet(wanted)).await? {
         Outcome::Claim(claim) => Ok(pool(claim.cidr)),
         other => Err(unexpected(&other)),
     }
+}
+
+async fn facts_now(daemon: &Daemon, member: &Member) -> Result<HostFacts, ApiError> {
+    let (names, before) = (daemon.config.names(), member.reconciler.status().borrow().facts.clone());
+    let vtep = member.store().state().nodes.get(&member.node()).map(|node| node.data_addr);
+    let look = tokio::task::spawn_blocking(move || kernel::facts_now(&names, &before, vtep));
+    let looked = look.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    looked.map_err(|error| {
+        let message = format!("cannot tell which subnets this host can reach: {error}");
+        ApiError::new(Code::Internal, "KERNEL", message, "pontoon doctor examines the host")
+    })
 }
 
 fn pool(cidr: IpNet) -> Value {

@@ -13,6 +13,16 @@ use super::{address, link, sysctl};
 use crate::plan::desired::Names;
 use crate::plan::observed::{Forwarding6, HostFacts};
 
+/// Facts about the host as they are now, for somebody who cannot wait for a pass of the loop that is under way. What its rules
+/// tell is taken from an earlier look.
+///
+/// # Errors
+/// When the kernel cannot be read.
+pub fn facts_now(names: &Names, before: &HostFacts, vtep: Option<IpAddr>) -> Result<HostFacts, KernelError> {
+    let mut host = Netlink::open().map_err(|e| KernelError::netlink("open a netlink socket")(e.into()))?;
+    gather(&mut host, names, before.opened.clone(), before.docker_user, vtep)
+}
+
 /// Looks at the host that the calling thread is in. `opened`: interfaces whose forwarding we switched on. `vtep` tells
 /// which interface the underlay's is.
 pub(super) fn gather(

@@ -31,6 +31,7 @@ use std::net::IpAddr;
 pub use echo::answered;
 pub use error::{KernelError, Refusal};
 pub use examine::{look, release, trials};
+pub use facts::facts_now;
 pub use linux::Linux;
 pub use netns::sandbox;
 pub use placed::placed;
