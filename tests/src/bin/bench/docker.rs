@@ -17,7 +17,7 @@ const WARM: usize = 2;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Engines to start containers on.
-const ENGINES: [EngineKind; 3] = [EngineKind::Suite("sid"), EngineKind::Suite("trixie"), EngineKind::Debian];
+const ENGINES: [EngineKind; 2] = [EngineKind::Debian, EngineKind::Suite("trixie")];
 
 /// Measures and reports.
 pub(crate) fn measure() -> Result<Vec<Section>> {
