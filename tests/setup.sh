@@ -143,7 +143,7 @@ case ${1:-} in
     nextest
     ;;
   engines) packages "${test[@]}"; docker; keep sid suite sid; keep image.tar image ;;
-  bench) packages "${test[@]}"; etcd ;;
+  bench) packages "${test[@]}"; docker; keep trixie suite trixie; keep image.tar image; etcd ;;
   check) packages clang-14:clang-14 /usr/include/linux/bpf.h:linux-libc-dev; deny ;;
   *) sed -n '2,5p' "$0" | sed 's/^# //'; exit 2 ;;
 esac
