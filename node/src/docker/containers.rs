@@ -15,6 +15,8 @@ use crate::reconcile::Begun;
 const FRESH: Duration = Duration::from_secs(10);
 /// How long the engine may take from an address to the endpoint, at most: then it has given up.
 const HANDED: Duration = Duration::from_secs(20);
+/// How long the engine may take to remove a network that it has said it removes, at most.
+const REMOVED: Duration = Duration::from_secs(20);
 /// For how long what a pass has made is taken to be there still: somebody else may have removed it since.
 const MAKING: Duration = Duration::from_secs(1);
 
@@ -25,6 +27,8 @@ pub(crate) struct Containers {
     fresh: Mutex<BTreeMap<String, (String, Instant)>>,
     /// Addresses of endpoints that wait for their containers and that the engine was given for one, and when.
     handed: Mutex<BTreeMap<(NetworkId, IpAddr), Instant>>,
+    /// The engine's ids of networks that it has said it removes, and when.
+    removed: Mutex<BTreeMap<String, Instant>>,
     /// Passes that make the interfaces of endpoints that the engine has just made, and when they were asked for.
     making: Mutex<BTreeMap<EndpointId, (Begun, Instant)>>,
     /// Name and version of the engine; empty when it is not reached.
@@ -51,6 +55,11 @@ impl Containers {
         let (name, _) = fresh.values().next()?;
         let name = if fresh.len() == 1 { name.clone() } else { String::new() };
         Some(Fresh { name, is_recent: fresh.values().any(|(_, since)| now.duration_since(*since) < FRESH) })
+    }
+
+    /// Whether a container was created and has not started yet.
+    pub(super) fn is_fresh(&self, id: &str) -> bool {
+        lock(&self.fresh).contains_key(id)
     }
 
     pub(super) fn created(&self, id: &str, name: &str) {
@@ -80,6 +89,18 @@ impl Containers {
     /// The engine has made the endpoint, or does not want the address any more.
     pub(super) fn take_back(&self, network: NetworkId, address: IpAddr) {
         lock(&self.handed).remove(&(network, address));
+    }
+
+    /// Notes that the engine removes a network: an earlier look may have found it there.
+    pub(super) fn removes(&self, network: &str) {
+        let mut removed = lock(&self.removed);
+        removed.retain(|_, since| since.elapsed() < REMOVED);
+        removed.insert(network.to_owned(), Instant::now());
+    }
+
+    /// Whether the engine has said a while ago, at most, that it removes a network.
+    pub(super) fn is_removed(&self, network: &str) -> bool {
+        lock(&self.removed).get(network).is_some_and(|since| since.elapsed() < REMOVED)
     }
 
     /// Notes that a pass makes the interface of an endpoint.
@@ -127,6 +148,13 @@ mod tests {
         containers.started_or_gone("1");
         containers.started_or_gone("2");
         assert_eq!(containers.fresh(), None);
+    }
+
+    #[test]
+    fn a_network_that_the_engine_removes_is_not_taken_for_there() {
+        let containers = Containers::default();
+        containers.removes("abc");
+        assert!(containers.is_removed("abc") && !containers.is_removed("def"));
     }
 
     #[test]

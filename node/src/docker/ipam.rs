@@ -52,7 +52,13 @@ pub(super) async fn request_pool(daemon: &Daemon, request: RequestPool) -> Resul
         return Ok(pool(cidr));
     }
     // The routes of this host as they are now: a subnet that meets one of them the engine would refuse, and ask again.
-    let facts = facts_now(daemon, &member).await?;
+    let known = member.reconciler.status().borrow().facts.clone();
+    let mut facts = facts_now(daemon, &member, known.clone()).await?;
+    if facts != known {
+        // The loop has not seen yet what has changed.
+        member.reconciler.pass_now().await?;
+        facts = member.reconciler.status().borrow().facts.clone();
+    }
     report::report(&member, &facts, &daemon.containers.engine(), daemon.config.egress_subnet).await?;
     let wanted = ClaimSubnet { node: member.node(), family, cidr, ip_range };
     match member.propose(Command::ClaimSubnet(wanted)).await? {
@@ -61,8 +67,8 @@ pub(super) async fn request_pool(daemon: &Daemon, request: RequestPool) -> Resul
     }
 }
 
-async fn facts_now(daemon: &Daemon, member: &Member) -> Result<HostFacts, ApiError> {
-    let (names, before) = (daemon.config.names(), member.reconciler.status().borrow().facts.clone());
+async fn facts_now(daemon: &Daemon, member: &Member, before: HostFacts) -> Result<HostFacts, ApiError> {
+    let names = daemon.config.names();
     let vtep = member.store().state().nodes.get(&member.node()).map(|node| node.data_addr);
     let look = tokio::task::spawn_blocking(move || kernel::facts_now(&names, &before, vtep));
     let looked = look.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));

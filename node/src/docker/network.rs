@@ -1,6 +1,7 @@
 //! The network half of the driver: networks and endpoints.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pontoon_store::model::admin::Origin;
@@ -24,6 +25,7 @@ use crate::attach;
 use crate::daemon::Daemon;
 use crate::member::Member;
 use crate::plan::engine::gone;
+use crate::reconcile::PassReport;
 
 /// How long it takes to tell the cluster that a container was removed, at most.
 const TIDYING: Duration = Duration::from_millis(500);
@@ -134,6 +136,7 @@ fn number_of(name: &str, value: &Value) -> Result<u32, ApiError> {
 /// cluster unless it is used somewhere; otherwise, and if it was not made by an engine, the engine gets it again.
 pub(super) async fn delete_network(daemon: &Daemon, request: wire::NetworkRef) -> Result<(), ApiError> {
     let Some(member) = daemon.try_member() else { return Ok(()) };
+    daemon.containers.removes(&request.network_id);
     let known = member.store().state().network_of_engine(member.node(), &request.network_id).cloned();
     let Some(network) = known else { return Ok(()) };
     if network.engine.is_some() {
@@ -281,11 +284,16 @@ pub(super) async fn join(daemon: &Daemon, request: wire::EndpointRef) -> Result<
         let message = format!("there is no endpoint {:?}", Endpoint::short_id(&request.endpoint_id));
         ApiError::new(Code::NotFound, Reason::EndpointNotFound.as_str(), message, "create the endpoint first")
     })?;
-    let report = match daemon.containers.making_interface(endpoint.id) {
-        Some(pass) => pass.report().await?,
-        None => member.reconciler.pass_now().await?,
+    let begun = match daemon.containers.making_interface(endpoint.id) {
+        Some(pass) => pass.report().await.ok(),
+        None => None,
     };
-    attach::made(&member, &endpoint, &report)?;
+    // It may have begun before this copy of the state had the endpoint.
+    let is_made =
+        |report: &Arc<PassReport>| report.index >= endpoint.epoch && attach::made(&member, &endpoint, report).is_ok();
+    if !begun.as_ref().is_some_and(is_made) {
+        attach::made(&member, &endpoint, &*member.reconciler.pass_now().await?)?;
+    }
     // A container may ask for names before the cluster is told where it is.
     daemon.names.joins(member.cluster(), endpoint.id, request.sandbox_key);
     let internal = member.store().state().networks.get(&endpoint.network).is_some_and(|network| network.internal);

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use super::engine::{Engine, EngineError, Look, is_name};
 use super::network::by_engine;
-use super::{Containers, DRIVER, rebind};
+use super::{Containers, rebind};
 use crate::api::error::ApiError;
 use crate::attach;
 use crate::journal::JournalError;
@@ -152,8 +152,8 @@ struct Happened {
 }
 
 impl Happened {
-    fn note(&self, event: &EventMessage) {
-        let Some(look) = look_for(event) else { return };
+    fn note(&self, event: &EventMessage, containers: &Containers) {
+        let Some(look) = look_for(event, |container| containers.is_fresh(container)) else { return };
         if look == Look::Everything {
             self.networks.store(true, Ordering::Release);
         }
@@ -167,8 +167,8 @@ impl Happened {
 }
 
 /// What has to be looked at after an event, if anything. Most events change nothing that is looked at: health checks alone
-/// make three each time, for each container.
-fn look_for(event: &EventMessage) -> Option<Look> {
+/// make three each time, for each container. One that is about to start for the first time is looked at when it has.
+fn look_for(event: &EventMessage, is_fresh: impl Fn(&str) -> bool) -> Option<Look> {
     let action = event.action.as_deref().unwrap_or_default();
     if event.typ == Some(EventMessageTypeEnum::CONTAINER) {
         return matches!(action, "create" | "start" | "die" | "destroy" | "rename").then_some(Look::Containers);
@@ -177,8 +177,9 @@ fn look_for(event: &EventMessage) -> Option<Look> {
         return Some(Look::Everything);
     }
     let attributes = event.actor.as_ref().and_then(|actor| actor.attributes.as_ref());
-    let driver = attributes.and_then(|attributes| attributes.get("type"));
-    driver.is_none_or(|driver| driver == DRIVER).then_some(Look::Containers)
+    let container = attributes.and_then(|attributes| attributes.get("container"));
+    let starts = action == "connect" && container.is_some_and(|container| is_fresh(container));
+    (!starts).then_some(Look::Containers)
 }
 
 /// Takes note of what happens in the engine, also while the loop is at work. Ends with the connection.
@@ -187,7 +188,7 @@ async fn listen(engine: Engine, containers: Arc<Containers>, happened: Arc<Happe
     tokio::pin!(events);
     while let Some(Ok(event)) = events.next().await {
         note(&containers, &event);
-        happened.note(&event);
+        happened.note(&event, &containers);
     }
 }
 
@@ -200,6 +201,8 @@ async fn settle(
 ) -> Result<Vec<String>, SyncError> {
     let mut problems = Vec::new();
     for _ in 0..ROUNDS {
+        // A look can be older than what the engine has said since.
+        seen.networks.retain(|net| !sync.containers.is_removed(&net.id));
         let told = rebind::tell(&sync.member).await;
         let planned = current_plan(sync, seen);
         let unended = end_strays(sync, &planned, strays).await;
@@ -271,11 +274,18 @@ async fn end_strays(sync: &Sync, planned: &EnginePlan, strays: &mut BTreeMap<Str
         }
         info!(?stray, "ending what the engine does not know");
         match end_stray(sync, stray).await {
-            Ok(()) => sync.member.count_reclaimed(1),
+            Ok(()) => count(sync, stray),
             Err(error) => problems.push(format!("cannot end what the engine does not know: {error}")),
         }
     }
     problems
+}
+
+fn count(sync: &Sync, ended: &Stray) {
+    let Stray::Lost(network) = ended else { return sync.member.count_reclaimed(1) };
+    let name = sync.member.store().state().networks.get(network).map(|network| network.name.clone());
+    let name = name.unwrap_or_else(|| network.to_string());
+    sync.member.count_repair("docker-network", format!("Docker has lost network {name}, and it is made there again"));
 }
 
 async fn end_stray(sync: &Sync, stray: &Stray) -> Result<(), SyncError> {
@@ -403,7 +413,7 @@ mod tests {
     fn what_changes_nothing_asks_for_no_look() {
         use EventMessageTypeEnum::{CONTAINER, NETWORK};
         let (containers, everything) = (Some(Look::Containers), Some(Look::Everything));
-        for (typ, action, driver, look) in [
+        for (typ, action, container, look) in [
             (CONTAINER, "create", "", containers),
             (CONTAINER, "start", "", containers),
             (CONTAINER, "die", "", containers),
@@ -414,21 +424,21 @@ mod tests {
             (CONTAINER, "exec_die", "", None),
             (CONTAINER, "health_status: healthy", "", None),
             (CONTAINER, "attach", "", None),
-            (NETWORK, "connect", "pontoon", containers),
-            (NETWORK, "disconnect", "pontoon", containers),
-            (NETWORK, "connect", "bridge", None),
-            (NETWORK, "disconnect", "bridge", None),
-            // An engine that does not say whose network it is.
+            (NETWORK, "connect", "fresh", None),
+            (NETWORK, "connect", "running", containers),
+            (NETWORK, "disconnect", "fresh", containers),
+            (NETWORK, "disconnect", "running", containers),
+            // An engine that does not say which container it is.
             (NETWORK, "connect", "", containers),
-            (NETWORK, "create", "bridge", everything),
-            (NETWORK, "destroy", "pontoon", everything),
+            (NETWORK, "create", "", everything),
+            (NETWORK, "destroy", "", everything),
             (NETWORK, "prune", "", everything),
         ] {
-            let attributes = (!driver.is_empty()).then(|| [("type".to_owned(), driver.to_owned())].into());
+            let attributes = (!container.is_empty()).then(|| [("container".to_owned(), container.to_owned())].into());
             let actor = Some(EventActor { id: None, attributes });
             let event =
                 EventMessage { typ: Some(typ), action: Some(action.to_owned()), actor, ..EventMessage::default() };
-            assert_eq!(look_for(&event), look, "{action} {driver}");
+            assert_eq!(look_for(&event, |container| container == "fresh"), look, "{action} {container}");
         }
     }
 }

@@ -220,13 +220,13 @@ pub(super) struct Table {
     name: String,
     /// What was written last, and how nft listed it: another version of nft may show a rule in other words.
     written: Option<(Firewall, Vec<Value>)>,
-    /// It has listed a table in the words that it was written in.
-    is_listed_as_written: bool,
+    /// A table that it has listed in the words that it was written in.
+    plain: Option<Firewall>,
 }
 
 impl Table {
     pub(super) fn new(name: String) -> Self {
-        Self { name, written: None, is_listed_as_written: false }
+        Self { name, written: None, plain: None }
     }
 
     /// The table's objects in one form: `nft -j -s list table inet NAME`. None: there is no such table.
@@ -246,7 +246,7 @@ impl Table {
             }
             if written.is_some() {
                 // Or nft shows this one in other words: it is asked for them when it has written it again.
-                self.is_listed_as_written = false;
+                self.plain = None;
             }
         }
         let rules = listed.iter().filter(|o| o.get("rule").is_some()).count();
@@ -267,27 +267,37 @@ impl Table {
         }
     }
 
-    /// Puts the table into place of the one that is there, in one transaction: `nft -j -f -`. Tells how nft lists it: once it
-    /// has listed one as it was written, it is taken to list all of them so, and not asked again.
+    /// Puts the table into place of the one that is there, in one transaction: `nft -j -f -`. Tells how nft lists it. It is
+    /// not asked when it has listed one as it was written that has other networks only.
     pub(super) fn write(&mut self, firewall: &Firewall) -> Result<Option<Vec<Value>>, KernelError> {
         let table = json!({ "table": { "family": "inet", "name": self.name } });
         let rendered = render(&self.name, firewall);
         let as_written = normal_table(&rendered);
         let mut commands = vec![json!({ "add": table }), json!({ "delete": table })];
         commands.extend(rendered.into_iter().map(|object| json!({ "add": object })));
+        let before = self.written.take();
         run("write our table", commands)?;
-        if self.is_listed_as_written {
+        let is_alike = |plain: &Firewall| {
+            // One network, or several, is written in other words.
+            let words = |firewall: &Firewall| firewall.vnis.len().min(2);
+            plain.differs_in_networks_only(firewall) && words(plain) == words(firewall)
+        };
+        if self.plain.as_ref().is_some_and(is_alike) {
             self.written = Some((firewall.clone(), as_written.clone()));
             return Ok(Some(as_written));
         }
-        let before = self.written.take();
         let Some(listed) = self.list()? else { return Ok(None) };
-        self.is_listed_as_written = listed == as_written;
-        if before.is_none() && !self.is_listed_as_written {
+        self.plain = (listed == as_written).then(|| firewall.clone());
+        if before.is_none() && self.plain.is_none() {
             info!(table = self.name, "nft shows our table in other words than it was written in: taken as it is shown");
         }
         self.written = Some((firewall.clone(), listed.clone()));
         Ok(Some(listed))
+    }
+
+    /// Forgets how nft lists what was written: somebody else may have changed it before it was listed.
+    pub(super) fn forget(&mut self) {
+        self.written = None;
     }
 
     /// `nft delete table inet NAME`

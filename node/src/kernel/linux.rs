@@ -158,6 +158,8 @@ impl Linux {
             let rules = Rules { table: listed, docker: rules.docker.clone() };
             self.rules = Some((generation.wrapping_add(1), Arc::new(rules)));
             self.in_force = Some(firewall.clone());
+        } else {
+            self.table.forget();
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ const MOUNT_WAIT: Duration = Duration::from_millis(10);
 
 /// How long what happens in the host's namespace and in the sandboxes is gathered before it wakes: most of it is of others,
 /// and comes in swarms while their containers start, which they would do more slowly beside a look at the kernel for each.
-const OF_OTHERS: Duration = Duration::from_millis(300);
+const OF_OTHERS: Duration = Duration::from_millis(150);
 
 /// How long to wait before a socket that failed is opened again.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -229,34 +229,51 @@ async fn entries_that_concern_others_are_not_looked_at_the_kernel_for() {
     assert_eq!(bench.status().last_pass_steps, 0);
 }
 
+/// Adds a network that the engine of node 1 has and nobody is on.
+fn add_engine_network(state: &mut State, id: u64) -> u32 {
+    let mut network = state.networks.values().next().unwrap().clone();
+    let vni = 70_000 + u32::try_from(id).unwrap();
+    (network.id, network.vni) = (NetworkId(id), Vni::new(vni).unwrap());
+    let known =
+        EngineNetwork { network: network.id, node: NodeId(1), id: format!("{id:064x}"), containers: Vec::new() };
+    state.networks.insert(network.id, network);
+    state.engine_networks.insert((known.network, known.node), known);
+    vni
+}
+
 #[tokio::test]
-async fn rules_of_networks_that_nobody_is_on_can_wait() {
+async fn rules_of_networks_that_nobody_is_on_can_wait_and_of_members_cannot() {
     let bench = Bench::start(Memory::default(), small_state());
     let first = bench.reconciler.pass_now().await.unwrap();
     assert_eq!((first.index, first.failures.len()), (7, 0), "{:?}", first.failures);
-    let before = bench.status();
-    let vnis = || {
+    let firewall = || {
         let kernel = bench.kernel.lock().unwrap();
-        let Object::Firewall(firewall) = &kernel.objects[&Key::Firewall] else { panic!("it is none") };
-        firewall.vnis.clone()
+        let Object::Firewall(firewall) = kernel.objects[&Key::Firewall].clone() else { panic!("it is none") };
+        firewall
     };
-    let old = vnis();
-    let vni = |index: u64| 70_000 + u32::try_from(index).unwrap();
-    for index in 100..120 {
-        bench.change(index, |state| {
-            let mut network = state.networks.values().next().unwrap().clone();
-            (network.id, network.vni) = (NetworkId(index), Vni::new(vni(index)).unwrap());
-            let id = format!("{index:064x}");
-            let known = EngineNetwork { network: network.id, node: NodeId(1), id, containers: Vec::new() };
-            state.networks.insert(network.id, network);
-            state.engine_networks.insert((known.network, known.node), known);
-        });
-        tokio::task::yield_now().await;
-    }
-    // All of them in one pass, and until then nothing is said to be in order that is not.
-    bench.wait(|s| s.reconciled_index == 119).await;
-    assert_eq!((bench.status().passes, bench.status().last_pass_steps), (before.passes + 1, 1));
-    assert_eq!(vnis(), old.into_iter().chain((100..120).map(vni)).collect());
+    let (before, old) = (bench.status(), firewall());
+    let mut status = bench.reconciler.status();
+    status.borrow_and_update();
+    let mut vnis = old.vnis.clone();
+    bench.change(100, |state| vnis.extend([add_engine_network(state, 100)]));
+    status.changed().await.unwrap();
+    let now = status.borrow_and_update().clone();
+    assert_eq!((now.passes, now.reconciled_index), (before.passes, 7), "it is not put off, or said to be in order");
+    assert_eq!(firewall(), old);
+    // Packets of a member that is new must not be dropped for so long.
+    bench.change(101, |state| {
+        let mut node = state.nodes[&NodeId(3)].clone();
+        (node.id, node.data_addr) = (NodeId(90), "192.168.140.90".parse().unwrap());
+        state.nodes.insert(node.id, node);
+    });
+    status.changed().await.unwrap();
+    let now = status.borrow_and_update().clone();
+    assert_eq!((now.passes, now.reconciled_index), (before.passes + 1, 101));
+    assert_eq!((firewall().members.len(), firewall().vnis), (old.members.len() + 1, vnis.clone()));
+    // Nobody comes: it is done all the same.
+    bench.change(102, |state| vnis.extend([add_engine_network(state, 102)]));
+    bench.wait(|s| s.reconciled_index == 102).await;
+    assert_eq!(firewall().vnis, vnis);
 }
 
 #[tokio::test]

@@ -28,7 +28,20 @@ fn on_engines(engines: &[EngineKind], scenario: impl FnOnce(&mut Cluster) -> Res
     let options = Options { hosts: engines.len(), engines: engines.to_vec(), ..Options::default() };
     run_with(options, |cluster| {
         cluster.form()?;
+        knows_the_engines(cluster)?;
         scenario(cluster)
+    })
+}
+
+/// Waits until the cluster knows of each host that it has an engine: what waits for all engines waits for those.
+fn knows_the_engines(cluster: &Cluster) -> Result<()> {
+    wait_for("the engines to be known", SOON, || {
+        let answer = cluster.cli(0).run("node ls")?;
+        let nodes = answer["nodes"].as_array().context("no nodes")?;
+        let engine =
+            |member: &serde_json::Value| member["node"]["engine"].as_str().is_some_and(|name| !name.is_empty());
+        ensure!(nodes.iter().all(engine), "{answer}");
+        Ok(())
     })
 }
 

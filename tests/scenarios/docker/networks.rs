@@ -137,6 +137,26 @@ fn one_that_is_removed_under_containers_that_do_not_run_has_them_again() -> Resu
 }
 
 /// What the loop tells of containers comes a moment after what the engine asks for networks.
+/// An engine lists a network no more for a moment before it says that it removes it: who looks then must not take it for lost.
+#[test]
+fn one_that_is_removed_while_the_engine_is_looked_at_does_not_come_back() -> Result<()> {
+    const TIMES: usize = 40;
+    on_engines(&TWO, |cluster| {
+        for number in 0..TIMES {
+            cluster.engine(0).docker(&format!("{CREATE} n{number}"))?;
+            appears(cluster, 1, &format!("n{number}"))?;
+            cluster.engine(0).docker(&format!("network rm n{number}"))?;
+        }
+        // One that comes last, so that what could come back has had its time.
+        cluster.engine(0).docker(&format!("{CREATE} last"))?;
+        appears(cluster, 1, "last")?;
+        (0..TIMES).try_for_each(|number| {
+            disappears(cluster, 0, &format!("n{number}"))?;
+            disappears(cluster, 1, &format!("n{number}"))
+        })
+    })
+}
+
 #[test]
 fn one_whose_last_container_has_just_gone_is_removed() -> Result<()> {
     on_engines(&[EngineKind::Debian, EngineKind::Suite("trixie")], |cluster| {

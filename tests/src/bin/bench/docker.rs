@@ -9,7 +9,7 @@ use pontoon_tests::lab::{Cluster, Engine, EngineKind, IMAGE, Options, run_with};
 use crate::stats::{ms, number, percentile};
 use pontoon_tests::Section;
 
-/// How often each is done, in turn with the others.
+/// How often each network is made, in turn with the others.
 const RUNS: usize = 10;
 /// Before them, uncounted.
 const WARM: usize = 2;
@@ -61,20 +61,22 @@ fn time(engine: &Engine, line: &str) -> Result<Duration> {
 
 /// Networks to start a container on.
 const NETWORKS: [&str; 4] = ["bridge", "own-bridge", "ours", "swarm"];
-/// In which orders: in these four each network follows each other one once. An engine is at work on the removal of a
-/// container for a while after the command has ended, and the longer the more its network asks of it.
-const ORDERS: [[usize; 4]; 4] = [[0, 1, 3, 2], [1, 2, 0, 3], [2, 3, 1, 0], [3, 0, 2, 1]];
+/// In which order: each follows each other one once in a round, and a round the one before. An engine is at work on the removal
+/// of a container for a while after the command has ended, and the longer the more its network asks of it.
+const ROUND: [usize; 12] = [0, 1, 0, 2, 0, 3, 1, 2, 1, 3, 2, 3];
+/// Rounds that count, after one that does not.
+const ROUNDS: usize = 4;
 
 /// How long `docker run` takes on each network.
 fn runs(engine: &Engine, version: &str) -> Result<Vec<Vec<String>>> {
     let mut times = [const { Vec::new() }; 4];
-    for number in 0..WARM + RUNS {
-        for at in ORDERS[number % ORDERS.len()] {
-            let (network, times) = (NETWORKS[at], &mut times[at]);
-            let name = format!("{network}{number}");
+    for round in 0..=ROUNDS {
+        for (number, at) in ROUND.into_iter().enumerate() {
+            let network = NETWORKS[at];
+            let name = format!("{network}{round}-{number}");
             let took = time(engine, &format!("run -d --net {network} --name {name} {IMAGE}"))?;
-            if number >= WARM {
-                times.push(took);
+            if round > 0 {
+                times[at].push(took);
             }
             engine.docker(&format!("rm -f {name}"))?;
         }
@@ -94,10 +96,10 @@ fn started(rows: Vec<Vec<String>>) -> Section {
         how: format!(
             "Two hosts with engines of the same version, which are Pontoon nodes and managers of a swarm at the same time; the \
              container is started and removed on one of them, on the engine's bridge, on a bridge network that a user made there, \
-             on a Pontoon network and on an attachable Swarm overlay, in turn, and each of them as often after each other one. \
+             on a Pontoon network and on an attachable Swarm overlay, in an order in which each follows each other one as often. \
              The engine sets up a resolver in a container on any but the first, with a dozen runs of iptables, and gives one on \
-             the last two a second interface. {RUNS} times each after {WARM} that do not count. Milliseconds from the command to \
-             its end."
+             the last two a second interface. {} times each after 3 that do not count. Milliseconds from the command to its end.",
+            3 * ROUNDS
         ),
         header: vec![
             "engine",
