@@ -272,7 +272,7 @@ async fn end_strays(sync: &Sync, planned: &EnginePlan, strays: &mut BTreeMap<Str
         if since.elapsed() < GRACE {
             continue;
         }
-        info!(?stray, "ending what the engine does not know");
+        info!(?stray, "the engine has not known this for a while: it is ended, or a network made there again");
         match end_stray(sync, stray).await {
             Ok(()) => count(sync, stray),
             Err(error) => problems.push(format!("cannot end what the engine does not know: {error}")),
@@ -281,6 +281,7 @@ async fn end_strays(sync: &Sync, planned: &EnginePlan, strays: &mut BTreeMap<Str
     problems
 }
 
+/// A network is made in the engine again by the next pass, and nothing of the cluster's has ended.
 fn count(sync: &Sync, ended: &Stray) {
     let Stray::Lost(network) = ended else { return sync.member.count_reclaimed(1) };
     let name = sync.member.store().state().networks.get(network).map(|network| network.name.clone());

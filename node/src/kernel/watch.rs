@@ -42,8 +42,9 @@ const DATAGRAM: usize = 64 * 1024;
 const MOUNT_TRIES: u32 = 100;
 const MOUNT_WAIT: Duration = Duration::from_millis(10);
 
-/// How long what happens in the host's namespace and in the sandboxes is gathered before it wakes: most of it is of others,
-/// and comes in swarms while their containers start, which they would do more slowly beside a look at the kernel for each.
+/// How long what happens in the host's namespace and in the sandboxes, also to rules, is gathered before it wakes: most of it
+/// is of others, and comes in swarms while an engine makes networks and starts containers, which it would do more slowly
+/// beside a look at the kernel for each.
 const OF_OTHERS: Duration = Duration::from_millis(150);
 
 /// How long to wait before a socket that failed is opened again.
@@ -142,7 +143,7 @@ fn open_all(overlay: Option<&File>) -> io::Result<Vec<Source>> {
     let ours = |socket| Source { socket, gathered: Duration::ZERO };
     let of_others = |socket| Source { socket, gathered: OF_OTHERS };
     let rules = open(NETLINK_NETFILTER, &[NFTABLES], false)?;
-    let mut sockets = vec![of_others(open(NETLINK_ROUTE, &HOST, false)?), ours(rules)];
+    let mut sockets = vec![of_others(open(NETLINK_ROUTE, &HOST, false)?), of_others(rules)];
     if let Some(file) = overlay {
         let runtime = tokio::runtime::Handle::current();
         let inside = || {

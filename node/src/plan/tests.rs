@@ -236,13 +236,11 @@ fn a_node_without_endpoints_in_a_network_does_nothing_for_it() {
 fn the_first_container_of_an_engine_does_not_wait_for_rules() {
     let net = network(1, false, false);
     let mut state = state(vec![net.clone()], Vec::new());
-    let id = |node| format!("{node:064x}");
     for node in [1, 2].map(NodeId) {
-        let known = EngineNetwork { network: net.id, node, id: id(node.0), containers: Vec::new() };
+        let known = EngineNetwork { network: net.id, node, id: format!("{node:064}"), containers: Vec::new() };
         state.engine_networks.insert((net.id, node), known);
     }
-    let keys: Vec<Key> = want(&state).objects.into_keys().collect();
-    assert_eq!(keys, [Key::Namespace, Key::Firewall]);
+    assert_eq!(want(&state).objects.into_keys().collect::<Vec<_>>(), [Key::Namespace, Key::Firewall]);
     assert_eq!(want(&state).firewall().unwrap().vnis, [net.vni.get()].into());
     state.engine_networks.remove(&(net.id, NodeId(1)));
     assert_eq!(want(&state).firewall(), None);
