@@ -52,13 +52,7 @@ pub(super) async fn request_pool(daemon: &Daemon, request: RequestPool) -> Resul
         return Ok(pool(cidr));
     }
     // The routes of this host as they are now: a subnet that meets one of them the engine would refuse, and ask again.
-    let known = member.reconciler.status().borrow().facts.clone();
-    let mut facts = facts_now(daemon, &member, known.clone()).await?;
-    if facts != known {
-        // The loop has not seen yet what has changed.
-        member.reconciler.pass_now().await?;
-        facts = member.reconciler.status().borrow().facts.clone();
-    }
+    let facts = facts_now(daemon, &member).await?;
     report::report(&member, &facts, &daemon.containers.engine(), daemon.config.egress_subnet).await?;
     let wanted = ClaimSubnet { node: member.node(), family, cidr, ip_range };
     match member.propose(Command::ClaimSubnet(wanted)).await? {
@@ -67,15 +61,21 @@ pub(super) async fn request_pool(daemon: &Daemon, request: RequestPool) -> Resul
     }
 }
 
-async fn facts_now(daemon: &Daemon, member: &Member, before: HostFacts) -> Result<HostFacts, ApiError> {
-    let names = daemon.config.names();
+/// The host as it is now: as the loop has seen it last, unless something has changed since.
+async fn facts_now(daemon: &Daemon, member: &Member) -> Result<HostFacts, ApiError> {
+    let known = || member.reconciler.status().borrow().facts.clone();
+    let (names, before) = (daemon.config.names(), known());
     let vtep = member.store().state().nodes.get(&member.node()).map(|node| node.data_addr);
-    let look = tokio::task::spawn_blocking(move || kernel::facts_now(&names, &before, vtep));
+    let look = tokio::task::spawn_blocking(move || Ok(kernel::facts_now(&names, &before, vtep)? == before));
     let looked = look.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-    looked.map_err(|error| {
+    let is_known = looked.map_err(|error: kernel::KernelError| {
         let message = format!("cannot tell which subnets this host can reach: {error}");
         ApiError::new(Code::Internal, "KERNEL", message, "pontoon doctor examines the host")
-    })
+    })?;
+    if !is_known {
+        member.reconciler.pass_now().await?;
+    }
+    Ok(known())
 }
 
 fn pool(cidr: IpNet) -> Value {

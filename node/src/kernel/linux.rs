@@ -154,9 +154,10 @@ impl Linux {
         self.opened.clone_from(&firewall.opened);
         let Some((generation, rules)) = before else { return Ok(()) };
         // Nothing else has changed since they were listed: they need not be listed again.
-        if self.generation()? == generation.wrapping_add(1) {
+        let next = generation.wrapping_add(1);
+        if self.generation()? == next {
             let rules = Rules { table: listed, docker: rules.docker.clone() };
-            self.rules = Some((generation.wrapping_add(1), Arc::new(rules)));
+            self.rules = Some((next, Arc::new(rules)));
             self.in_force = Some(firewall.clone());
         } else {
             self.table.forget();

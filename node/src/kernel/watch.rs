@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
@@ -13,7 +12,6 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use pontoon_store::tasks::Task;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::netns::{self, DIRECTORY};
@@ -40,15 +38,10 @@ const DATAGRAM: usize = 64 * 1024;
 
 /// How often, and in what intervals, a namespace's file is looked at until it is mounted on.
 const MOUNT_TRIES: u32 = 100;
-const MOUNT_WAIT: Duration = Duration::from_millis(10);
-
-/// How long what happens in the host's namespace and in the sandboxes, also to rules, is gathered before it wakes: most of it
-/// is of others, and comes in swarms while an engine makes networks and starts containers, which it would do more slowly
-/// beside a look at the kernel for each.
-const OF_OTHERS: Duration = Duration::from_millis(150);
+const MOUNT_WAIT: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// How long to wait before a socket that failed is opened again.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Wakes `wake` for everything that happens to links, addresses, routes, neighbours and rules on this host, in our
 /// namespace and in the sandboxes, until `stop`. Has to run on threads in the host's network namespace.
@@ -70,7 +63,7 @@ pub async fn watch(names: Names, wake: Arc<Notify>, task: Task, stop: Cancellati
         task.end(ended);
         if failed {
             tokio::select! {
-                () = sleep(AGAIN) => {}
+                () = tokio::time::sleep(AGAIN) => {}
                 () = stop.cancelled() => return,
             }
         }
@@ -89,41 +82,23 @@ async fn watch_once(names: &Names, wake: &Notify) -> io::Result<()> {
     let mut sockets = opening.await.map_err(io::Error::other)??;
     // Opened: what happened before is seen by the pass that this wakes.
     wake.notify_one();
-    let listening = sockets.iter_mut().map(|source| Box::pin(listen(source, wake)));
+    let listening = sockets.iter_mut().map(|socket| Box::pin(listen(socket, wake)));
     tokio::select! {
         (ended, ..) = futures::future::select_all(listening) => ended,
         changed = directory.changed(&names.netns) => changed,
     }
 }
 
-/// What tells of events.
-struct Source {
-    socket: TokioSocket,
-    /// How long they are gathered before they wake.
-    gathered: Duration,
-}
-
-async fn listen(source: &mut Source, wake: &Notify) -> io::Result<()> {
+async fn listen(socket: &mut TokioSocket, wake: &Notify) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(DATAGRAM);
-    let mut due: Option<Instant> = None;
     loop {
         buffer.clear();
-        let received = tokio::select! {
-            biased;
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                due = None;
-                wake.notify_one();
-                continue;
-            }
-            received = source.socket.recv(&mut buffer) => received,
-        };
-        match received {
-            Ok(_) => {}
+        match socket.recv(&mut buffer).await {
+            Ok(_) => wake.notify_one(),
             // More happened than the socket could hold: enough to know.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => wake.notify_one(),
             Err(error) => return Err(error),
         }
-        due.get_or_insert_with(|| Instant::now() + source.gathered);
     }
 }
 
@@ -134,22 +109,18 @@ async fn named(path: &Path) -> Option<File> {
         if netns::is_namespace(&file) {
             return Some(file);
         }
-        sleep(MOUNT_WAIT).await;
+        tokio::time::sleep(MOUNT_WAIT).await;
     }
     None
 }
 
-fn open_all(overlay: Option<&File>) -> io::Result<Vec<Source>> {
-    let ours = |socket| Source { socket, gathered: Duration::ZERO };
-    let of_others = |socket| Source { socket, gathered: OF_OTHERS };
-    let rules = open(NETLINK_NETFILTER, &[NFTABLES], false)?;
-    let mut sockets = vec![of_others(open(NETLINK_ROUTE, &HOST, false)?), of_others(rules)];
+fn open_all(overlay: Option<&File>) -> io::Result<Vec<TokioSocket>> {
+    let mut sockets = vec![open(NETLINK_ROUTE, &HOST, false)?, open(NETLINK_NETFILTER, &[NFTABLES], false)?];
     if let Some(file) = overlay {
         let runtime = tokio::runtime::Handle::current();
         let inside = || {
             let _entered = runtime.enter();
-            let sandboxes = of_others(open(NETLINK_ROUTE, &SANDBOXES, true)?);
-            Ok::<_, io::Error>([ours(open(NETLINK_ROUTE, &OVERLAY, false)?), sandboxes])
+            Ok::<_, io::Error>([open(NETLINK_ROUTE, &OVERLAY, false)?, open(NETLINK_ROUTE, &SANDBOXES, true)?])
         };
         if let Ok(inside) = netns::run_in(file, inside) {
             sockets.extend(inside?);

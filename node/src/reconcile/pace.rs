@@ -7,9 +7,10 @@ use pontoon_store::rt::{Instant, now};
 /// How often the loop looks although nothing has woken it.
 const TICK: Duration = Duration::from_secs(30);
 
-/// How long it waits for more events after one, at least and at most: they come in swarms. In between it is four times
-/// what the latest pass took, so that events of others cannot keep a processor busy.
-pub(super) const DEBOUNCE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(400));
+/// How long it waits for more events after one, at least and at most: they come in swarms while an engine makes networks and
+/// starts containers, also those of others, which it would do more slowly beside a look at the kernel for each. In between it
+/// is four times what the latest pass took, so that events of others cannot keep a processor busy.
+pub(super) const DEBOUNCE: (Duration, Duration) = (Duration::from_millis(150), Duration::from_millis(400));
 
 /// How long rules of networks that nobody is on here may wait: whoever comes asks for a pass, and networks come in swarms.
 const AHEAD: Duration = Duration::from_millis(400);
