@@ -267,6 +267,10 @@ impl Store {
         let Some(consensus) = self.consensus() else { return Ok(()) };
         let _one_at_a_time = consensus.changing.lock().await;
         let metrics = self.metrics();
+        if *metrics.membership_config.log_id() > metrics.last_applied {
+            // Another change is under way, which an earlier leader may have begun.
+            return Ok(());
+        }
         let configs = metrics.membership_config.get_joint_config();
         if let [_, target] = configs.as_slice() {
             // An earlier leader did not finish.

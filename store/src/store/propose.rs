@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -156,10 +157,16 @@ impl Store {
         if bytes > MAX_COMMAND_BYTES {
             return Err(ProposeError::TooLarge { bytes });
         }
-        let (open, mut full) = (AtomicBool::new(false), None);
+        let (open, mut full, mut missing) = (AtomicBool::new(false), None, None);
         loop {
-            let attempt = timeout_at(give_up, self.attempt(&entry, &open)).await;
-            match attempt {
+            let mut attempt = pin!(self.attempt(&entry, &open));
+            let mut answer = timeout_at(give_up, &mut attempt).await;
+            if answer.is_err() {
+                // While it is found out who is missing, it may be answered, or come to light that it was never sent.
+                let (found, last) = tokio::join!(self.missing(), timeout_at(end, attempt));
+                (missing, answer) = (Some(found), last);
+            }
+            match answer {
                 Ok(Proposed::Done { index, result }) => {
                     // The write is done either way; reads here only lag when this takes too long, or when this is not the
                     // store that reads are about to be made from.
@@ -186,11 +193,14 @@ impl Store {
             }
             sleep(LOOK_AGAIN).await;
         }
-        let open = open.load(Ordering::Relaxed);
-        match (open, full) {
+        let missing = match missing {
+            Some(missing) => missing,
+            None => self.missing().await,
+        };
+        match (open.load(Ordering::Relaxed), full) {
             (false, Some(reason)) => Err(ProposeError::DiskFull { reason }),
-            (false, None) => Err(ProposeError::NoQuorum { missing: self.missing().await }),
-            (true, _) => Err(ProposeError::Unknown { missing: self.missing().await }),
+            (false, None) => Err(ProposeError::NoQuorum { missing }),
+            (true, _) => Err(ProposeError::Unknown { missing }),
         }
     }
 
@@ -326,11 +336,20 @@ fn decode_proposed(response: v1::ProposeResponse) -> Result<Proposed, CodecError
 
 /// Whether a call certainly had no effect: it was refused before anything was written, or nobody could be reached.
 pub(super) fn was_not_sent(status: &Status) -> bool {
-    use Code::{Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, ResourceExhausted, Unimplemented};
-    if matches!(
-        status.code(),
-        Aborted | PermissionDenied | FailedPrecondition | Unimplemented | InvalidArgument | ResourceExhausted
-    ) {
+    use Code::{
+        Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, ResourceExhausted, Unauthenticated,
+        Unimplemented,
+    };
+    let refused = [
+        Aborted,
+        FailedPrecondition,
+        InvalidArgument,
+        PermissionDenied,
+        ResourceExhausted,
+        Unauthenticated,
+        Unimplemented,
+    ];
+    if refused.contains(&status.code()) {
         return true;
     }
     let mut source = status.source();

@@ -2,6 +2,8 @@
 
 use tonic::Code;
 
+use tokio::io::AsyncReadExt;
+
 use super::super::propose::was_not_sent;
 use super::*;
 use crate::AdmitError;
@@ -91,6 +93,28 @@ async fn a_request_without_connection_was_not_sent() {
     for code in [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::DeadlineExceeded] {
         assert!(!was_not_sent(&tonic::Status::new(code, "the connection broke")), "{code:?}");
     }
+}
+
+/// A write was given up in the middle of the last of many connections that all were in vain, and then nobody knew whether it
+/// was done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_no_leader_can_have_got_is_not_unknown() {
+    let mut daemons = three().await;
+    let first = leader(&daemons);
+    let last = (first + 1) % 3;
+    for gone in [first, (first + 2) % 3] {
+        daemons[gone].kill().await;
+    }
+    // Whoever has the address of the leader takes a while to hang up: it is given up in the middle of that.
+    let listener = TcpListener::bind(daemons[first].address).await.unwrap();
+    let hangs_up = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = tokio::time::timeout(Duration::from_millis(300), stream.read_to_end(&mut Vec::new())).await;
+        }
+    });
+    let error = daemons[last].create("never").await.unwrap_err();
+    assert!(matches!(&error, ProposeError::NoQuorum { missing } if missing.len() == 2), "{error:?}");
+    hangs_up.abort();
 }
 
 /// Another daemon that answers at a voter's address is not that voter.

@@ -96,6 +96,9 @@ async fn a_call_needs_a_certificate_of_the_cluster_for_the_node_that_calls() {
             key.trust(vec![super::authority().certificate().to_vec()]);
         }
         let answers = call_everything(&channels(me, &key), leader).await;
+        for (method, status) in &answers {
+            assert!(was_not_sent(status), "{method}: {status}");
+        }
         answers.into_iter().map(|(_, status)| (status.code(), status.message().to_owned())).next_back().unwrap()
     };
     let (ours, now) = (authority(), clock());

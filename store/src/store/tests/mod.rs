@@ -256,15 +256,19 @@ impl Daemon {
     async fn kill(&mut self) -> RaftId {
         let store = self.store();
         self.slot.set(None);
-        self.stop = None;
-        let server = self.server.take().unwrap();
-        server.abort();
-        // Its port is free then.
-        let _ = server.await;
+        self.free_port().await;
         let id = store.id();
         store.0.ending.cancel();
         store.in_raft().unwrap().raft.shutdown().await.unwrap();
         id
+    }
+
+    /// Serves its port no more, and has none when this returns.
+    async fn free_port(&mut self) {
+        self.stop = None;
+        let server = self.server.take().unwrap();
+        server.abort();
+        let _ = server.await;
     }
 
     async fn restart(&mut self, id: RaftId) {

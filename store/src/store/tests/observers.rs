@@ -54,8 +54,7 @@ impl Daemon {
             return self.kill().await;
         }
         self.slot.set(None);
-        self.stop = None;
-        self.server.take().unwrap().abort();
+        self.free_port().await;
         store.0.ending.cancel();
         for task in store.0.tasks.lock().await.drain(..) {
             task.await.unwrap();

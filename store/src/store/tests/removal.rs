@@ -78,6 +78,26 @@ async fn a_removed_node_is_told_nothing_more_on_open_connections() {
     leader.create("goes-on").await.unwrap();
 }
 
+/// A leader that was killed while it left, and started again, took the refusal of the next one for the end of its part: it
+/// went with the vote that the change of the membership needed, and the one that stayed had no majority for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_stays_until_its_vote_was_taken() {
+    let daemons = three().await;
+    let first = leader(&daemons);
+    let (leader, other) = (daemons[first].store(), daemons[(first + 1) % 3].store());
+    let changing = leader.in_raft().unwrap().changing.lock().await;
+    leader.propose(Command::RemoveNode { node: other.node(), force: true }, PATIENCE).await.unwrap();
+    let mut client = other.channels().peer(leader.id().0, &daemons[first].peer()).unwrap();
+    let asked = client.read_index(other.channels().request(leader.id().0, v1::ReadIndexRequest {})).await;
+    assert_eq!(asked.as_ref().unwrap_err().code(), tonic::Code::PermissionDenied);
+    other.channels().note(&asked);
+    let early = other.expel(other.id(), Duration::from_millis(500)).await;
+    assert!(matches!(early, Err(ExpelError::NoQuorum { .. })), "{early:?}");
+    drop(changing);
+    other.expel(other.id(), PATIENCE).await.unwrap();
+    until("it is out", || !leader.status().members.contains_key(&other.id())).await;
+}
+
 /// One that does not vote stands for no election, in which it would be told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_without_a_vote_that_was_removed_while_it_was_away_says_so() {
