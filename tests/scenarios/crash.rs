@@ -14,6 +14,8 @@ use super::members::is_clean;
 
 /// Moments that each operation is cut off at.
 const MOMENTS: u32 = 11;
+/// Moments that are looked at more closely, between the last one at which it was not done and the first one at which it was.
+const CLOSER: u32 = 20;
 /// How long a daemon that was started again may take to put things in order.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -36,6 +38,13 @@ impl Sweep {
     /// Notes whether it was done when the daemon was killed after this time.
     fn note(&mut self, moment: Duration, done: bool) {
         if done { self.after.push(moment) } else { self.before.push(moment) }
+    }
+
+    /// One of the moments about the one from which on it is done.
+    fn turn(&self, n: u32) -> Duration {
+        let last = self.before.iter().max().copied().unwrap_or_default();
+        let first = self.after.iter().min().copied().unwrap_or(last);
+        last.min(first) + last.abs_diff(first) * n / CLOSER
     }
 
     /// It has cut off something: kills that are all too early or all too late tell nothing.
@@ -273,25 +282,35 @@ fn leave_of_the_last() -> Result<()> {
     run_with(Options { hosts: 1, ..Options::default() }, |cluster| {
         cluster.init()?;
         let whole = time(cluster, 0, "leave --force")?;
-        let (mut sweep, mut begun) = (Sweep::default(), 0);
+        let (mut sweep, mut begun) = (Sweep::default(), false);
         for after in moments(whole) {
-            cluster.init()?;
-            cut_off(cluster, 0, "leave --force", after)?;
-            cluster.daemon(0).up()?;
-            let answer = cluster.cli(0).ask("leave")?;
-            let whole = answer.as_ref().is_err_and(|error| error.message.starts_with("this is the last node"));
-            match &answer {
-                Ok(_) => begun += 1,
-                Err(_) if whole => drop(cluster.cli(0).run("leave --force")?),
-                Err(error) if error.reason == "NOT_IN_CLUSTER" => {}
-                Err(error) => bail!("killed after {after:?}: {error}"),
-            }
-            sweep.note(after, !whole);
-            is_clean(cluster, 0)?;
+            begun |= the_last_leaves(cluster, after, &mut sweep)?;
         }
-        ensure!(begun > 0, "no kill came when the cluster had ended and the node had not left: {sweep:?}");
+        for n in 0..CLOSER {
+            if !begun {
+                begun = the_last_leaves(cluster, sweep.turn(n), &mut sweep)?;
+            }
+        }
+        ensure!(begun, "no kill came when the cluster had ended and the node had not left: {sweep:?}");
         sweep.ensure_midway()
     })
+}
+
+/// It is killed meanwhile, and leaves. Tells whether the cluster had ended and the node had not left.
+fn the_last_leaves(cluster: &mut Cluster, after: Duration, sweep: &mut Sweep) -> Result<bool> {
+    cluster.init()?;
+    cut_off(cluster, 0, "leave --force", after)?;
+    cluster.daemon(0).up()?;
+    let answer = cluster.cli(0).ask("leave")?;
+    let whole = answer.as_ref().is_err_and(|error| error.message.starts_with("this is the last node"));
+    match &answer {
+        Err(_) if whole => drop(cluster.cli(0).run("leave --force")?),
+        Err(error) if error.reason != "NOT_IN_CLUSTER" => bail!("killed after {after:?}: {error}"),
+        _ => {}
+    }
+    sweep.note(after, !whole);
+    is_clean(cluster, 0)?;
+    Ok(answer.is_ok())
 }
 
 /// Of two nodes, one votes and leads: that one leaves, then the other, and so on. The one that stays is not the last one
