@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pontoon_store::Store;
 use pontoon_store::model::command::{Command, Outcome};
 use pontoon_store::model::id::{ClusterId, EndpointId, NodeId, RaftId};
 use pontoon_store::model::state::State;
 use pontoon_store::tasks::Task;
+use pontoon_store::{ReadError, Store};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -332,7 +332,7 @@ impl Member {
     }
 
     /// Takes a member out of the Raft membership. That takes a few steps, and sometimes an election: it is given up
-    /// before its deadline only when there is no majority for them.
+    /// before its deadline only when no majority answers.
     pub async fn expel(&self, raft_id: RaftId) -> Result<(), ApiError> {
         tokio::select! {
             done = self.store.expel(raft_id, EXPEL_DEADLINE) => Ok(done?),
@@ -343,10 +343,13 @@ impl Member {
     /// Ends when no majority has answered for as long as a write may take.
     async fn quorum_lost(&self) -> ApiError {
         loop {
-            if let Err(error) = self.store.read_barrier(WRITE_DEADLINE).await {
-                return error.into();
+            match self.store.read_barrier(WRITE_DEADLINE).await {
+                Err(ReadError::NoQuorum { missing }) if !self.store.majority_answers(&missing) => {
+                    return ReadError::NoQuorum { missing }.into();
+                }
+                // Nobody tells one that was removed how far the others are, and in the end it is told that it is out.
+                _ => tokio::time::sleep(HEARTBEAT).await,
             }
-            tokio::time::sleep(HEARTBEAT).await;
         }
     }
 }

@@ -38,7 +38,8 @@ pub mod metadata {
     pub const TO: &str = "pontoon-to";
     /// What the caller's clock says, in milliseconds since the Unix epoch: a refusal can name both clocks.
     pub const TIME: &str = "pontoon-time";
-    /// Comes with a refusal: the caller is not, or no longer, a node of the cluster, and has no part in Raft.
+    /// Comes with a refusal: the caller is not, or no longer, a node of the cluster, and its vote is not
+    /// needed any more.
     pub const REMOVED: &str = "pontoon-removed";
     /// Comes with a refusal: the caller's node is no member under the id that it calls with, and has this one.
     pub const RAFT_ID: &str = "pontoon-raft-id";

@@ -218,8 +218,7 @@ fn no_member(store: &Store, caller: Caller, key: &PublicKey) -> Status {
     let current = store.state().node_with_key(key).map(|node| node.raft_id);
     if let Some(current) = current.filter(|id| *id > caller.from) {
         status.metadata_mut().insert(metadata::RAFT_ID, current.0.into());
-    } else if !store.may_be_newer(caller.from) && store.key_of(caller.from) != Some(*key) {
-        // Not to one that votes still: it goes only once its vote was taken.
+    } else if !store.may_be_newer(caller.from) && !store.needs_vote_of(caller.from) {
         status.metadata_mut().insert(metadata::REMOVED, AsciiMetadataValue::from_static("true"));
     }
     status

@@ -88,12 +88,15 @@ fn has_ended(member: &Member) -> bool {
 /// Has this node removed; a warning if something of that is not done yet.
 async fn tell_the_cluster(member: &Member, force: bool) -> Result<Option<String>, ApiError> {
     let last = is_alone(member);
-    match member.propose(Command::RemoveNode { node: member.node(), force }).await {
-        // One that was killed while it left, or that others have removed, has nobody to tell any more. Containers that
-        // it still has lose their network only by force.
-        Err(_) if member.store().removed().is_some() && (force || !has_endpoints(member)) => return Ok(None),
-        Err(error) if error.reason != Reason::NodeNotFound.as_str() => return Err(error),
-        _ => {}
+    // One that was killed while it left goes on with what is not done yet.
+    if !is_removed(member) {
+        match member.propose(Command::RemoveNode { node: member.node(), force }).await {
+            // It has nobody to tell any more, nor has one that others have removed. Containers that it still has lose
+            // their network only by force.
+            Err(_) if member.store().removed().is_some() && (force || !has_endpoints(member)) => return Ok(None),
+            Err(error) if error.reason != Reason::NodeNotFound.as_str() && !is_removed(member) => return Err(error),
+            _ => {}
+        }
     }
     if last || has_ended(member) {
         return Ok(None);
@@ -108,6 +111,12 @@ async fn tell_the_cluster(member: &Member, force: bool) -> Result<Option<String>
             ..error
         }),
     }
+}
+
+/// Whether a member knows itself that it was removed. It counts in Raft until it is taken out there as well.
+fn is_removed(member: &Member) -> bool {
+    let state = member.store().state();
+    state.applied_index >= member.raft_id().0 && !state.nodes.contains_key(&member.node())
 }
 
 fn has_endpoints(member: &Member) -> bool {

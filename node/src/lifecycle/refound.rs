@@ -8,7 +8,6 @@ use pontoon_proto::{JoinToken, v1};
 use pontoon_store::model::apply::{FirstNode, Refounding};
 use pontoon_store::model::object::Node;
 use pontoon_store::model::state::State;
-use pontoon_store::model::voters;
 use pontoon_store::{Certificate, ReadError, Requests, Store, StoreOptions, asked_by};
 use tonic::Code;
 use tracing::{info, warn};
@@ -159,11 +158,8 @@ async fn check_lost(member: &Member) -> Result<(), ApiError> {
         return refuse(message, "pontoon leave --force, then join again");
     }
     match member.store().read_barrier(ASKING).await {
-        Err(ReadError::NoQuorum { missing }) => {
-            let voters = member.store().status().voters.len();
-            if voters.saturating_sub(missing.len()) < voters::quorum(voters) {
-                return Ok(());
-            }
+        Err(ReadError::NoQuorum { missing }) if !member.store().majority_answers(&missing) => Ok(()),
+        Err(ReadError::NoQuorum { .. }) => {
             let message = "a majority of the voters answers, although none of them leads at the moment";
             refuse(message.to_owned(), "wait until one leads; pontoon status and pontoon doctor say what is in the way")
         }

@@ -42,6 +42,13 @@ impl Store {
         self.state().node_with_key(key).is_some() || self.may_be_newer(member)
     }
 
+    /// Whether a member votes, or has until the latest change of the membership is committed: it must not go before.
+    pub(crate) fn needs_vote_of(&self, member: RaftId) -> bool {
+        let metrics = self.metrics();
+        let memberships = [&metrics.membership_config, &metrics.committed_membership_config];
+        memberships.iter().any(|membership| membership.voter_ids().any(|id| id == member.0))
+    }
+
     /// Waits until no node of this cluster has this key any more.
     pub(crate) fn without_node(&self, member: RaftId, key: PublicKey) -> impl Future<Output = ()> + Send + 'static {
         let (store, mut departures) = (Arc::downgrade(&self.0), self.0.shared.departures());

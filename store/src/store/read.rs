@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::Store;
 use super::propose::{Missing, list};
+use crate::model::voters;
 use crate::rt::{now, sleep, timeout_at};
 
 /// How long before the deadline it is given up, to find out who is missing.
@@ -58,6 +59,12 @@ impl Store {
             Ok(result) => result,
             Err(_) => Err(ReadError::NoQuorum { missing: self.missing().await }),
         }
+    }
+
+    /// Whether a majority of the voters answers, if these are the ones that do not.
+    pub fn majority_answers(&self, missing: &[Missing]) -> bool {
+        let voters = self.membership().voter_ids().count();
+        voters.saturating_sub(missing.len()) >= voters::quorum(voters)
     }
 
     async fn read_index(&self) -> Option<u64> {
