@@ -9,6 +9,7 @@ mod etcd;
 mod failover;
 mod fill;
 mod handover;
+mod least;
 mod memory;
 mod names;
 mod observers;
