@@ -340,16 +340,16 @@ pub(super) fn was_not_sent(status: &Status) -> bool {
         Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, ResourceExhausted, Unauthenticated,
         Unimplemented,
     };
-    let refused = [
-        Aborted,
-        FailedPrecondition,
-        InvalidArgument,
-        PermissionDenied,
-        ResourceExhausted,
-        Unauthenticated,
-        Unimplemented,
-    ];
-    if refused.contains(&status.code()) {
+    if matches!(
+        status.code(),
+        Aborted
+            | FailedPrecondition
+            | InvalidArgument
+            | PermissionDenied
+            | ResourceExhausted
+            | Unauthenticated
+            | Unimplemented
+    ) {
         return true;
     }
     let mut source = status.source();
